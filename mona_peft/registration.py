@@ -1,0 +1,48 @@
+"""Registration of adapter methods with PEFT: the only file that touches `PeftType` and PEFT's mappings."""
+
+from __future__ import annotations
+
+from peft import PeftConfig, PeftType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import register_peft_method
+
+
+def add_peft_type(name: str) -> PeftType:
+    """Return the member `name` of `PeftType`, adding it when PEFT has none.
+
+    `register_peft_method` refuses names that the enum lacks, and `PeftType(value)`, `PeftType.NAME`, iteration and
+    pickling all have to find the new member, so it is entered wherever `enum` looks members up.
+
+    Args:
+        name: Name and value of the member, upper case.
+    """
+    if name in PeftType.__members__:
+        return PeftType[name]
+    member = str.__new__(PeftType, name)
+    member._name_ = name
+    member._value_ = name
+    member.__objclass__ = PeftType
+    member._sort_order_ = len(PeftType.__members__)
+    # The attribute comes first: enum's metaclass refuses to set a name that is in the member map already.
+    setattr(PeftType, name, member)
+    PeftType._member_names_.append(name)
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+    # Python >= 3.12 keeps the hashable values apart for `value in PeftType`.
+    if hasattr(PeftType, "_hashable_values_"):
+        PeftType._hashable_values_.append(name)
+    return member
+
+
+def register_method(name: str, config_cls: type[PeftConfig], model_cls: type[BaseTuner]) -> None:
+    """Make PEFT know the method `name`; does nothing when PEFT knows it already.
+
+    Args:
+        name: Name of the method, lower case; the `PeftType` is its upper case, the parameter prefix `name + "_"`.
+        config_cls: Configuration class of the method.
+        model_cls: Tuner class of the method.
+    """
+    if add_peft_type(name.upper()) in PEFT_TYPE_TO_TUNER_MAPPING:
+        return
+    register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)

@@ -1,0 +1,94 @@
+"""The one mechanism: a residual adapter after the attention residual and after the MLP residual of a block.
+
+No submodule of a block sees the tensor `h` after the attention residual as its output, so no single child can be
+wrapped. But one child receives it: the module where the MLP branch enters. An adapted block therefore runs the stock
+`forward` on a view of itself in which that child is replaced by a tap. The tap receives `h`, lets the adapter compute
+`d1 = f1(h)`, hands `h + d1` to the child and remembers `d1`, which is then added to the block's output:
+`(h + d1) + mlp(norm(h + d1))`, exactly the block with `h + d1` in the place of `h`. The second adapter follows.
+
+View and tap live for one call: nothing is remembered on the modules, so recomputation in the backward pass, threads and
+`torch.compile` see a pure function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+ATTENTION, MLP = "attention", "mlp"
+SITES = (ATTENTION, MLP)
+"""Where in a block an adapter may stand: after the attention residual, after the MLP residual."""
+
+
+class _Tap:
+    """Stands for the module where the MLP branch enters, for one call of the block."""
+
+    def __init__(self, mlp_entry: nn.Module, adapter: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+        self.mlp_entry = mlp_entry
+        self.adapter = adapter
+        self.delta: torch.Tensor | None = None
+        self.reached = False
+
+    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        self.reached = True
+        self.delta = self.adapter(hidden_states)
+        if self.delta is not None:
+            hidden_states = hidden_states + self.delta
+        return self.mlp_entry(hidden_states)
+
+
+class _BlockView:
+    """A block as its own stock `forward` sees it for one call: itself, but for one child.
+
+    Reads and writes go to the block (Swin blocks change their own shift and window), except for the child that the tap
+    stands for.
+    """
+
+    # transformers asks `type(self).forward` whether this is the outermost forward, the one that checkpoints.
+    forward = None
+
+    def __init__(self, block: nn.Module, child_name: str, tap: _Tap) -> None:
+        vars(self).update({"_block": block, child_name: tap})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_block"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self)["_block"], name, value)
+
+
+class AdaptedBlock:
+    """Mixin in front of a block's class; the adapters are in the child named `adapter_layer_name`."""
+
+    adapter_layer_name: str
+    stock_class: type[nn.Module]
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the block with its adapters; arguments and result are those of the stock block."""
+        adapter_layer = getattr(self, self.adapter_layer_name)
+        if not adapter_layer.is_active:
+            return self.stock_class.forward(self, hidden_states, *args, **kwargs)
+
+        grid = adapter_layer.grid_arguments.read(args, kwargs)
+        mlp_entry = adapter_layer.anatomy.mlp_entry
+        tap = _Tap(getattr(self, mlp_entry), lambda hidden: adapter_layer(hidden, grid, ATTENTION))
+        outputs = self.stock_class.forward(_BlockView(self, mlp_entry, tap), hidden_states, *args, **kwargs)
+        if not tap.reached:
+            raise RuntimeError(
+                f"{self.stock_class.__name__} did not call its {mlp_entry!r}, so its anatomy in `mona_peft.blocks` is "
+                "wrong for this version. Register the right one with `mona_peft.register_block`."
+            )
+
+        hidden_states = outputs[0] if isinstance(outputs, tuple) else outputs
+        if tap.delta is not None:
+            hidden_states = hidden_states + tap.delta
+        delta = adapter_layer(hidden_states, grid, MLP)
+        if delta is not None:
+            hidden_states = hidden_states + delta
+        return (hidden_states, *outputs[1:]) if isinstance(outputs, tuple) else hidden_states
+
+    def _get_name(self) -> str:
+        return f"{self.adapter_layer_name.capitalize()}{self.stock_class.__name__}"

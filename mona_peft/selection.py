@@ -1,0 +1,163 @@
+"""Which blocks of a model a configuration means, and what stands outside its backbone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.backbone_utils import BackboneMixin
+
+from mona_peft.blocks import KNOWN_BLOCKS, is_known_block
+
+if TYPE_CHECKING:
+    from mona_peft.tuner import ResidualAdapterConfig
+
+TASK_HEAD = "task-head"
+"""Value of `modules_to_save` that stands for all that stands outside the backbone."""
+
+
+@dataclass(frozen=True)
+class BlockSelection:
+    """Names of the blocks that a configuration chooses, and of those that it leaves out by name."""
+
+    chosen: frozenset[str]
+    excluded: frozenset[str]
+
+
+def known_blocks(model: nn.Module) -> list[str]:
+    """Return the names of all known blocks of a model, in the order of its modules.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    names = [name for name, module in model.named_modules() if is_known_block(module)]
+    if not names:
+        raise ValueError(
+            f"No block of {type(model).__name__} can be adapted: none is of a known class. Known are "
+            f"{', '.join(sorted(KNOWN_BLOCKS))}. For another backbone, describe its block once with "
+            "`mona_peft.register_block('ItsBlockClass', mona_peft.BlockAnatomy(mlp_entry=..., norm=..., "
+            "grid_arguments=...))`."
+        )
+    return names
+
+
+def select_blocks(model: nn.Module, config: ResidualAdapterConfig) -> BlockSelection:
+    """Find the blocks that `target_modules`, `exclude_modules` and `layers_to_transform` choose.
+
+    Raises:
+        ValueError: If a name matches no block, an ordinal is out of range, or no block is left.
+    """
+    candidates = known_blocks(model)
+    chosen = set(candidates) if config.target_modules is None else _match("target_modules", config, candidates)
+    excluded = set() if not config.exclude_modules else _match("exclude_modules", config, candidates)
+    if config.modules_to_save and config.modules_to_save != TASK_HEAD:
+        # A block inside a module that is trained whole needs no adapter; PEFT's tuners skip such modules too.
+        excluded |= {name for name in candidates if any(_is_inside(name, saved) for saved in config.modules_to_save)}
+    if config.layers_to_transform is not None:
+        chosen &= {candidates[ordinal] for ordinal in _ordinals(config.layers_to_transform, len(candidates))}
+    chosen -= excluded
+    if not chosen:
+        raise ValueError(
+            "No block is left to adapt: "
+            f"target_modules={config.target_modules!r}, exclude_modules={config.exclude_modules!r}, "
+            f"layers_to_transform={config.layers_to_transform!r} and modules_to_save={config.modules_to_save!r} "
+            f"leave none of the model's {_listing(candidates)}."
+        )
+    return BlockSelection(frozenset(chosen), frozenset(excluded))
+
+
+def _match(field: str, config: ResidualAdapterConfig, candidates: list[str]) -> set[str]:
+    """Match names by PEFT's rules: a string is a regular expression for the whole name, a list holds names' endings."""
+    patterns = getattr(config, field)
+    if isinstance(patterns, str):
+        matched = {name for name in candidates if re.fullmatch(patterns, name)}
+        unmatched = [] if matched else [patterns]
+    else:
+        by_pattern = {
+            pattern: {name for name in candidates if name == pattern or name.endswith(f".{pattern}")}
+            for pattern in patterns
+        }
+        matched = set().union(*by_pattern.values())
+        unmatched = sorted(pattern for pattern, names in by_pattern.items() if not names)
+    if unmatched:
+        raise ValueError(
+            f"{field}: {unmatched} matches no block. Adapters go into whole blocks; give a list of names or endings of "
+            f"names, or a regular expression for the whole name. This model's blocks are {_listing(candidates)}."
+        )
+    return matched
+
+
+def _ordinals(layers_to_transform: int | Iterable[int], count: int) -> list[int]:
+    ordinals = [layers_to_transform] if isinstance(layers_to_transform, int) else list(layers_to_transform)
+    wrong = [ordinal for ordinal in ordinals if not -count <= ordinal < count]
+    if wrong:
+        raise ValueError(
+            f"layers_to_transform={layers_to_transform!r}: {wrong} is out of range. The model has {count} blocks, "
+            f"counted from 0 to {count - 1} (or from -1 backwards)."
+        )
+    return ordinals
+
+
+def _is_inside(name: str, container: str) -> bool:
+    return f".{container}." in f".{name}."
+
+
+def _listing(names: list[str], most: int = 12) -> str:
+    shown = names if len(names) <= most else [*names[: most - 2], "...", names[-1]]
+    return f"{len(names)} blocks ({', '.join(shown)})"
+
+
+def backbone_of(model: nn.Module) -> str:
+    """Return the name of the backbone: the module that holds all known blocks (`""` if it is the model itself).
+
+    It is the outermost backbone class (with its output norms) around the blocks or, without one, the innermost model
+    that embeds its inputs itself (in transformers 5 encoders are model classes too).
+    """
+    blocks = known_blocks(model)
+    around = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, PreTrainedModel) and all(not name or block.startswith(f"{name}.") for block in blocks)
+    ]
+    backbones = [name for name, module in around if isinstance(module, BackboneMixin)]
+    if backbones:
+        return backbones[0]
+    models = [name for name, module in around if input_embeddings(module) is not None]
+    return models[-1] if models else ""
+
+
+def input_embeddings(model: PreTrainedModel) -> nn.Module | None:
+    """Return the module that embeds the inputs of a model, or None if the model does not tell."""
+    try:
+        return model.get_input_embeddings()
+    except NotImplementedError:
+        return None
+
+
+def modules_outside(model: nn.Module, inner: str) -> list[str]:
+    """Return the names of the largest modules with parameters that lie outside of the module `inner`.
+
+    Containers (`ModuleList`, `ModuleDict`), which PEFT cannot wrap, are given by their members.
+    """
+    return list(_outside(model, "", inner)) if inner else []
+
+
+def _outside(module: nn.Module, prefix: str, inner: str) -> Iterator[str]:
+    for child_name, child in module.named_children():
+        name = f"{prefix}{child_name}"
+        if name == inner or next(child.parameters(), None) is None:
+            continue
+        if inner.startswith(f"{name}.") or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _outside(child, f"{name}.", inner)
+        else:
+            yield name
+
+
+def parameters_outside(model: nn.Module, inner: str, modules: Iterable[str]) -> list[str]:
+    """Return the names of parameters outside of `inner` that lie in none of `modules`: bare ones of larger modules."""
+    covered = tuple(f"{name}." for name in [*modules, inner])
+    return [name for name, _ in model.named_parameters() if not name.startswith(covered)] if inner else []
