@@ -32,8 +32,8 @@ def check_weight_file(folder: str | Path, subfolder: str | None = None) -> None:
             pass
     except SafetensorError as error:
         raise ValueError(
-            f"{path} cannot be read ({error}). It is {path.stat().st_size} bytes long and probably truncated or damaged: "
-            "copy or download it again."
+            f"{path} cannot be read ({error}). It is {path.stat().st_size} bytes long and probably truncated or "
+            "damaged: copy or download it again."
         ) from error
 
 
@@ -79,6 +79,6 @@ def check_adapter_state(
             if names
         )
         raise ValueError(
-            f"The adapter does not fit this model, and nothing was loaded. Of its {len(given)} tensors: {found}. Load it "
-            "onto the backbone it was trained on, with the configuration it was saved with."
+            f"The adapter does not fit this model, and nothing was loaded. Of its {len(given)} tensors: {found}. "
+            "Load it onto the backbone it was trained on, with the configuration it was saved with."
         )

@@ -52,7 +52,7 @@ def _checkpoints_reentrantly(layer: nn.Module) -> bool:
 
 
 def support_reentrant_checkpointing(backbone: nn.Module) -> None:
-    """Make the patch embeddings of `backbone` ready for both kinds of gradient checkpointing, switched on at any time."""
+    """Make the patch embeddings of `backbone` ready for gradient checkpointing of both kinds."""
     layers = [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
     for embeddings in _input_embeddings(backbone):
         if not any(isinstance(hook, _EmbeddingHook) for hook in embeddings._forward_hooks.values()):

@@ -38,8 +38,8 @@ def resolve_modules_to_save(model: nn.Module, config: ResidualAdapterConfig) -> 
     bare = parameters_outside(model, backbone, heads)
     if bare:
         warnings.warn(
-            f"modules_to_save='task-head' trains {heads}, but {bare} stay frozen: they lie directly in a larger module, "
-            "and PEFT saves whole modules only.",
+            f"modules_to_save='task-head' trains {heads}, but {bare} stay frozen: they lie directly in a larger "
+            "module, and PEFT saves whole modules only.",
             stacklevel=2,
         )
     return heads

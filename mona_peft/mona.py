@@ -189,10 +189,10 @@ class MonaConfig(ResidualAdapterConfig):
     the authors' initialisation changes the model's outputs before the first step, ours does not.
 
     Args:
-        target_modules: Blocks to adapt, by PEFT's rules: a list of names or their endings (`["blocks.0"]`), or a regular
-            expression for the whole name. `None` takes every block of the backbone, whatever the names are.
+        target_modules: Blocks to adapt, by PEFT's rules: a list of names or their endings (`["blocks.0"]`), or a
+            regular expression for the whole name. `None` takes every block of the backbone, whatever the names are.
         exclude_modules: Blocks to leave out, by the same rules.
-        layers_to_transform: Ordinals of the blocks to adapt among all blocks of the model, from 0; an integer or a list.
+        layers_to_transform: Ordinals of the blocks to adapt among all blocks of the model, from 0; one or a list.
         modules_to_save: Modules besides the adapters that are trained and saved. `"task-head"` stands for all that
             stands outside the backbone (classifier, decode head, ...), resolved to names when the adapter is attached.
             `None` trains adapters alone, and warns when a head stays frozen; `[]` does so without the warning.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from peft import PeftConfig, PeftType
@@ -16,6 +16,7 @@ from mona_peft.checkpointing import support_reentrant_checkpointing, withdraw_ch
 from mona_peft.class_swap import restore_class, swap_class
 from mona_peft.frozen_norm import freeze_batch_norms, unfreeze_batch_norms
 from mona_peft.heads import resolve_modules_to_save
+from mona_peft.peft_compat import accept_keyword_calls
 from mona_peft.residual import SITES, AdaptedBlock
 from mona_peft.selection import TASK_HEAD, BlockSelection, backbone_of, select_blocks
 
@@ -218,7 +219,7 @@ class ResidualAdapterModel(BaseTuner):
 
     block_mixin: type[AdaptedBlock]
     # PEFT maps model types to target modules here; blocks are found by their class instead (`blocks.py`).
-    target_module_mapping: dict[str, list[str]] = {}
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(model, *args, **kwargs)
@@ -250,6 +251,7 @@ class ResidualAdapterModel(BaseTuner):
                 for key, value in state_dict.items()
             }
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+        accept_keyword_calls(model)
         freeze_batch_norms(model)
         support_reentrant_checkpointing(model.get_submodule(backbone_of(model)))
 
