@@ -1,0 +1,1 @@
+"""Training scripts and demonstrations of mona_peft; run them from the root of the repository."""

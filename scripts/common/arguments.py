@@ -1,0 +1,129 @@
+"""Command-line arguments of the training scripts: small dataclasses, one table of defaults, and presets as YAML files.
+
+A preset holds names and values of arguments. It replaces defaults only, so that what stands on the command line wins.
+(The argument files that `HfArgumentParser` reads by itself allow no comments, and one that is missing goes unnoticed.)
+"""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from scripts.common.methods import METHODS
+
+PRESETS = Path(__file__).resolve().parents[1] / "presets"
+
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "logging_steps": 10,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,  # below 1: a share of all steps
+    "weight_decay": 0.05,
+    "max_grad_norm": 5.0,
+    "remove_unused_columns": False,  # our datasets return what the model takes, and nothing else
+}
+"""Defaults of every script, where those of `TrainingArguments` do not suit adapters of vision models."""
+
+RECIPE = (
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "bf16",
+    "fp16",
+)
+"""Training arguments that decide what comes out of a training; records and model cards name them."""
+
+
+@dataclass
+class MethodArguments:
+    """What is trained, and the settings of Mona (explained in `mona_peft.MonaConfig`)."""
+
+    method: str = field(
+        default="mona",
+        metadata={"choices": sorted(METHODS), "help": "mona: Mona and the task head. fixed: the task head alone."},
+    )
+    bottleneck_dim: int = field(default=64, metadata={"help": "Mona: width of the bottleneck."})
+    kernel_sizes: list[int] = field(
+        default_factory=lambda: [3, 5, 7], metadata={"help": "Mona: sizes of the depthwise filters, odd."}
+    )
+    dropout: float = field(default=0.1, metadata={"help": "Mona: dropout before the up projection."})
+    sites: list[str] = field(
+        default_factory=lambda: ["attention", "mlp"],
+        metadata={"help": "Mona: where it stands in a block, after the attention's residual, the MLP's, or both."},
+    )
+    init_weights: Literal[True, "paper"] = field(
+        default=True,
+        metadata={"help": "Mona: True starts at the pre-trained model's outputs, paper with the authors' init."},
+    )
+
+
+def find_preset(name_or_path: str) -> Path:
+    """Returns the file of a preset, given by its name (a file in `scripts/presets`) or its path.
+
+    Raises:
+        ValueError: There is no such preset; names those there are.
+    """
+    for path in (Path(name_or_path), PRESETS / f"{name_or_path}.yaml"):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+    raise ValueError(f"--preset {name_or_path}: neither a file nor the name of a preset. Presets are: {names}.")
+
+
+def parse_arguments(
+    dataclass_types: Sequence[type], argv: Sequence[str] | None, *, output_dir: str, default_preset: str
+) -> tuple[Any, ...]:
+    """Parses the command line into one instance of each dataclass.
+
+    Args:
+        dataclass_types: Dataclasses as `HfArgumentParser` takes them.
+        argv: The arguments without the program's name; None takes them from the command line.
+        output_dir: Default of `--output_dir`.
+        default_preset: Preset that holds where neither `--preset` nor `--dataset` is given.
+
+    Raises:
+        ValueError: There is no such preset, or it sets an argument that the script does not have.
+    """
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    first.add_argument("--dataset")
+    chosen, _ = first.parse_known_args(argv)
+    preset = chosen.preset or (default_preset if chosen.dataset is None else None)
+
+    parser = HfArgumentParser(dataclass_types, allow_abbrev=False)
+    parser.add_argument(
+        "--preset",
+        help="YAML file of arguments, by path or by name in scripts/presets; arguments given here win. "
+        f"Without --dataset: {default_preset}.",
+    )
+    parser.set_defaults(output_dir=output_dir, **TRAINING_DEFAULTS)
+    if preset is not None:
+        path = find_preset(preset)
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        known = {name for dataclass_type in dataclass_types for name in dataclass_type.__dataclass_fields__}
+        if unknown := sorted(values.keys() - known):
+            raise ValueError(f"{path} sets {', '.join(unknown)}: this script has no such arguments (see --help).")
+        parser.set_defaults(**values)
+    *arguments, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    return tuple(arguments)
+
+
+def recipe(args: TrainingArguments) -> dict[str, Any]:
+    """Returns the arguments that decide what comes out of a training."""
+    values = args.to_dict()
+    return {name: values[name] for name in RECIPE}

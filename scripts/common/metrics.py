@@ -1,0 +1,52 @@
+"""Metrics as `evaluate` modules that are defined here, so that none has to be fetched from the hub."""
+
+from collections.abc import Callable
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import ArrayLike
+from transformers import EvalPrediction
+
+METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+"""What a person reads for the names that `Trainer` logs."""
+
+
+class TopKAccuracy(evaluate.Metric):
+    """Share of images whose true class is among the k classes of highest score.
+
+    Args:
+        k: Number of classes that count as an answer.
+        keyword arguments: As every `evaluate.Metric` takes them.
+    """
+
+    def __init__(self, k: int = 1, **kwargs) -> None:
+        self.k = k
+        super().__init__(config_name=f"top{k}", **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=f"Share of images whose true class is among the {self.k} classes of highest score.",
+            citation="",
+            inputs_description="predictions: scores (B, num_classes); references: class numbers (B,).",
+            features=datasets.Features(
+                {"predictions": datasets.List(datasets.Value("float32")), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
+        # Of equal scores the lower class number comes first, so that equal scores for all classes are no right answer.
+        ranking = np.argsort(-np.asarray(predictions), axis=-1, kind="stable")
+        hits = (ranking[:, : self.k] == np.asarray(references)[:, None]).any(axis=-1)
+        return {f"top{self.k}": float(hits.mean())}
+
+
+def classification_metrics(num_classes: int) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Returns `Trainer`'s `compute_metrics`: `top1`, and `top5` where it says anything (more than five classes)."""
+    metrics = [TopKAccuracy(k, keep_in_memory=True) for k in (1, 5) if k < num_classes]
+    combined = evaluate.combine(metrics)
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        return combined.compute(predictions=prediction.predictions, references=prediction.label_ids)
+
+    return compute

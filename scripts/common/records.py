@@ -1,0 +1,58 @@
+"""What a run was: settings, versions, sizes and results, as JSON."""
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+import mona_peft
+from scripts.common.run_directory import replace_file
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate")
+
+
+def software() -> dict[str, str | None]:
+    """Returns the versions of Python, of the libraries and of this project, and its commit where git knows it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    versions = {name: version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), **versions, "mona_peft": mona_peft.__version__, "commit": commit}
+
+
+def hardware() -> dict[str, str | int]:
+    """Returns the device and the number of threads a run used."""
+    if torch.cuda.is_available():
+        return {"device": torch.cuda.get_device_name(), "num_devices": torch.cuda.device_count()}
+    return {"device": platform.processor() or platform.machine(), "num_threads": torch.get_num_threads()}
+
+
+def parameter_counts(model: PeftModel) -> dict[str, int | float]:
+    """Counts parameters.
+
+    Returns:
+        `base`, the model before the method; `trainable`, what the method trains; `adapter`, that without the copies of
+        the base's own modules (the head); `trainable_share`, trainable / base.
+    """
+    trained = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    trainable = sum(trained.values())
+    return {
+        "base": frozen,  # PEFT trains a copy of the head and keeps the base's own head, frozen
+        "trainable": trainable,
+        "adapter": sum(size for name, size in trained.items() if ".modules_to_save." not in name),
+        "trainable_share": trainable / frozen,
+    }
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Writes a record, whole or not at all."""
+    with replace_file(path) as new:
+        new.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

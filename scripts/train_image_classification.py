@@ -1,0 +1,173 @@
+"""Adapts an image classifier with Mona, or trains its head alone, on transformers' Trainer.
+
+Without arguments it trains the demonstration backbone on handwritten digits, offline and within minutes:
+
+    python -m scripts.train_image_classification
+
+A model of the hub, on a dataset of the hub or a folder of images:
+
+    python -m scripts.train_image_classification --dataset FOLDER_OR_NAME \\
+        --model_name_or_path microsoft/swin-large-patch4-window7-224-in22k --preset paper_classification \\
+        --bf16 --report_to tensorboard --output_dir outputs/flowers
+
+The output directory then holds checkpoints (`--resume_from_checkpoint last` goes on from the newest), `metrics.json`,
+`curves.png` and `adapter/`: adapter and head, the image processor, and a model card with the code that loads them.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from transformers import (
+    AutoModelForImageClassification,
+    BaseImageProcessor,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
+
+# transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from scripts.common.arguments import MethodArguments, parse_arguments, recipe
+from scripts.common.augmentation import AUGMENTATIONS
+from scripts.common.image_classification_data import DIGITS, DataArguments, load_image_classification
+from scripts.common.image_dataset import ImageClassificationDataset
+from scripts.common.methods import METHODS
+from scripts.common.metrics import METRIC_NAMES, classification_metrics
+from scripts.common.model_card import model_card
+from scripts.common.plots import plot_curves
+from scripts.common.records import hardware, parameter_counts, software, write_json
+from scripts.common.run_directory import check_same_adapter, find_checkpoint, replace_directory
+
+DEMONSTRATION_BACKBONE = os.path.relpath(Path(__file__).parent / "demonstration" / "backbone")
+
+
+@dataclass
+class ModelArguments:
+    """Which model is adapted."""
+
+    model_name_or_path: str = field(
+        default=DEMONSTRATION_BACKBONE,
+        metadata={"help": "Name on the hub, or folder, of a model with a Swin or SwinV2 backbone."},
+    )
+
+
+def load_model(name: str, classes: list[str]) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Loads a pre-trained model, with a new head unless its head is for as many classes, and its image processor.
+
+    Raises:
+        ValueError: There is no such model.
+    """
+    labels = {"id2label": dict(enumerate(classes)), "label2id": {label: number for number, label in enumerate(classes)}}
+    try:
+        model = AutoModelForImageClassification.from_pretrained(name, **labels, ignore_mismatched_sizes=True)
+        return model, AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--model_name_or_path {name}: neither a folder with a model and its image processor nor a model that the "
+            f"hub returns. Check the name, and the connection if it is on the hub. ({error})"
+        ) from error
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, method_args: MethodArguments, args: TrainingArguments
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Trains, evaluates and saves.
+
+    Returns:
+        The record of the run, as in `metrics.json`, and the scores of the test images (of the validation images where
+        there is no test split), of shape (B, num_classes).
+
+    Raises:
+        ValueError: Arguments, data or output directory can't be used; the message says what to do.
+    """
+    checkpoint = find_checkpoint(args)
+    set_seed(args.seed)
+
+    splits = load_image_classification(data_args, args.seed)
+    classes = splits["train"].features["label"].names
+    base_model, image_processor = load_model(model_args.model_name_or_path, classes)
+    model = METHODS[method_args.method](base_model, method_args)
+    if checkpoint is not None:
+        check_same_adapter(checkpoint, model)
+
+    augmentations = {"train": AUGMENTATIONS[data_args.augmentation]}
+    images = {
+        name: ImageClassificationDataset(rows, image_processor, augmentations.get(name), args.seed)
+        for name, rows in splits.items()
+    }
+    args.label_names = ["labels"]  # Trainer looks for it in the signature of the model, which a PeftModel hides
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=images["train"],
+        eval_dataset=images["validation"],
+        data_collator=default_data_collator,
+        processing_class=image_processor,
+        compute_metrics=classification_metrics(len(classes)),
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+    results = {}
+    for split in [split for split in ("validation", "test") if split in images]:
+        output = trainer.predict(images[split], metric_key_prefix=split)
+        metrics = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
+        results[split] = {name: value for name, value in metrics.items() if name in ("loss", *METRIC_NAMES)}
+
+    output_dir, adapter_dir = Path(args.output_dir), Path(args.output_dir, "adapter")
+    record = {
+        "task": "image classification",
+        "base_model": model_args.model_name_or_path,
+        "dataset": data_args.dataset or DIGITS,
+        "classes": classes,
+        "num_images": {split: len(rows) for split, rows in splits.items()},
+        "method": asdict(method_args) if method_args.method == "mona" else {"method": method_args.method},
+        "data": asdict(data_args),
+        "training": recipe(args),
+        "seed": args.seed,
+        "results": results,
+        "parameters": parameter_counts(model),
+        "adapter_path": adapter_dir.as_posix(),
+        "software": software(),
+        "hardware": hardware(),
+        "history": trainer.state.log_history,
+    }
+    if trainer.is_world_process_zero():
+        with replace_directory(adapter_dir) as new:
+            model.save_pretrained(new)
+            image_processor.save_pretrained(new)
+            record["adapter_bytes"] = (new / SAFETENSORS_WEIGHTS_NAME).stat().st_size
+            model_card(record).save(new / "README.md")
+        plot_curves({method_args.method: record["history"]}, output_dir / "curves.png")
+        write_json(output_dir / "metrics.json", record)
+    return record, output.predictions
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    *arguments, args = parse_arguments(
+        (ModelArguments, DataArguments, MethodArguments, TrainingArguments),
+        argv,
+        output_dir="outputs/image_classification",
+        default_preset="digits",
+    )
+    try:
+        record, _ = train(*arguments, args)
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {args.output_dir}."
+        ) from None
+    print(json.dumps(record["results"], indent=2))
+    print(f"Adapter, model card, curves and metrics are in {args.output_dir}.")
+
+
+if __name__ == "__main__":
+    main()
