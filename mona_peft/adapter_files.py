@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft import PeftConfig
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 
-def check_weight_file(folder: str | Path, subfolder: str | None = None) -> None:
-    """Check the weights of an adapter in a local folder; does nothing for a name on the hub.
+def check_weight_file(folder: str | Path, subfolder: str | None, config: PeftConfig) -> None:
+    """Check the weights that belong to a configuration loaded from a local folder; does nothing for a hub name.
 
     Raises:
-        ValueError: If the folder holds no safetensors file of adapter weights, or a damaged one.
+        ValueError: If they are missing though an adapter was saved there, pickled, or damaged.
     """
-    folder = Path(folder, subfolder or "")
-    if not folder.is_dir():
+    path = Path(folder, subfolder or "", SAFETENSORS_WEIGHTS_NAME)
+    if not path.parent.is_dir():
         return
-    path = folder / SAFETENSORS_WEIGHTS_NAME
     if not path.is_file():
-        raise ValueError(
-            f"{folder} holds an adapter's configuration but not its weights: {SAFETENSORS_WEIGHTS_NAME} is missing. It "
-            f"has {sorted(file.name for file in folder.iterdir())}. Weights are read from safetensors files only."
-        )
+        if path.with_name(WEIGHTS_NAME).is_file():
+            raise ValueError(
+                f"{path.parent} holds pickled weights, {WEIGHTS_NAME}, and they are not read: unpickling a file of "
+                f"others can run their code. Ask for {SAFETENSORS_WEIGHTS_NAME}."
+            )
+        # PEFT saves the configuration of an adapter for inference; one saved by itself has no weights to miss.
+        if config.inference_mode:
+            raise ValueError(
+                f"{path} is missing: {path.parent} holds an adapter's configuration without its weights, only "
+                f"{sorted(file.name for file in path.parent.iterdir())}."
+            )
+        return
     try:
         with safe_open(path, framework="pt"):
             pass
@@ -37,10 +44,8 @@ def check_weight_file(folder: str | Path, subfolder: str | None = None) -> None:
         ) from error
 
 
-def check_adapter_state(
-    tuner: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *load_arguments: Any
-) -> None:
-    """Hook that runs before a tuner loads a state dict: refuses adapter weights that do not fit, all or nothing.
+def check_adapter_state(tuner: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+    """Refuse adapter weights that do not fit the adapters of a tuner, before any is loaded.
 
     PEFT loads adapters with `strict=False`, so that of an adapter for another backbone it would load what happens to
     fit and leave the rest untrained.

@@ -95,11 +95,11 @@ class ResidualAdapterConfig(PeftConfig):
         """Load the configuration of a saved adapter, as `PeftConfig.from_pretrained` does.
 
         Raises:
-            ValueError: If the adapter is in a local folder and its weights are missing or damaged, so that loading
-                fails before any model is touched.
+            ValueError: If the adapter is in a local folder and its weights are missing, damaged or pickled: loading
+                then fails before a model is touched.
         """
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
-        check_weight_file(pretrained_model_name_or_path, subfolder)
+        check_weight_file(pretrained_model_name_or_path, subfolder, config)
         return config
 
 
@@ -130,6 +130,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter: str | list[str] = []
         self.merged_adapters: list[str] = []
+        self.train(block.training)
 
     def make_adapter(self, config: ResidualAdapterConfig) -> nn.Module:
         """Build one adapter of the block's width, initialised as `config` says; each method has its own."""
@@ -211,6 +212,18 @@ def _device_and_dtype(block: nn.Module) -> tuple[torch.device, torch.dtype]:
     return norm_weight.device, norm_weight.dtype
 
 
+def _check_before_load(
+    tuner: ResidualAdapterModel, state_dict: dict[str, torch.Tensor], prefix: str, *load_arguments: Any
+) -> None:
+    try:
+        check_adapter_state(tuner, state_dict, prefix)
+    except ValueError:
+        if all(config.inference_mode for config in tuner.peft_config.values()):
+            # Attached only to be loaded, and no training is lost: give the base model back as it was.
+            tuner.unload()
+        raise
+
+
 class ResidualAdapterModel(BaseTuner):
     """Puts adapters after the residuals of every targeted block; see `residual.py` for how.
 
@@ -223,7 +236,7 @@ class ResidualAdapterModel(BaseTuner):
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(model, *args, **kwargs)
-        self.register_load_state_dict_pre_hook(check_adapter_state)
+        self.register_load_state_dict_pre_hook(_check_before_load)
 
     def inject_adapter(
         self,

@@ -140,7 +140,7 @@ def encoder_of(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("name", ["swin", "swinv2", "donut-swin"])
 def test_hidden_states_hold_what_follows_the_second_mona(name):
-    """The last hidden state, once normed, is the model's last_hidden_state, and changes when only the last Mona does."""
+    """What the very last Mona adds shows in the last hidden state and in no earlier one."""
     model = get_peft_model(build(name), MonaConfig(init_weights=False)).eval()
     with torch.no_grad():
         before = model(images(), output_hidden_states=True)
