@@ -39,7 +39,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from scripts.common.arguments import MethodArguments, parse_arguments, recipe
 from scripts.common.augmentation import AUGMENTATIONS
 from scripts.common.image_classification_data import DIGITS, DataArguments, load_image_classification
-from scripts.common.image_dataset import ImageClassificationDataset
+from scripts.common.image_dataset import EpochCallback, ImageClassificationDataset
 from scripts.common.methods import METHODS
 from scripts.common.metrics import METRIC_NAMES, classification_metrics
 from scripts.common.model_card import model_card
@@ -113,6 +113,7 @@ def train(
         data_collator=default_data_collator,
         processing_class=image_processor,
         compute_metrics=classification_metrics(len(classes)),
+        callbacks=[EpochCallback(images["train"])],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
 

@@ -132,10 +132,10 @@ def _choose_columns(splits: DatasetDict, args: DataArguments) -> DatasetDict:
                 f"--{role}_column. It has: {present}. (A folder of images gets its labels from two or more class "
                 "folders at the same depth: FOLDER/CLASS/*.png.)"
             )
+        if role == "image" and given is not None and given not in found:
+            raise ValueError(f"--image_column {given}: not a column of images. The dataset has: {present}.")
         columns[given or found[0]] = role
     splits = splits.select_columns(list(columns)).rename_columns(columns)
-    if not isinstance(splits["train"].features["image"], Image):
-        raise ValueError(f"--image_column {args.image_column}: not a column of images. The dataset has: {present}.")
     return _name_classes(splits, present).cast_column("image", Image(decode=False))
 
 

@@ -6,7 +6,7 @@ import datasets
 import PIL.Image
 import torch
 from torch.utils.data import Dataset
-from transformers import BaseImageProcessor
+from transformers import BaseImageProcessor, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from scripts.common.augmentation import Augmentation
 
@@ -36,11 +36,7 @@ class ImageClassificationDataset(Dataset):
         self.image_processor = image_processor
         self.augmentation = augmentation
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the random numbers of an epoch; accelerate's data loader calls it."""
-        self.epoch = epoch
+        self.epoch = torch.tensor(0).share_memory_()  # seen by workers, those that outlive an epoch too
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,6 +57,26 @@ class ImageClassificationDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         image = self.image(index)
         if self.augmentation is not None:
-            image = self.augmentation(image, Random(f"{self.seed} {self.epoch} {index}"))
+            image = self.augmentation(image, Random(f"{self.seed} {self.epoch.item()} {index}"))
         pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]  # (3, H, W)
         return {"pixel_values": pixel_values, "labels": self.rows[index]["label"]}
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training images which epoch it is.
+
+    accelerate's data loaders tell a dataset too, but not when they skip the batches before a checkpoint, nor when
+    several processes share the data.
+
+    Args:
+        images: The training images.
+    """
+
+    def __init__(self, images: ImageClassificationDataset) -> None:
+        self.images = images
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Sets the epoch, counted from 0; a resumed run begins within one."""
+        self.images.epoch.fill_(int(state.epoch or 0))

@@ -1,0 +1,237 @@
+"""The classification script: run as a user runs it, resumed, and given what it can't use."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image as PILImage
+from safetensors.torch import load_file
+from transformers import Trainer
+
+from scripts.common.arguments import MethodArguments, parse_arguments
+from scripts.common.image_classification_data import DataArguments
+from scripts.train_image_classification import ModelArguments, TrainingArguments, main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def arguments(swin_folder, image_folder, tmp_path) -> list[str]:
+    """A run of nine steps on the CPU with a narrow Mona."""
+    return [
+        *("--model_name_or_path", str(swin_folder), "--dataset", str(image_folder)),
+        *("--output_dir", str(tmp_path / "run"), "--use_cpu", "--disable_tqdm", "true"),
+        *(
+            "--bottleneck_dim",
+            "4",
+            "--dropout",
+            "0.5",
+            "--num_train_epochs",
+            "3",
+            "--per_device_train_batch_size",
+            "12",
+        ),
+        *("--learning_rate", "1e-2", "--validation_fraction", "0.25"),
+    ]
+
+
+def adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_equal_weights(actual: Path, expected: Path) -> None:
+    actual, expected = adapter_weights(actual), adapter_weights(expected)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+def run_python(*args: str) -> str:
+    command = [sys.executable, *args]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def test_run_as_a_user_runs_it_and_load_by_the_card(arguments, tmp_path, image_folder):
+    output = run_python("-m", "scripts.train_image_classification", *arguments, "--report_to", "tensorboard")
+    run = tmp_path / "run"
+    record = json.loads((run / "metrics.json").read_text())
+    assert record["results"]["validation"]["top1"] > 0.8  # colours are easy
+    assert '"top1"' in output
+    assert record["classes"] == ["blue", "green", "red"]
+    assert record["num_images"] == {"train": 27, "validation": 9}
+    assert record["adapter_bytes"] == (run / "adapter" / "adapter_model.safetensors").stat().st_size
+    with PILImage.open(run / "curves.png") as curves:
+        assert curves.width > 500
+    assert list(run.glob("**/events.out.tfevents.*"))
+    # Nothing half written, nothing pickled among what is handed on.
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+    assert {path.suffix for path in (run / "adapter").iterdir()} == {".json", ".md", ".safetensors"}
+
+    card = ModelCard.load(run / "adapter" / "README.md")
+    assert "mona" in card.data.tags
+    assert card.data.eval_results[0].metric_value == record["results"]["validation"]["top1"]
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    check = f"""
+import torch
+from scripts.common.image_dataset import ImageClassificationDataset
+from scripts.common.image_classification_data import DataArguments, load_image_classification
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+rows = load_image_classification(DataArguments(dataset={str(image_folder)!r}, validation_fraction=0.25), 42)["validation"]
+images = ImageClassificationDataset(rows, AutoImageProcessor.from_pretrained({str(run / "adapter")!r}))
+with torch.no_grad():
+    logits = model.eval()(torch.stack([image["pixel_values"] for image in images])).logits
+labels = torch.tensor(rows["label"][:])
+print(model.config.id2label, torch.nn.functional.cross_entropy(logits, labels).item())
+"""
+    printed = run_python("-c", code + check)
+    assert printed.startswith("{0: 'blue', 1: 'green', 2: 'red'}")
+    assert float(printed.split()[-1]) == pytest.approx(record["results"]["validation"]["loss"], abs=1e-5)
+
+
+def interrupt(monkeypatch, steps: int) -> None:
+    """Makes Trainer stop as on Ctrl-C when `steps` steps are done."""
+    original, counter = Trainer.training_step, itertools.count()
+
+    def training_step(self, *args, **kwargs):
+        if next(counter) == steps:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", training_step)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("mona", ["--save_strategy", "steps", "--save_steps", "2"]),  # within an epoch
+        ("mona", []),  # between epochs
+        ("fixed", ["--save_strategy", "steps", "--save_steps", "2"]),
+    ],
+)
+def test_interrupted_and_resumed_equals_uninterrupted(arguments, tmp_path, monkeypatch, method, options):
+    arguments = [*arguments, "--method", method, *options]
+    main([*arguments, "--output_dir", str(tmp_path / "straight")])
+    with monkeypatch.context() as patch:
+        interrupt(patch, steps=5)
+        with pytest.raises(SystemExit, match="--resume_from_checkpoint last"):
+            main(arguments)
+    main([*arguments, "--resume_from_checkpoint", "last"])
+    assert_equal_weights(tmp_path / "run" / "adapter", tmp_path / "straight" / "adapter")
+    straight, resumed = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("straight", "run"))
+    assert resumed["results"] == straight["results"]
+
+
+def test_training_changes_the_adapter_and_restores_the_best_checkpoint(arguments, tmp_path):
+    # A rate that destroys what was learnt: the best checkpoint is not the last.
+    options = ["--learning_rate", "3", "--lr_scheduler_type", "constant", "--save_total_limit", "5"]
+    main([*arguments, *options, "--load_best_model_at_end", "--metric_for_best_model", "loss"])
+    run = tmp_path / "run"
+    losses = [
+        entry["eval_loss"]
+        for entry in json.loads((run / "metrics.json").read_text())["history"]
+        if "eval_loss" in entry
+    ]
+    best = int(np.argmin(losses))
+    assert best < 2
+    checkpoints = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert_equal_weights(run / "adapter", checkpoints[best])
+    assert not torch.equal(
+        *(adapter_weights(folder)["base_model.model.classifier.weight"] for folder in checkpoints[:2])
+    )
+
+
+def test_fixed_saves_the_head_alone_and_its_card_needs_no_mona(arguments, tmp_path):
+    main([*arguments, "--method", "fixed", "--max_steps", "1"])
+    adapter = tmp_path / "run" / "adapter"
+    assert {name.split(".")[-2] for name in adapter_weights(adapter)} == {"classifier"}
+    assert "mona" not in (adapter / "README.md").read_text().lower().replace("mona_peft 0", "")
+
+
+def test_a_run_is_never_overwritten(arguments, tmp_path):
+    main([*arguments, "--max_steps", "1"])
+    before = (tmp_path / "run" / "metrics.json").read_bytes()
+    with pytest.raises(ValueError, match=r"already holds adapter, .*--resume_from_checkpoint last.*another directory"):
+        main([*arguments, "--max_steps", "1"])
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("options", [["--method", "fixed"], ["--bottleneck_dim", "8"], ["--sites", "mlp"]])
+def test_resuming_with_another_adapter_is_refused(arguments, options):
+    main([*arguments, "--max_steps", "1"])
+    with pytest.raises(ValueError, match="holds other weights than this run trains.*that the run was started with"):
+        main([*arguments, *options, "--resume_from_checkpoint", "last"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset", "no/such-dataset"], "--dataset no/such-dataset: neither a folder here nor a dataset"),
+        (
+            ["--model_name_or_path", "no/such-model"],
+            "--model_name_or_path no/such-model: neither a folder with a model",
+        ),
+        (["--label_column", "species"], r"--label_column species: .* It has: image \(Image\), label \(ClassLabel\)"),
+        (["--image_column", "label"], "--image_column label: not a column of images"),
+        (["--validation_split", "val"], "--validation_split val: .* It has: train"),
+        (["--validation_fraction", "1.5"], "--validation_fraction 1.5: must lie between 0 and 1"),
+        (["--resume_from_checkpoint", "last"], "there is no complete checkpoint"),
+        (["--resume_from_checkpoint", "elsewhere"], "--resume_from_checkpoint elsewhere: not a complete checkpoint"),
+        (
+            ["--preset", "fast"],
+            "--preset fast: neither a file nor the name of a preset. Presets are: .*paper_classification",
+        ),
+        (["--kernel_sizes", "4"], "kernel_sizes"),
+    ],
+)
+def test_wrong_argument_is_named(arguments, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        main([*arguments, *options])
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_method_names_the_methods(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main([*arguments, "--method", "magic"])
+    assert re.search(r"invalid choice: 'magic' \(choose from '?fixed'?, '?mona'?\)", capsys.readouterr().err)
+
+
+def test_training_in_bfloat16_saves_full_precision(arguments, tmp_path):
+    main([*arguments, "--max_steps", "2", "--bf16"])
+    assert {tensor.dtype for tensor in adapter_weights(tmp_path / "run" / "adapter").values()} == {torch.float32}
+
+
+def test_paper_preset_is_the_papers_schedule():
+    types = (ModelArguments, DataArguments, MethodArguments, TrainingArguments)
+    options = {"output_dir": "unused", "default_preset": "digits"}
+    model_args, data_args, method_args, args = parse_arguments(
+        types, ["--preset", "paper_classification", "--use_cpu"], **options
+    )
+    assert model_args.model_name_or_path == "microsoft/swin-large-patch4-window7-224-in22k"
+    assert (method_args.method, method_args.bottleneck_dim, method_args.init_weights) == ("mona", 64, "paper")
+    assert (args.optim, args.learning_rate, args.weight_decay, args.max_grad_norm) == (
+        "adamw_torch",
+        1.5625e-5,
+        0.05,
+        5,
+    )
+    assert (args.per_device_train_batch_size, args.num_train_epochs, args.lr_scheduler_type) == (16, 100, "cosine")
+    assert args.get_warmup_steps(100 * 64) == 20 * 64
+    assert data_args.augmentation == "crop-flip"
+    # What stands on the command line wins, wherever it stands.
+    *_, args = parse_arguments(
+        types, ["--learning_rate", "3.125e-5", "--preset", "paper_classification", "--use_cpu"], **options
+    )
+    assert (args.learning_rate, args.weight_decay) == (3.125e-5, 0.05)
+
+
+def test_preset_with_an_unknown_argument_names_it(tmp_path):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("learning_rat: 0.1 # a typing error\nweight_decay: 0.1\n")
+    with pytest.raises(ValueError, match=r"mine.yaml sets learning_rat: this script has no such"):
+        main(["--preset", str(preset)])
