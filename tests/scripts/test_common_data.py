@@ -86,7 +86,7 @@ def test_labels_missing_or_out_of_range_are_named(tmp_path, labels, feature, mes
 def test_unlabelled_test_split_says_how_to_leave_it_out(tmp_path):
     folder = write_table(tmp_path / "data", [0, 1] * 4, ClassLabel(num_classes=2))
     write_table(folder, [-1, -1], ClassLabel(num_classes=2), split="test")
-    with pytest.raises(ValueError, match="2 of 2 labels of the test split .* --test_split none"):
+    with pytest.raises(ValueError, match=r"2 of 2 labels of the test split .* --test_split none"):
         load(folder)
     assert set(load(folder, test_split="none")) == {"train", "validation"}
 

@@ -15,14 +15,18 @@ from scripts.common.records import parameter_counts, software
 from scripts.common.run_directory import find_checkpoint, replace_directory, replace_file
 
 
+def write_half(path) -> None:
+    path.write_text("sec")
+    raise RuntimeError("power cut")
+
+
 def test_directory_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "adapter"
     with replace_directory(target) as new:
         (new / "weights").write_text("first")
         assert not target.exists()
     with pytest.raises(RuntimeError, match="power cut"), replace_directory(target) as new:
-        (new / "weights").write_text("second")
-        raise RuntimeError("power cut")
+        write_half(new / "weights")
     assert (target / "weights").read_text() == "first"
     with replace_directory(target) as new:
         (new / "weights").write_text("third")
@@ -34,8 +38,7 @@ def test_file_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "metrics.json"
     target.write_text("first")
     with pytest.raises(RuntimeError, match="power cut"), replace_file(target) as new:
-        new.write_text("sec")
-        raise RuntimeError("power cut")
+        write_half(new)
     assert target.read_text() == "first"
     with replace_file(target) as new:
         new.write_text("second")

@@ -82,7 +82,8 @@ import torch
 from scripts.common.image_dataset import ImageClassificationDataset
 from scripts.common.image_classification_data import DataArguments, load_image_classification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
-rows = load_image_classification(DataArguments(dataset={str(image_folder)!r}, validation_fraction=0.25), 42)["validation"]
+arguments = DataArguments(dataset={str(image_folder)!r}, validation_fraction=0.25)
+rows = load_image_classification(arguments, 42)["validation"]
 images = ImageClassificationDataset(rows, AutoImageProcessor.from_pretrained({str(run / "adapter")!r}))
 with torch.no_grad():
     logits = model.eval()(torch.stack([image["pixel_values"] for image in images])).logits
@@ -164,7 +165,7 @@ def test_a_run_is_never_overwritten(arguments, tmp_path):
 @pytest.mark.parametrize("options", [["--method", "fixed"], ["--bottleneck_dim", "8"], ["--sites", "mlp"]])
 def test_resuming_with_another_adapter_is_refused(arguments, options):
     main([*arguments, "--max_steps", "1"])
-    with pytest.raises(ValueError, match="holds other weights than this run trains.*that the run was started with"):
+    with pytest.raises(ValueError, match=r"holds other weights than this run trains.*that the run was started with"):
         main([*arguments, *options, "--resume_from_checkpoint", "last"])
 
 

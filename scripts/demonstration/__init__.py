@@ -1,0 +1,1 @@
+"""The embedded default: photographs, printed symbols, handwritten digits, and a small backbone that knows symbols."""

@@ -1,0 +1,79 @@
+"""Printed letters and symbols over photographs: what the demonstration backbone is pre-trained on. No digits."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from scripts.demonstration.overlay import Variation, overlay
+from scripts.demonstration.photographs import random_background
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghikmnqrtuy"  # the other small letters look like their capitals
+GREEK = "αβγδεζηθλμξπρσφψωΓΔΘΛΞΠΣΦΨΩ"
+SYMBOLS = "!?#$%&@*+=<>/[](){}§¶€£¥→↓∫∑√∞∂∇∈∪∀⊕♠♣♥♦♪"
+CLASSES = tuple(LETTERS + GREEK + SYMBOLS)
+
+FONTS = {
+    **dict.fromkeys(
+        [
+            *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+            *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique")),
+            *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
+        ],
+        LETTERS + GREEK + SYMBOLS,
+    ),
+    "STIXGeneral": LETTERS + GREEK,
+    "STIXGeneralBol": LETTERS + GREEK,
+    "STIXGeneralItalic": LETTERS + GREEK,
+    **dict.fromkeys(["cmb10", "cmr10", "cmss10", "cmti10", "cmtt10"], LETTERS),
+}
+"""Fonts that ship with matplotlib, and which characters are drawn in each."""
+
+VARIATION = Variation(size=(0.3, 0.9), angle=20, shear=0.25, stretch=1.4, contrast=30, opacity=0.6)
+STENCIL_SIZE = 96
+
+
+@cache
+def _font(name: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf"), STENCIL_SIZE)
+
+
+@cache
+def _fonts_with(character: str) -> tuple[str, ...]:
+    return tuple(name for name, characters in FONTS.items() if character in characters)
+
+
+@cache
+def symbol_stencil(character: str, font: str) -> Image.Image:
+    """Draws a character in grey levels, cut to its bounds."""
+    left, top, right, bottom = (round(edge) for edge in _font(font).getbbox(character))
+    stencil = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(stencil).text((-left, -top), character, fill=255, font=_font(font))
+    return stencil.crop(stencil.getbbox())
+
+
+@dataclass(frozen=True)
+class PrintedSymbols:
+    """An endless set of pictures by number, each of one class of `CLASSES`.
+
+    Attributes:
+        size: Side of the pictures in pixels.
+        seed: A picture follows from seed and number alone.
+    """
+
+    size: int
+    seed: int
+
+    def picture(self, number: int) -> tuple[Image.Image, int]:
+        """Returns the picture of a number, and the number of its class."""
+        random = np.random.default_rng([self.seed, number])
+        label = int(random.integers(len(CLASSES)))
+        fonts = _fonts_with(CLASSES[label])
+        stencil = symbol_stencil(CLASSES[label], fonts[random.integers(len(fonts))])
+        background = np.asarray(random_background("pretraining", self.size, random))
+        # Seven photographs are few: with their colours exchanged they are many more.
+        background = Image.fromarray(np.ascontiguousarray(background[..., random.permutation(3)]))
+        return overlay(background, stencil, VARIATION, random), label
