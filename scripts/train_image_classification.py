@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import (
     AutoModelForImageClassification,
@@ -68,7 +69,9 @@ def load_model(name: str, classes: list[str]) -> tuple[PreTrainedModel, BaseImag
     """
     labels = {"id2label": dict(enumerate(classes)), "label2id": {label: number for number, label in enumerate(classes)}}
     try:
-        model = AutoModelForImageClassification.from_pretrained(name, **labels, ignore_mismatched_sizes=True)
+        model = AutoModelForImageClassification.from_pretrained(
+            name, **labels, ignore_mismatched_sizes=True, dtype=torch.float32
+        )
         return model, AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
@@ -152,14 +155,21 @@ def train(
     return record, output.predictions
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the given arguments, or those of the command line."""
-    *arguments, args = parse_arguments(
+def parse(
+    argv: Sequence[str] | None = None,
+) -> tuple[ModelArguments, DataArguments, MethodArguments, TrainingArguments]:
+    """Parses the given arguments, or those of the command line."""
+    return parse_arguments(
         (ModelArguments, DataArguments, MethodArguments, TrainingArguments),
         argv,
         output_dir="outputs/image_classification",
         default_preset="digits",
     )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    *arguments, args = parse(argv)
     try:
         record, _ = train(*arguments, args)
     except KeyboardInterrupt:

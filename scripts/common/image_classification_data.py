@@ -8,6 +8,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 
 from scripts.common.image_files import check_images, find_images
+from scripts.demonstration.digits import handwritten_digits
 
 DIGITS = "handwritten digits over photographs (embedded default)"
 VALIDATION_NAMES = ("validation", "val", "valid", "dev")
@@ -77,7 +78,7 @@ def load_image_classification(args: DataArguments, seed: int) -> DatasetDict:
 
 def _load(args: DataArguments) -> DatasetDict:
     if args.dataset is None:
-        return load_handwritten_digits()
+        return handwritten_digits()
     folder = Path(args.dataset)
     if folder.is_dir():
         if images := find_images(folder):
@@ -96,11 +97,6 @@ def _load(args: DataArguments) -> DatasetDict:
             f"--dataset {args.dataset}: neither a folder here nor a dataset that the hub returns. Check the name, and "
             f"the connection if it is on the hub. ({error})"
         ) from error
-
-
-def load_handwritten_digits() -> DatasetDict:
-    """Loads the embedded default: scikit-learn's handwritten digits over photographs."""
-    raise NotImplementedError
 
 
 def _choose_splits(dataset: DatasetDict, args: DataArguments) -> DatasetDict:

@@ -26,6 +26,16 @@ class Variation:
     contrast: float
     opacity: float
 
+    def towards(self, other: "Variation", share: float) -> "Variation":
+        """Returns the bounds a share of the way, from 0 to 1, to those of `other`."""
+        (start, stop), (other_start, other_stop) = self.size, other.size
+        mixed = {
+            name: (1 - share) * getattr(self, name) + share * getattr(other, name)
+            for name in ("angle", "shear", "stretch", "contrast", "opacity")
+        }
+        size = ((1 - share) * start + share * other_start, (1 - share) * stop + share * other_stop)
+        return Variation(size=size, **mixed)
+
 
 def overlay(
     background: Image.Image, stencil: Image.Image, variation: Variation, random: np.random.Generator

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageStat
 
 from scripts.demonstration.overlay import Variation, overlay
 from scripts.demonstration.photographs import random_background
@@ -32,6 +32,7 @@ FONTS = {
 }
 """Fonts that ship with matplotlib, and which characters are drawn in each."""
 
+PLAIN = Variation(size=(0.6, 0.95), angle=10, shear=0.1, stretch=1.1, contrast=80, opacity=0.95)
 VARIATION = Variation(size=(0.3, 0.9), angle=20, shear=0.25, stretch=1.4, contrast=30, opacity=0.6)
 STENCIL_SIZE = 96
 
@@ -59,13 +60,18 @@ def symbol_stencil(character: str, font: str) -> Image.Image:
 class PrintedSymbols:
     """An endless set of pictures by number, each of one class of `CLASSES`.
 
+    From pictures as hard as these a Swin with random weights learns nothing in thousands of steps: they differ in their
+    backgrounds first of all. So the first ones may be large symbols on even grounds, and grow harder bit by bit.
+
     Attributes:
         size: Side of the pictures in pixels.
-        seed: A picture follows from seed and number alone.
+        seed: A picture follows from seed, number and `ramp` alone.
+        ramp: From which number on pictures grow harder, and from which on they are as hard as they get.
     """
 
     size: int
     seed: int
+    ramp: tuple[int, int] = (-1, 0)
 
     def picture(self, number: int) -> tuple[Image.Image, int]:
         """Returns the picture of a number, and the number of its class."""
@@ -76,4 +82,8 @@ class PrintedSymbols:
         background = np.asarray(random_background("pretraining", self.size, random))
         # Seven photographs are few: with their colours exchanged they are many more.
         background = Image.fromarray(np.ascontiguousarray(background[..., random.permutation(3)]))
-        return overlay(background, stencil, VARIATION, random), label
+        start, stop = self.ramp
+        difficulty = min(max((number - start) / (stop - start), 0.0), 1.0)
+        even = Image.new("RGB", background.size, tuple(round(level) for level in ImageStat.Stat(background).mean))
+        background = Image.blend(even, background, difficulty)
+        return overlay(background, stencil, PLAIN.towards(VARIATION, difficulty), random), label

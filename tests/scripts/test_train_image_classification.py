@@ -15,9 +15,7 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 from transformers import Trainer
 
-from scripts.common.arguments import MethodArguments, parse_arguments
-from scripts.common.image_classification_data import DataArguments
-from scripts.train_image_classification import ModelArguments, TrainingArguments, main
+from scripts.train_image_classification import main, parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -208,11 +206,7 @@ def test_training_in_bfloat16_saves_full_precision(arguments, tmp_path):
 
 
 def test_paper_preset_is_the_papers_schedule():
-    types = (ModelArguments, DataArguments, MethodArguments, TrainingArguments)
-    options = {"output_dir": "unused", "default_preset": "digits"}
-    model_args, data_args, method_args, args = parse_arguments(
-        types, ["--preset", "paper_classification", "--use_cpu"], **options
-    )
+    model_args, data_args, method_args, args = parse(["--preset", "paper_classification", "--use_cpu"])
     assert model_args.model_name_or_path == "microsoft/swin-large-patch4-window7-224-in22k"
     assert (method_args.method, method_args.bottleneck_dim, method_args.init_weights) == ("mona", 64, "paper")
     assert (args.optim, args.learning_rate, args.weight_decay, args.max_grad_norm) == (
@@ -225,9 +219,7 @@ def test_paper_preset_is_the_papers_schedule():
     assert args.get_warmup_steps(100 * 64) == 20 * 64
     assert data_args.augmentation == "crop-flip"
     # What stands on the command line wins, wherever it stands.
-    *_, args = parse_arguments(
-        types, ["--learning_rate", "3.125e-5", "--preset", "paper_classification", "--use_cpu"], **options
-    )
+    *_, args = parse(["--learning_rate", "3.125e-5", "--preset", "paper_classification", "--use_cpu"])
     assert (args.learning_rate, args.weight_decay) == (3.125e-5, 0.05)
 
 
