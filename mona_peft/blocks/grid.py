@@ -54,7 +54,8 @@ class GridArguments:
         Raises:
             ValueError: If `forward` has no such argument.
         """
-        arguments = list(inspect.signature(block.forward).parameters)[1:]
+        stock_class = getattr(block, "stock_class", type(block))  # of a block that is adapted already
+        arguments = list(inspect.signature(stock_class.forward).parameters)[2:]
         missing = [name for name in names if name not in arguments]
         if missing:
             raise ValueError(
