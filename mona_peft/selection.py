@@ -126,7 +126,8 @@ def backbone_of(model: nn.Module) -> str:
     """Return the name of the backbone: the module that holds all known blocks (`""` if it is the model itself).
 
     It is the outermost backbone class (with its output norms) around the blocks or, without one, the innermost model
-    that embeds its inputs itself (in transformers 5 encoders are model classes too).
+    that embeds its inputs itself (in transformers 5 encoders are model classes too). Models that embed patches anew in
+    each stage (SegFormer, PVT, ConvNeXt) tell of no embeddings; there it is the outermost model's base model.
     """
     blocks = known_blocks(model)
     around = [
@@ -138,7 +139,9 @@ def backbone_of(model: nn.Module) -> str:
     if backbones:
         return backbones[0]
     models = [name for name, module in around if input_embeddings(module) is not None]
-    return models[-1] if models else ""
+    if models:
+        return models[-1]
+    return next((name for name, module in around if module is around[0][1].base_model), "")
 
 
 def input_embeddings(model: PreTrainedModel) -> nn.Module | None:

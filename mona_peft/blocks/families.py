@@ -9,7 +9,9 @@ from torch import nn
 from mona_peft.blocks.anatomy import BlockAnatomy
 
 _SWIN = BlockAnatomy(mlp_entry="layernorm_after", norm="layernorm_before", grid_arguments=("input_dimensions",))
-_VIT = BlockAnatomy(mlp_entry="layernorm_after", norm="layernorm_before", patch_projection="patch_embeddings.projection")
+_VIT = BlockAnatomy(
+    mlp_entry="layernorm_after", norm="layernorm_before", patch_projection="patch_embeddings.projection"
+)
 _DINO = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embeddings.projection")
 _CLIP = BlockAnatomy(
     mlp_entry="layer_norm2",

@@ -111,4 +111,6 @@ def _unrolling(model: nn.Module, name: str, attribute: str) -> tuple[tuple[tuple
             strides, all_strides = schedule[stage][0], schedule[0][0]
             pooled = all_strides[: len(all_strides) - len(strides)]
             return tuple(map(tuple, pooled)), tuple(map(tuple, strides))
-    raise ValueError(f"The anatomy of {name} takes the order of its tokens from {attribute!r}, which nothing around has.")
+    raise ValueError(
+        f"The anatomy of {name} takes the order of its tokens from {attribute!r}, which nothing around has."
+    )
