@@ -4,7 +4,9 @@ No submodule of a block sees the tensor `h` after the attention residual as its 
 wrapped. But one child receives it: the module where the MLP branch enters. An adapted block therefore runs the stock
 `forward` on a view of itself in which that child is replaced by a tap. The tap receives `h`, lets the adapter compute
 `d1 = f1(h)`, hands `h + d1` to the child and remembers `d1`, which is then added to the block's output:
-`(h + d1) + mlp(norm(h + d1))`, exactly the block with `h + d1` in the place of `h`. The second adapter follows.
+`(h + d1) + mlp(norm(h + d1))`, exactly the block with `h + d1` in the place of `h`. The second adapter follows. A block
+that goes on behind its MLP residual (ViTDet) is tapped there too, and one with a single residual (ConvNeXt) has the
+second adapter alone.
 
 View and tap live for one call: nothing is remembered on the modules, so recomputation in the backward pass, threads and
 `torch.compile` see a pure function.
@@ -18,40 +20,34 @@ from typing import Any
 import torch
 from torch import nn
 
-ATTENTION, MLP = "attention", "mlp"
-SITES = (ATTENTION, MLP)
-"""Where in a block an adapter may stand: after the attention residual, after the MLP residual."""
+from mona_peft.blocks import ATTENTION, MLP, PATCH_GRID, Grid
 
 
 class _Tap:
-    """Stands for the module where the MLP branch enters, for one call of the block."""
+    """Stands for a child of a block, for one call of the block: changes what the child receives."""
 
-    def __init__(self, mlp_entry: nn.Module, adapter: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
-        self.mlp_entry = mlp_entry
-        self.adapter = adapter
-        self.delta: torch.Tensor | None = None
+    def __init__(self, child: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.child = child
+        self.change = change
         self.reached = False
 
-    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def __call__(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         self.reached = True
-        self.delta = self.adapter(hidden_states)
-        if self.delta is not None:
-            hidden_states = hidden_states + self.delta
-        return self.mlp_entry(hidden_states)
+        return self.child(self.change(hidden_states), *args, **kwargs)
 
 
 class _BlockView:
-    """A block as its own stock `forward` sees it for one call: itself, but for one child.
+    """A block as its own stock `forward` sees it for one call: itself, but for the tapped children.
 
-    Reads and writes go to the block (Swin blocks change their own shift and window), except for the child that the tap
-    stands for.
+    Reads and writes go to the block (Swin blocks change their own shift and window), except for the children that the
+    taps stand for.
     """
 
     # transformers asks `type(self).forward` whether this is the outermost forward, the one that checkpoints.
     forward = None
 
-    def __init__(self, block: nn.Module, child_name: str, tap: _Tap) -> None:
-        vars(self).update({"_block": block, child_name: tap})
+    def __init__(self, block: nn.Module, taps: dict[str, _Tap]) -> None:
+        vars(self).update({"_block": block, **taps})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["_block"], name)
@@ -60,35 +56,73 @@ class _BlockView:
         setattr(vars(self)["_block"], name, value)
 
 
+class _Adapters:
+    """The adapters of a block for one call: what they add after either residual, in the layout that is there."""
+
+    def __init__(self, adapter_layer: nn.Module, grid: Grid) -> None:
+        self.adapter_layer = adapter_layer
+        self.token_map = adapter_layer.token_map
+        self.grid = grid
+        self.attention_delta: torch.Tensor | None = None  # d1, as tokens
+
+    def after_attention(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return `h + d1`."""
+        layout = self.token_map.mlp_entry_layout
+        self.attention_delta = self._delta(hidden_states, layout, ATTENTION)
+        return self._add(hidden_states, self.attention_delta, layout)
+
+    def after_mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return the stock block's `h + mlp(norm(h + d1))`, to which d1 is still to be added, with d1 and d2."""
+        layout = self.token_map.layout
+        hidden_states = self._add(hidden_states, self.attention_delta, layout)
+        return self._add(hidden_states, self._delta(hidden_states, layout, MLP), layout)
+
+    def _delta(self, hidden_states: torch.Tensor, layout: str, site: str) -> torch.Tensor | None:
+        tokens = self.token_map.to_tokens(hidden_states, layout, self.grid)
+        return self.adapter_layer(tokens, self.grid, site)
+
+    def _add(self, hidden_states: torch.Tensor, delta: torch.Tensor | None, layout: str) -> torch.Tensor:
+        if delta is None:
+            return hidden_states
+        return hidden_states + self.token_map.from_tokens(delta, layout, self.grid)
+
+
 class AdaptedBlock:
     """Mixin in front of a block's class; the adapters are in the child named `adapter_layer_name`."""
 
     adapter_layer_name: str
     stock_class: type[nn.Module]
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the block; the grid of the patches enters here, outside of gradient checkpointing."""
+        adapter_layer = getattr(self, self.adapter_layer_name)
+        if adapter_layer.is_active:
+            kwargs |= adapter_layer.token_map.source.keywords()
+        return super().__call__(*args, **kwargs)
+
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the block with its adapters; arguments and result are those of the stock block."""
         adapter_layer = getattr(self, self.adapter_layer_name)
         if not adapter_layer.is_active:
+            kwargs.pop(PATCH_GRID, None)
             return self.stock_class.forward(self, hidden_states, *args, **kwargs)
 
-        grid = adapter_layer.grid_arguments.read(args, kwargs)
-        mlp_entry = adapter_layer.anatomy.mlp_entry
-        tap = _Tap(getattr(self, mlp_entry), lambda hidden: adapter_layer(hidden, grid, ATTENTION))
-        outputs = self.stock_class.forward(_BlockView(self, mlp_entry, tap), hidden_states, *args, **kwargs)
-        if not tap.reached:
+        anatomy = adapter_layer.anatomy
+        adapters = _Adapters(adapter_layer, adapter_layer.token_map.source.read(hidden_states, args, kwargs))
+        changes = {anatomy.mlp_entry: adapters.after_attention, anatomy.mlp_exit: adapters.after_mlp}
+        taps = {name: _Tap(getattr(self, name), change) for name, change in changes.items() if name is not None}
+        outputs = self.stock_class.forward(_BlockView(self, taps), hidden_states, *args, **kwargs)
+        missed = [name for name, tap in taps.items() if not tap.reached]
+        if missed:
             raise RuntimeError(
-                f"{self.stock_class.__name__} did not call its {mlp_entry!r}, so its anatomy in `mona_peft.blocks` is "
+                f"{self.stock_class.__name__} did not call its {missed}, so its anatomy in `mona_peft.blocks` is "
                 "wrong for this version. Register the right one with `mona_peft.register_block`."
             )
-
-        hidden_states = outputs[0] if isinstance(outputs, tuple) else outputs
-        if tap.delta is not None:
-            hidden_states = hidden_states + tap.delta
-        delta = adapter_layer(hidden_states, grid, MLP)
-        if delta is not None:
-            hidden_states = hidden_states + delta
-        return (hidden_states, *outputs[1:]) if isinstance(outputs, tuple) else hidden_states
+        if anatomy.mlp_exit is not None:
+            return outputs
+        if isinstance(outputs, tuple):
+            return (adapters.after_mlp(outputs[0]), *outputs[1:])
+        return adapters.after_mlp(outputs)
 
     def _get_name(self) -> str:
         return f"{self.adapter_layer_name.capitalize()}{self.stock_class.__name__}"

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 
-from mona_peft.blocks import KNOWN_BLOCKS, is_known_block
+from mona_peft.blocks import KNOWN_BLOCKS, anatomy_of, check_token_map, is_known_block, refusals
 
 if TYPE_CHECKING:
     from mona_peft.tuner import ResidualAdapterConfig
@@ -36,11 +36,17 @@ def known_blocks(model: nn.Module) -> list[str]:
     """
     names = [name for name, module in model.named_modules() if is_known_block(module)]
     if not names:
+        refused = refusals(model)
+        if refused:
+            raise ValueError(
+                f"{type(model).__name__} cannot be adapted. "
+                + " ".join(f"{class_name}: {reason}." for class_name, reason in refused.items())
+            )
         raise ValueError(
             f"No block of {type(model).__name__} can be adapted: none is of a known class. Known are "
             f"{', '.join(sorted(KNOWN_BLOCKS))}. For another backbone, describe its block once with "
             "`mona_peft.register_block('ItsBlockClass', mona_peft.BlockAnatomy(mlp_entry=..., norm=..., "
-            "grid_arguments=...))`."
+            "grid_arguments=... or patch_projection=... or layout=...))`."
         )
     return names
 
@@ -67,6 +73,11 @@ def select_blocks(model: nn.Module, config: ResidualAdapterConfig) -> BlockSelec
             f"layers_to_transform={config.layers_to_transform!r} and modules_to_save={config.modules_to_save!r} "
             f"leave none of the model's {_listing(candidates)}."
         )
+    for name in sorted(chosen):
+        check_token_map(model, name)
+    sites = {site for name in chosen for site in anatomy_of(model.get_submodule(name)).sites}
+    if not sites & set(config.sites):
+        raise ValueError(f"sites={config.sites!r}: the chosen blocks have one residual each, and its site is {sites}.")
     return BlockSelection(frozenset(chosen), frozenset(excluded))
 
 
@@ -115,7 +126,8 @@ def backbone_of(model: nn.Module) -> str:
     """Return the name of the backbone: the module that holds all known blocks (`""` if it is the model itself).
 
     It is the outermost backbone class (with its output norms) around the blocks or, without one, the innermost model
-    that embeds its inputs itself (in transformers 5 encoders are model classes too).
+    that embeds its inputs itself (in transformers 5 encoders are model classes too). Models that embed patches anew in
+    each stage (SegFormer, PVT, ConvNeXt) tell of no embeddings; there it is the outermost model's base model.
     """
     blocks = known_blocks(model)
     around = [
@@ -127,7 +139,9 @@ def backbone_of(model: nn.Module) -> str:
     if backbones:
         return backbones[0]
     models = [name for name, module in around if input_embeddings(module) is not None]
-    return models[-1] if models else ""
+    if models:
+        return models[-1]
+    return next((name for name, module in around if module is around[0][1].base_model), "")
 
 
 def input_embeddings(model: PreTrainedModel) -> nn.Module | None:

@@ -11,13 +11,13 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule
 from torch import nn
 
 from mona_peft.adapter_files import check_adapter_state, check_weight_file
-from mona_peft.blocks import Grid, GridArguments, anatomy_of, width_of
+from mona_peft.blocks import SITES, Grid, TokenMap, anatomy_of, forget_patch_grids, token_map_of, width_of
 from mona_peft.checkpointing import support_reentrant_checkpointing, withdraw_checkpointing_support
 from mona_peft.class_swap import restore_class, swap_class
 from mona_peft.frozen_norm import freeze_batch_norms, unfreeze_batch_norms
 from mona_peft.heads import resolve_modules_to_save
 from mona_peft.peft_compat import accept_keyword_calls
-from mona_peft.residual import SITES, AdaptedBlock
+from mona_peft.residual import AdaptedBlock
 from mona_peft.selection import TASK_HEAD, BlockSelection, backbone_of, select_blocks
 
 INIT_WEIGHTS = (True, False, "paper")
@@ -111,20 +111,20 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
 
     Args:
         block: The block, known to `mona_peft.blocks`.
+        token_map: Reads the grid and the tokens of the block.
 
     Attributes:
         dim: Width C of the block.
         anatomy: The block's anatomy.
-        grid_arguments: Reads the grid from the block's arguments.
     """
 
     other_param_names = ()
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, token_map: TokenMap) -> None:
         super().__init__()
         self.dim = width_of(block)
         self.anatomy = anatomy_of(block)
-        self.grid_arguments = GridArguments.of(block)
+        self.token_map = token_map
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
         self._disable_adapters = False
@@ -140,7 +140,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         """Add the adapters called `adapter_name` at the sites that `config` names, on the device of `block`."""
         device, dtype = _device_and_dtype(block)
         for site, adapters in self._adapters_by_site().items():
-            if site in config.sites:
+            if site in config.sites and site in self.anatomy.sites:
                 adapter = self.make_adapter(config).train(block.training)
                 if next(adapter.parameters()).device.type != "meta":
                     adapter = adapter.to(device, dtype)
@@ -286,7 +286,7 @@ class ResidualAdapterModel(BaseTuner):
     ) -> None:
         layer_name = self.block_mixin.adapter_layer_name
         if not isinstance(target, self.block_mixin):
-            layer = self.tuner_layer_cls(target)
+            layer = self.tuner_layer_cls(target, token_map_of(self.model, current_key))
             swap_class(target, self.block_mixin)
             target.add_module(layer_name, layer)
         layer = getattr(target, layer_name)
@@ -308,6 +308,7 @@ class ResidualAdapterModel(BaseTuner):
                 restore_class(module, self.block_mixin)
         unfreeze_batch_norms(self.model)
         withdraw_checkpointing_support(self.model)
+        forget_patch_grids(self.model)
         return super()._unload_and_optionally_merge(False, *args, **kwargs)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:

@@ -1,0 +1,35 @@
+"""Residual blocks of vision backbones, as data: which are known, and how to read the token map of each."""
+
+from mona_peft.blocks.anatomy import ATTENTION, MLP, SITES, BlockAnatomy
+from mona_peft.blocks.families import (
+    KNOWN_BLOCKS,
+    REFUSED_BLOCKS,
+    anatomy_of,
+    is_known_block,
+    refusals,
+    register_block,
+    width_of,
+)
+from mona_peft.blocks.grid import PATCH_GRID, forget_patch_grids
+from mona_peft.blocks.layout import Grid
+from mona_peft.blocks.token_map import TokenMap, check_token_map, token_map_of
+
+__all__ = [
+    "ATTENTION",
+    "KNOWN_BLOCKS",
+    "MLP",
+    "PATCH_GRID",
+    "REFUSED_BLOCKS",
+    "SITES",
+    "BlockAnatomy",
+    "Grid",
+    "TokenMap",
+    "anatomy_of",
+    "check_token_map",
+    "forget_patch_grids",
+    "is_known_block",
+    "refusals",
+    "register_block",
+    "token_map_of",
+    "width_of",
+]

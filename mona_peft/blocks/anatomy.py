@@ -1,0 +1,78 @@
+"""Anatomy of a residual block, as data: where the MLP branch enters, how tokens lie, where the block's grid is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mona_peft.blocks.layout import LAYOUTS
+
+ATTENTION, MLP = "attention", "mlp"
+SITES = (ATTENTION, MLP)
+"""Where in a block an adapter may stand: after the attention residual, after the MLP residual."""
+
+
+@dataclass(frozen=True)
+class BlockAnatomy:
+    """What a residual adapter has to know of a block `h = x + attn(norm(x)); out = h + mlp(norm(h))`.
+
+    The block takes hidden states as its first positional argument and returns them alone or first in a tuple. Token
+    blocks need one source of the grid (H, W): `grid_arguments` or `patch_projection`; blocks that take whole maps need
+    none. Tokens in front of the last H * W (class token, registers, queries) are prefix tokens.
+
+    Attributes:
+        mlp_entry: Name of the submodule that alone receives `h`: the norm before the MLP, or the MLP's first part in
+            blocks that normalise after it. `None` for a block with one residual (ConvNeXt): there is no `h`, and the
+            only site is the block's end, `"mlp"`.
+        norm: Name of a norm of the block; the length of its weight is the width C.
+        grid_arguments: Names of the arguments of the block's `forward` that hold (H, W): one that holds the pair, or
+            two.
+        patch_projection: Ending of the name of the convolution whose output map has the tokens' grid, for blocks that
+            are told nothing. It is looked for in the nearest module around the block.
+        layout: How the block's hidden states lie, one of `LAYOUTS`.
+        mlp_entry_layout: How they lie where the MLP branch enters, if otherwise.
+        mlp_exit: Name of the submodule that alone receives `out`, in blocks that go on behind it; blocks without this
+            submodule end there.
+        post_norm: (name of a flag of the block, `mlp_entry` where the flag is set), for classes that come in both kinds.
+        unroll_schedule: Name of the attribute, of a module around the block, with the strides by which the tokens of
+            each stage are unrolled into mask units (Hiera).
+        vision_config: Path in the block to the configuration of its tower, for classes that text towers use too; only
+            towers whose configuration is a `...VisionConfig` are known.
+
+    Raises:
+        ValueError: If the fields contradict each other.
+    """
+
+    mlp_entry: str | None
+    norm: str
+    grid_arguments: tuple[str, ...] = ()
+    patch_projection: str | None = None
+    layout: str = "BNC"
+    mlp_entry_layout: str | None = None
+    mlp_exit: str | None = None
+    post_norm: tuple[str, str] | None = None
+    unroll_schedule: str | None = None
+    vision_config: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields against each other."""
+        for field in ("layout", "mlp_entry_layout"):
+            if getattr(self, field) not in (*LAYOUTS, None):
+                raise ValueError(f"{field}={getattr(self, field)!r}: choose one of {LAYOUTS}.")
+        if isinstance(self.grid_arguments, str):
+            object.__setattr__(self, "grid_arguments", (self.grid_arguments,))
+        sources = (len(self.grid_arguments) > 0) + (self.patch_projection is not None)
+        if sources != (self.layout == "BNC"):
+            raise ValueError(
+                f"grid_arguments={self.grid_arguments!r}, patch_projection={self.patch_projection!r}, "
+                f"layout={self.layout!r}: a block of tokens ('BNC') takes its grid (H, W) from exactly one of "
+                "grid_arguments and patch_projection, a block of maps from neither."
+            )
+        if len(self.grid_arguments) > 2:
+            raise ValueError(
+                f"grid_arguments={self.grid_arguments!r}: name one argument that holds (H, W), or two: height and width."
+            )
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that such a block has."""
+        return SITES if self.mlp_entry is not None else (MLP,)

@@ -1,0 +1,151 @@
+"""The blocks that can be adapted, one row of data each, those that cannot, each with its reason, and their look-up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from mona_peft.blocks.anatomy import BlockAnatomy
+
+_SWIN = BlockAnatomy(mlp_entry="layernorm_after", norm="layernorm_before", grid_arguments=("input_dimensions",))
+_VIT = BlockAnatomy(
+    mlp_entry="layernorm_after", norm="layernorm_before", patch_projection="patch_embeddings.projection"
+)
+_DINO = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embeddings.projection")
+_CLIP = BlockAnatomy(
+    mlp_entry="layer_norm2",
+    norm="layer_norm1",
+    patch_projection="patch_embedding",
+    vision_config="self_attn.config",
+)
+_PVT = BlockAnatomy(mlp_entry="layer_norm_2", norm="layer_norm_1", grid_arguments=("height", "width"))
+_CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout="BCHW")
+_TIMM_SWIN = BlockAnatomy(mlp_entry="norm2", norm="norm1", layout="BHWC", mlp_entry_layout="BNC")
+_TIMM_VIT = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embed.proj")
+
+KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
+    "SwinLayer": _SWIN,
+    "Swinv2Layer": replace(_SWIN, mlp_entry="intermediate"),
+    "MaskFormerSwinLayer": _SWIN,
+    "DonutSwinLayer": _SWIN,
+    "ViTLayer": _VIT,
+    "DeiTLayer": _VIT,
+    "BeitLayer": _VIT,
+    "Data2VecVisionLayer": _VIT,
+    "IJepaLayer": _VIT,
+    "DPTViTLayer": _VIT,
+    "Dinov2Layer": _DINO,
+    "Dinov2WithRegistersLayer": _DINO,
+    "DINOv3ViTLayer": replace(_DINO, patch_projection="patch_embeddings"),
+    "EomtLayer": _DINO,
+    "EomtDinov3Layer": replace(_DINO, patch_projection="patch_embeddings"),
+    "CLIPEncoderLayer": _CLIP,
+    "SiglipEncoderLayer": _CLIP,
+    "SegformerLayer": BlockAnatomy(
+        mlp_entry="layernorm_after", norm="layernorm_before", grid_arguments=("height", "width")
+    ),
+    "PvtLayer": _PVT,
+    "PvtV2BlockLayer": _PVT,
+    "SamVisionLayer": BlockAnatomy(mlp_entry="layer_norm2", norm="layer_norm1", layout="BHWC"),
+    "VitDetLayer": BlockAnatomy(
+        mlp_entry="norm2", norm="norm1", layout="BCHW", mlp_entry_layout="BHWC", mlp_exit="residual"
+    ),
+    "FocalNetLayer": BlockAnatomy(
+        mlp_entry="norm2",
+        norm="norm1",
+        grid_arguments=("input_dimensions",),
+        post_norm=("use_post_layernorm", "mlp"),
+    ),
+    # Its first block of a stage pools and widens the tokens before the MLP branch, hence the second norm.
+    "HieraLayer": BlockAnatomy(
+        mlp_entry="layernorm_after",
+        norm="layernorm_after",
+        patch_projection="patch_embeddings.projection",
+        unroll_schedule="schedule",
+    ),
+    "ConvNextLayer": _CONVNEXT,
+    "ConvNextV2Layer": _CONVNEXT,
+    "DINOv3ConvNextLayer": replace(_CONVNEXT, norm="layer_norm"),
+    "timm.models.swin_transformer.SwinTransformerBlock": _TIMM_SWIN,
+    "timm.models.swin_transformer_v2.SwinTransformerV2Block": replace(_TIMM_SWIN, mlp_entry="mlp"),
+    "timm.models.vision_transformer.Block": _TIMM_VIT,
+    "timm.models.eva.EvaBlock": _TIMM_VIT,
+    "timm.models.convnext.ConvNeXtBlock": replace(_CONVNEXT, norm="norm"),
+}
+"""Anatomy by the name of the block's class, or by its module and name where the name alone says too little."""
+
+_FINE_TUNE_AS_VIT = (
+    "it drops and shuffles tokens, so those that are left lie in no grid. For fine-tuning load the checkpoint into "
+    "the plain ViT classes (`ViTModel.from_pretrained`, `ViTForImageClassification.from_pretrained`)"
+)
+REFUSED_BLOCKS: dict[str, str] = {
+    "ViTMAELayer": _FINE_TUNE_AS_VIT,
+    "YolosLayer": "its detection tokens come behind the grid's, where only prefix tokens in front can be told apart",
+    "Siglip2EncoderLayer": "its images of differing sizes are padded to one length (NaFlex), so no grid holds for a "
+    "batch. SigLIP 2 checkpoints of fixed resolution load into the Siglip classes, which can be adapted",
+}
+"""Why blocks of a class cannot be adapted, by its name."""
+
+
+def register_block(class_name: str, anatomy: BlockAnatomy) -> None:
+    """Make the blocks of a further backbone known.
+
+    Args:
+        class_name: Name of the block's class, or its module and name (`"timm.models.eva.EvaBlock"`).
+        anatomy: Its anatomy; checked against each block when an adapter is attached.
+    """
+    KNOWN_BLOCKS[class_name] = anatomy
+
+
+def _row(block: nn.Module) -> str | None:
+    """Return the key of the row for `block`; subclasses of a known block are known too."""
+    names = (name for cls in type(block).__mro__ for name in (f"{cls.__module__}.{cls.__qualname__}", cls.__name__))
+    return next((name for name in names if name in KNOWN_BLOCKS), None)
+
+
+def is_known_block(module: nn.Module) -> bool:
+    """Whether `module` is a block whose anatomy is known and that belongs to a vision backbone."""
+    row = _row(module)
+    if row is None or KNOWN_BLOCKS[row].vision_config is None:
+        return row is not None
+    config = module
+    for name in KNOWN_BLOCKS[row].vision_config.split("."):
+        config = getattr(config, name, None)
+    return type(config).__name__.endswith("VisionConfig")
+
+
+def refusals(model: nn.Module) -> dict[str, str]:
+    """Return, by class name, why blocks of `model` cannot be adapted."""
+    names = {type(module).__name__ for module in model.modules()}
+    return {name: reason for name, reason in REFUSED_BLOCKS.items() if name in names}
+
+
+def anatomy_of(block: nn.Module) -> BlockAnatomy:
+    """Return the anatomy of a known block, checked against this very block.
+
+    What depends on the block is settled: `post_norm` has chosen `mlp_entry`, `mlp_exit` is there or None.
+
+    Raises:
+        ValueError: If a submodule that the anatomy names does not exist.
+    """
+    class_name = _row(block)
+    anatomy = KNOWN_BLOCKS[class_name]
+    if anatomy.post_norm is not None and getattr(block, anatomy.post_norm[0]):
+        anatomy = replace(anatomy, mlp_entry=anatomy.post_norm[1])
+    if anatomy.mlp_exit is not None and not hasattr(block, anatomy.mlp_exit):
+        anatomy = replace(anatomy, mlp_exit=None)
+    for field in ("mlp_entry", "norm"):
+        name = getattr(anatomy, field)
+        if name is not None and not isinstance(getattr(block, name, None), nn.Module):
+            children = [child for child, _ in block.named_children()]
+            raise ValueError(
+                f"The anatomy of {class_name} says {field}={name!r}, but this block has no such submodule. It has "
+                f"{children}. Register the right one: `mona_peft.register_block({class_name!r}, BlockAnatomy(...))`."
+            )
+    return anatomy
+
+
+def width_of(block: nn.Module) -> int:
+    """Return the number of channels C of a known block."""
+    return getattr(block, anatomy_of(block).norm).weight.shape[0]

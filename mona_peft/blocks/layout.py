@@ -1,0 +1,81 @@
+"""How the hidden states of a block lie in memory, and the one place where they are turned into tokens and back.
+
+Adapters see tokens of shape (B, N, C), row by row of the grid, prefix tokens first. Blocks may hold instead
+
+- `"BHWC"`: maps, channels last (SAM, timm's Swin);
+- `"BCHW"`: maps, channels first (ConvNeXt, ViTDet);
+- `"BNC"` in mask units: Hiera reorders its tokens so that those of one unit lie at fixed strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+Grid = tuple[int, int]
+"""Height and width of a token map, in tokens."""
+
+LAYOUTS = ("BNC", "BHWC", "BCHW")
+
+Strides = Sequence[Sequence[int]]
+"""(vertical, horizontal) strides by which tokens were unrolled into mask units, the first unrolling first."""
+
+
+def grid_of_map(hidden_states: torch.Tensor, layout: str) -> Grid:
+    """Return (H, W) of a map in the layout `"BHWC"` or `"BCHW"`."""
+    height, width = hidden_states.shape[1:3] if layout == "BHWC" else hidden_states.shape[2:4]
+    return height, width
+
+
+def to_tokens(hidden_states: torch.Tensor, layout: str, grid: Grid, strides: Strides = ()) -> torch.Tensor:
+    """Turn the hidden states of a block into tokens of shape (B, N, C), row by row.
+
+    Args:
+        hidden_states: Tensor in the layout `layout`.
+        layout: One of `LAYOUTS`.
+        grid: (H, W) of the tokens.
+        strides: Strides of the mask units in which the tokens lie; none if they lie row by row.
+    """
+    if layout == "BCHW":
+        return hidden_states.flatten(2).transpose(1, 2)
+    if layout == "BHWC":
+        return hidden_states.flatten(1, 2)
+    if strides:
+        sizes, order = _mask_units(grid, strides)
+        return _reorder(hidden_states, sizes, order)
+    return hidden_states
+
+
+def from_tokens(tokens: torch.Tensor, layout: str, grid: Grid, strides: Strides = ()) -> torch.Tensor:
+    """Undo `to_tokens`: return tokens of shape (B, N, C) in the layout of a block."""
+    if layout == "BCHW":
+        return tokens.transpose(1, 2).unflatten(2, grid)
+    if layout == "BHWC":
+        return tokens.unflatten(1, grid)
+    if strides:
+        sizes, order = _mask_units(grid, strides)
+        inverse = sorted(range(len(order)), key=order.__getitem__)
+        return _reorder(tokens, [sizes[axis] for axis in order], inverse)
+    return tokens
+
+
+def _mask_units(grid: Grid, strides: Strides) -> tuple[list[int], list[int]]:
+    """Axes into which tokens in mask units split, and their order when the tokens lie row by row.
+
+    Unrolling by a stride s writes y = s * y' + a and moves a, an axis of length s, to the front; so after k unrollings
+    the axes are (a1, b1, ..., ak, bk, y, x), and row by row they are (y, ak, ..., a1, x, bk, ..., b1).
+    """
+    height, width = grid
+    sizes = []
+    for vertical, horizontal in strides:
+        sizes += [vertical, horizontal]
+        height, width = height // vertical, width // horizontal
+    rows = [len(sizes), *reversed(range(0, len(sizes), 2))]
+    columns = [len(sizes) + 1, *reversed(range(1, len(sizes), 2))]
+    return [*sizes, height, width], rows + columns
+
+
+def _reorder(tokens: torch.Tensor, sizes: list[int], order: list[int]) -> torch.Tensor:
+    axes = tokens.unflatten(1, sizes).permute(0, *(1 + axis for axis in order), len(sizes) + 1)
+    return axes.flatten(1, len(sizes))
