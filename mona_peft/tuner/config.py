@@ -1,0 +1,94 @@
+"""The configuration that all residual adapters share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from peft import PeftConfig, PeftType
+
+from mona_peft.adapter_files import check_weight_file
+from mona_peft.residual import SITES
+from mona_peft.selection import TASK_HEAD
+
+INIT_WEIGHTS = (True, False, "paper")
+
+
+@dataclass
+class ResidualAdapterConfig(PeftConfig):
+    """Fields that all residual adapters share; see `MonaConfig` for what they mean."""
+
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Blocks to adapt: names or endings of names, or a regular expression. None takes all."},
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Blocks to leave out: names or endings of names, or a regular expression."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Ordinals of the blocks to adapt among all blocks of the model, from 0."}
+    )
+    modules_to_save: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Modules trained and saved besides the adapters; 'task-head' is all outside the backbone."},
+    )
+    sites: tuple[str, ...] = field(
+        default=SITES, metadata={"help": "After which residual an adapter stands: 'attention', 'mlp' or both."}
+    )
+    init_weights: bool | Literal["paper"] = field(
+        default=True,
+        metadata={"help": "True: starts equal to the base. 'paper': the authors' initialisation. False: for tests."},
+    )
+
+    method = ""
+    """Name of the method, lower case."""
+
+    def __post_init__(self) -> None:
+        """Check and normalise the fields."""
+        super().__post_init__()
+        self.peft_type = PeftType(self.method.upper())
+        if self.target_modules == "all-linear":
+            raise ValueError(
+                "target_modules='all-linear' names linear layers, but these adapters go into whole blocks. Leave "
+                "target_modules out to adapt every block."
+            )
+        for name in ("target_modules", "exclude_modules"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                # A sorted list, not a set as in other tuners: the saved file is then the same every time.
+                setattr(self, name, sorted(value))
+        if self.target_modules == []:
+            raise ValueError("target_modules=[] adapts nothing. Leave it out to adapt every block, or name some.")
+        if isinstance(self.modules_to_save, str) and self.modules_to_save != TASK_HEAD:
+            raise ValueError(
+                f"modules_to_save={self.modules_to_save!r}: give a list of names, or {TASK_HEAD!r} for all that stands "
+                "outside the backbone."
+            )
+        self.sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
+        if not self.sites or not set(self.sites) <= set(SITES):
+            raise ValueError(f"sites={self.sites!r}: choose one or both of {SITES}.")
+        self._check_choice("init_weights", INIT_WEIGHTS)
+
+    def _check_choice(self, name: str, allowed: tuple) -> None:
+        value = getattr(self, name)
+        if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in allowed):
+            raise ValueError(f"{name}={value!r}: choose one of {allowed}.")
+
+    def _check_integer(self, name: str, minimum: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise ValueError(f"{name}={value!r}: give a whole number of at least {minimum}.")
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
+    ) -> PeftConfig:
+        """Load the configuration of a saved adapter, as `PeftConfig.from_pretrained` does.
+
+        Raises:
+            ValueError: If the adapter is in a local folder and its weights are missing, damaged or pickled: loading
+                then fails before a model is touched.
+        """
+        config = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
+        check_weight_file(pretrained_model_name_or_path, subfolder, config)
+        return config

@@ -1,0 +1,119 @@
+"""The layer that holds all adapters of one block."""
+
+from __future__ import annotations
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from mona_peft.blocks import Grid, GridArguments, anatomy_of, width_of
+from mona_peft.residual import SITES
+from mona_peft.tuner.config import ResidualAdapterConfig
+
+MERGE_MESSAGE = (
+    "These adapters are not linear (a GELU stands between their projections), so they cannot be merged into the "
+    "backbone's weights. Save them with save_pretrained() and load them onto the backbone, or call unload() to get the "
+    "backbone back without them."
+)
+
+
+class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
+    """The adapters of one block, by site and adapter name.
+
+    It is a child of the block and holds all adapter state of it, so that the block itself is no tuner layer: PEFT takes
+    everything on a tuner layer for adapter weights.
+
+    Args:
+        block: The block, known to `mona_peft.blocks`.
+
+    Attributes:
+        dim: Width C of the block.
+        anatomy: The block's anatomy.
+        grid_arguments: Reads the grid from the block's arguments.
+    """
+
+    other_param_names = ()
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.dim = width_of(block)
+        self.anatomy = anatomy_of(block)
+        self.grid_arguments = GridArguments.of(block)
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ModuleDict())
+        self._disable_adapters = False
+        self._active_adapter: str | list[str] = []
+        self.merged_adapters: list[str] = []
+        self.train(block.training)
+
+    def make_adapter(self, config: ResidualAdapterConfig) -> nn.Module:
+        """Build one adapter of the block's width, initialised as `config` says; each method has its own."""
+        raise NotImplementedError
+
+    def update_layer(self, adapter_name: str, config: ResidualAdapterConfig, block: nn.Module) -> None:
+        """Add the adapters called `adapter_name` at the sites that `config` names, on the device of `block`."""
+        device, dtype = _device_and_dtype(block)
+        for site, adapters in self._adapters_by_site().items():
+            if site in config.sites:
+                adapter = self.make_adapter(config).train(block.training)
+                if next(adapter.parameters()).device.type != "meta":
+                    adapter = adapter.to(device, dtype)
+                adapters[adapter_name] = adapter
+
+    def _adapters_by_site(self) -> dict[str, nn.ModuleDict]:
+        return {site: getattr(self, name) for site, name in zip(SITES, self.adapter_layer_names, strict=True)}
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any adapter of this block takes part in the forward pass."""
+        return not self.disable_adapters and any(
+            name in adapters for name in self.active_adapters for adapters in self._adapters_by_site().values()
+        )
+
+    def forward(self, hidden_states: torch.Tensor, grid: Grid, site: str) -> torch.Tensor | None:
+        """Compute the sum of what the active adapters of a site add.
+
+        Args:
+            hidden_states: Tokens of shape (B, N, C).
+            grid: (H, W).
+            site: One of `SITES`.
+
+        Returns:
+            Tensor of the shape and dtype of `hidden_states`, or None if no adapter is active at the site.
+        """
+        adapters = self._adapters_by_site()[site]
+        delta = None
+        for name in self.active_adapters:
+            if name in adapters:
+                adapter = adapters[name]
+                inputs = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
+                output = adapter(inputs, grid).to(hidden_states.dtype)
+                delta = output if delta is None else delta + output
+        return delta
+
+    def get_base_layer(self) -> nn.Module:
+        """Return the layer itself: it stands beside what it adapts and wraps nothing."""
+        return self
+
+    @property
+    def weight(self) -> None:
+        """No weight is adapted, so there is none to show."""
+        return None
+
+    @property
+    def bias(self) -> None:
+        """No bias is adapted, so there is none to show."""
+        return None
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refuse: see `ResidualAdapterModel.merge_and_unload`."""
+        raise NotImplementedError(MERGE_MESSAGE)
+
+    def unmerge(self) -> None:
+        """Refuse: nothing can have been merged."""
+        raise NotImplementedError(MERGE_MESSAGE)
+
+
+def _device_and_dtype(block: nn.Module) -> tuple[torch.device, torch.dtype]:
+    norm_weight = getattr(block, anatomy_of(block).norm).weight
+    return norm_weight.device, norm_weight.dtype

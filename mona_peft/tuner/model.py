@@ -1,0 +1,131 @@
+"""The tuner that puts residual adapters into the blocks of a model."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule
+from torch import nn
+
+from mona_peft.adapter_files import check_adapter_state
+from mona_peft.checkpointing import support_reentrant_checkpointing, withdraw_checkpointing_support
+from mona_peft.class_swap import restore_class, swap_class
+from mona_peft.frozen_norm import freeze_batch_norms, unfreeze_batch_norms
+from mona_peft.heads import resolve_modules_to_save
+from mona_peft.peft_compat import accept_keyword_calls
+from mona_peft.residual import AdaptedBlock
+from mona_peft.selection import BlockSelection, backbone_of, select_blocks
+from mona_peft.tuner.config import ResidualAdapterConfig
+from mona_peft.tuner.layer import MERGE_MESSAGE
+
+def _check_before_load(
+    tuner: ResidualAdapterModel, state_dict: dict[str, torch.Tensor], prefix: str, *load_arguments: Any
+) -> None:
+    try:
+        check_adapter_state(tuner, state_dict, prefix)
+    except ValueError:
+        if all(config.inference_mode for config in tuner.peft_config.values()):
+            # Attached only to be loaded, and no training is lost: give the base model back as it was.
+            tuner.unload()
+        raise
+
+
+class ResidualAdapterModel(BaseTuner):
+    """Puts adapters after the residuals of every targeted block; see `residual.py` for how.
+
+    Each method sets `prefix`, `tuner_layer_cls` and `block_mixin`.
+    """
+
+    block_mixin: type[AdaptedBlock]
+    # PEFT maps model types to target modules here; blocks are found by their class instead (`blocks.py`).
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, *args, **kwargs)
+        self.register_load_state_dict_pre_hook(_check_before_load)
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Attach the adapter `adapter_name`; every check comes before the first change.
+
+        Args and behaviour are those of `BaseTuner.inject_adapter`.
+
+        Raises:
+            ValueError: If the configuration does not fit the model.
+        """
+        config = self.peft_config[adapter_name]
+        self._selection: BlockSelection = select_blocks(model, config)
+        config.modules_to_save = resolve_modules_to_save(model, config)
+        if state_dict is not None:
+            # PEFT takes what stands before the prefix for the adapted module; here that is the layer in the block.
+            layer_name = self.block_mixin.adapter_layer_name
+            state_dict = {
+                key.replace(f".{layer_name}.{self.prefix}", f".{self.prefix}"): value
+                for key, value in state_dict.items()
+            }
+        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+        accept_keyword_calls(model)
+        freeze_batch_norms(model)
+        support_reentrant_checkpointing(model.get_submodule(backbone_of(model)))
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
+        # target_modules=None stays None, also in the saved file: names of blocks differ between transformers versions.
+        return peft_config
+
+    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool | _ExcludedModule:
+        return _ExcludedModule() if key in self._selection.excluded else key in self._selection.chosen
+
+    def _create_and_replace(
+        self,
+        peft_config: ResidualAdapterConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+    ) -> None:
+        layer_name = self.block_mixin.adapter_layer_name
+        if not isinstance(target, self.block_mixin):
+            layer = self.tuner_layer_cls(target)
+            swap_class(target, self.block_mixin)
+            target.add_module(layer_name, layer)
+        layer = getattr(target, layer_name)
+        layer.update_layer(adapter_name, peft_config, target)
+        if adapter_name not in self.active_adapters:
+            # An additional adapter is not trainable until it is made active.
+            layer.set_requires_grad(adapter_name, False)
+
+    def _get_module_names_tied_with_embedding(self) -> list[str]:
+        # Blocks hold no embeddings, and several detectors raise when they are asked for theirs.
+        return []
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        if merge:
+            raise NotImplementedError(MERGE_MESSAGE)
+        for module in list(self.model.modules()):
+            if isinstance(module, self.block_mixin):
+                delattr(module, self.block_mixin.adapter_layer_name)
+                restore_class(module, self.block_mixin)
+        unfreeze_batch_norms(self.model)
+        withdraw_checkpointing_support(self.model)
+        return super()._unload_and_optionally_merge(False, *args, **kwargs)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's own copies `weight` and `bias` over, which heads of several layers lack; only heads are replaced here.
+        setattr(parent, child_name, new_module)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Refuse: these adapters are not linear.
+
+        Raises:
+            NotImplementedError: Always; it says what to call instead.
+        """
+        raise NotImplementedError(MERGE_MESSAGE)
