@@ -1,12 +1,16 @@
-"""Task heads: what `modules_to_save` means for a model, and a warning when a head stays frozen."""
+"""Task heads: what `modules_to_save` means for a model, a warning when a head stays frozen, how a trained head runs."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from mona_peft.class_swap import swap_class
+from mona_peft.per_sample import run_per_sample
 from mona_peft.selection import TASK_HEAD, backbone_of, modules_outside, parameters_outside
 
 if TYPE_CHECKING:
@@ -63,3 +67,30 @@ def _warn_of_frozen_head(model: nn.Module, config: ResidualAdapterConfig) -> Non
             f"write {REMEDY}; if this is what you want, modules_to_save=[] says so.",
             stacklevel=2,
         )
+
+
+class TrainedHead:
+    """Mixin in front of `ModulesToSaveWrapper`.
+
+    PEFT's own forward takes heads with positional arguments only before version 0.20 (Mask2Former's have none), and
+    heads for each sample only if they are one linear layer or convolution.
+    """
+
+    def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """Call the head of the active adapter, or of each sample's adapter."""
+        if adapter_names is None or self.disable_adapters:
+            names = [] if self.disable_adapters else self.active_adapters
+            return self._head_of(*names)(*args, **kwargs)
+        return run_per_sample({name: self._head_of(name) for name in adapter_names}, adapter_names, args, kwargs)
+
+    def _head_of(self, *adapter_names: str) -> nn.Module:
+        trained = [self.modules_to_save[name] for name in adapter_names if name in self.modules_to_save]
+        return trained[0] if trained else self.original_module
+
+
+def trained_heads(model: nn.Module) -> list[nn.Module]:
+    """Return the heads of a model that PEFT wraps to train and save them, each a `TrainedHead`."""
+    heads = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+    for head in heads:
+        swap_class(head, TrainedHead)
+    return heads

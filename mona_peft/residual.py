@@ -12,7 +12,7 @@ View and tap live for one call: nothing is remembered on the modules, so recompu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -66,15 +66,24 @@ class AdaptedBlock:
     adapter_layer_name: str
     stock_class: type[nn.Module]
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the block with its adapters; arguments and result are those of the stock block."""
+    def forward(
+        self, hidden_states: torch.Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the block with its adapters; arguments and result are those of the stock block.
+
+        Args:
+            hidden_states: Tokens of shape (B, N, C).
+            args: Further arguments of the stock block.
+            adapter_names: Names of the adapters of each sample; without them the active adapters take part.
+            kwargs: Further arguments of the stock block.
+        """
         adapter_layer = getattr(self, self.adapter_layer_name)
-        if not adapter_layer.is_active:
+        if not adapter_layer.is_active(adapter_names):
             return self.stock_class.forward(self, hidden_states, *args, **kwargs)
 
         grid = adapter_layer.grid_arguments.read(args, kwargs)
         mlp_entry = adapter_layer.anatomy.mlp_entry
-        tap = _Tap(getattr(self, mlp_entry), lambda hidden: adapter_layer(hidden, grid, ATTENTION))
+        tap = _Tap(getattr(self, mlp_entry), lambda hidden: adapter_layer(hidden, grid, ATTENTION, adapter_names))
         outputs = self.stock_class.forward(_BlockView(self, mlp_entry, tap), hidden_states, *args, **kwargs)
         if not tap.reached:
             raise RuntimeError(
@@ -85,7 +94,7 @@ class AdaptedBlock:
         hidden_states = outputs[0] if isinstance(outputs, tuple) else outputs
         if tap.delta is not None:
             hidden_states = hidden_states + tap.delta
-        delta = adapter_layer(hidden_states, grid, MLP)
+        delta = adapter_layer(hidden_states, grid, MLP, adapter_names)
         if delta is not None:
             hidden_states = hidden_states + delta
         return (hidden_states, *outputs[1:]) if isinstance(outputs, tuple) else hidden_states

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from peft import PeftConfig, PeftType
 
 from mona_peft.adapter_files import check_weight_file
+from mona_peft.adapter_saving import finish_interrupted_save
 from mona_peft.residual import SITES
 from mona_peft.selection import TASK_HEAD
 
@@ -89,6 +91,27 @@ class ResidualAdapterConfig(PeftConfig):
             ValueError: If the adapter is in a local folder and its weights are missing, damaged or pickled: loading
                 then fails before a model is touched.
         """
+        finish_interrupted_save(Path(pretrained_model_name_or_path, subfolder or ""))
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
         check_weight_file(pretrained_model_name_or_path, subfolder, config)
         return config
+
+    @classmethod
+    def check_kwargs(cls, **kwargs: Any) -> dict[str, Any]:
+        """Refuse fields of a saved configuration that this version does not know, before anything is loaded.
+
+        PEFT ignores them with a warning; but a field that changes what an adapter computes must not be ignored. One
+        without a value cannot, so other versions of PEFT may add such.
+
+        Raises:
+            ValueError: If there is an unknown field with a value.
+        """
+        known = {known_field.name for known_field in fields(cls)}
+        unknown = {name: value for name, value in kwargs.items() if name not in known}
+        meaningful = sorted(name for name, value in unknown.items() if value)
+        if meaningful:
+            raise ValueError(
+                f"The adapter's configuration has fields that {cls.__name__} does not know: {meaningful}. It was saved "
+                "by a newer version, which you need to load it, or it was changed since."
+            )
+        return {name: value for name, value in kwargs.items() if name in known}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from mona_peft.blocks import Grid, GridArguments, anatomy_of, width_of
+from mona_peft.per_sample import rows_by_adapter
 from mona_peft.residual import SITES
 from mona_peft.tuner.config import ResidualAdapterConfig
 
@@ -30,6 +34,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         dim: Width C of the block.
         anatomy: The block's anatomy.
         grid_arguments: Reads the grid from the block's arguments.
+        adapter_weights: Factor of each active adapter's output; an adapter that is not named has 1.
     """
 
     other_param_names = ()
@@ -44,6 +49,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter: str | list[str] = []
         self.merged_adapters: list[str] = []
+        self.adapter_weights: dict[str, float] = {}
         self.train(block.training)
 
     def make_adapter(self, config: ResidualAdapterConfig) -> nn.Module:
@@ -63,33 +69,63 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
     def _adapters_by_site(self) -> dict[str, nn.ModuleDict]:
         return {site: getattr(self, name) for site, name in zip(SITES, self.adapter_layer_names, strict=True)}
 
-    @property
-    def is_active(self) -> bool:
-        """Whether any adapter of this block takes part in the forward pass."""
+    def set_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Make adapters active, as `BaseTunerLayer.set_adapter` does, each with the weight 1."""
+        super().set_adapter(*args, **kwargs)
+        self.adapter_weights = {}
+
+    def is_active(self, adapter_names: Sequence[str] | None = None) -> bool:
+        """Whether any adapter of this block takes part in the forward pass.
+
+        Args:
+            adapter_names: Names of the adapters of each sample; without them the active adapters count.
+        """
+        names = self.active_adapters if adapter_names is None else adapter_names
         return not self.disable_adapters and any(
-            name in adapters for name in self.active_adapters for adapters in self._adapters_by_site().values()
+            name in adapters for name in names for adapters in self._adapters_by_site().values()
         )
 
-    def forward(self, hidden_states: torch.Tensor, grid: Grid, site: str) -> torch.Tensor | None:
-        """Compute the sum of what the active adapters of a site add.
+    def forward(
+        self, hidden_states: torch.Tensor, grid: Grid, site: str, adapter_names: Sequence[str] | None = None
+    ) -> torch.Tensor | None:
+        """Compute the weighted sum of what the active adapters of a site add.
 
         Args:
             hidden_states: Tokens of shape (B, N, C).
             grid: (H, W).
             site: One of `SITES`.
+            adapter_names: B names: each sample gets its own adapter alone, whichever are active.
 
         Returns:
-            Tensor of the shape and dtype of `hidden_states`, or None if no adapter is active at the site.
+            Tensor of the shape and dtype of `hidden_states`, or None if no adapter takes part at the site.
+
+        Raises:
+            ValueError: If there are not B names.
         """
         adapters = self._adapters_by_site()[site]
+        if adapter_names is not None:
+            return self._delta_per_sample(adapters, hidden_states, grid, adapter_names)
         delta = None
         for name in self.active_adapters:
             if name in adapters:
-                adapter = adapters[name]
-                inputs = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
-                output = adapter(inputs, grid).to(hidden_states.dtype)
+                output = self._delta(adapters[name], hidden_states, grid)
+                if name in self.adapter_weights:
+                    output = output * self.adapter_weights[name]
                 delta = output if delta is None else delta + output
         return delta
+
+    def _delta_per_sample(
+        self, adapters: nn.ModuleDict, hidden_states: torch.Tensor, grid: Grid, adapter_names: Sequence[str]
+    ) -> torch.Tensor:
+        delta = torch.zeros_like(hidden_states)
+        for name, rows in rows_by_adapter(adapter_names, hidden_states.shape[0]).items():
+            if name in adapters:
+                delta[rows] = self._delta(adapters[name], hidden_states[rows], grid)
+        return delta
+
+    def _delta(self, adapter: nn.Module, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
+        inputs = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
+        return adapter(inputs, grid).to(hidden_states.dtype)
 
     def get_base_layer(self) -> nn.Module:
         """Return the layer itself: it stands beside what it adapts and wraps nothing."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -13,23 +15,21 @@ from mona_peft.adapter_files import check_adapter_state
 from mona_peft.checkpointing import support_reentrant_checkpointing, withdraw_checkpointing_support
 from mona_peft.class_swap import restore_class, swap_class
 from mona_peft.frozen_norm import freeze_batch_norms, unfreeze_batch_norms
-from mona_peft.heads import resolve_modules_to_save
-from mona_peft.peft_compat import accept_keyword_calls
+from mona_peft.heads import resolve_modules_to_save, trained_heads
+from mona_peft.per_sample import BASE, adapters_per_sample
+from mona_peft.renamed_blocks import rename_blocks
 from mona_peft.residual import AdaptedBlock
 from mona_peft.selection import BlockSelection, backbone_of, select_blocks
 from mona_peft.tuner.config import ResidualAdapterConfig
 from mona_peft.tuner.layer import MERGE_MESSAGE
 
+
 def _check_before_load(
     tuner: ResidualAdapterModel, state_dict: dict[str, torch.Tensor], prefix: str, *load_arguments: Any
 ) -> None:
-    try:
-        check_adapter_state(tuner, state_dict, prefix)
-    except ValueError:
-        if all(config.inference_mode for config in tuner.peft_config.values()):
-            # Attached only to be loaded, and no training is lost: give the base model back as it was.
-            tuner.unload()
-        raise
+    if tuner.loading is not None:
+        rename_blocks(tuner, state_dict, prefix, tuner.loading)
+    check_adapter_state(tuner, state_dict, prefix, tuner.loading)
 
 
 class ResidualAdapterModel(BaseTuner):
@@ -43,7 +43,9 @@ class ResidualAdapterModel(BaseTuner):
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        self._trained_before = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         super().__init__(model, *args, **kwargs)
+        self.loading: str | None = None
         self.register_load_state_dict_pre_hook(_check_before_load)
 
     def inject_adapter(
@@ -72,7 +74,7 @@ class ResidualAdapterModel(BaseTuner):
                 for key, value in state_dict.items()
             }
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
-        accept_keyword_calls(model)
+        trained_heads(model)
         freeze_batch_norms(model)
         support_reentrant_checkpointing(model.get_submodule(backbone_of(model)))
 
@@ -107,6 +109,23 @@ class ResidualAdapterModel(BaseTuner):
         # Blocks hold no embeddings, and several detectors raise when they are asked for theirs.
         return []
 
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        # PEFT looks for tuner layers, whose names accelerate's activation checkpointing changes; the keys stay.
+        return {
+            key: tensor
+            for key, tensor in state_dict.items()
+            if f".{cls.block_mixin.adapter_layer_name}.{cls.prefix}" in f".{key}"
+        }
+
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         if merge:
             raise NotImplementedError(MERGE_MESSAGE)
@@ -121,6 +140,80 @@ class ResidualAdapterModel(BaseTuner):
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own copies `weight` and `bias` over, which heads of several layers lack; only heads are replaced here.
         setattr(parent, child_name, new_module)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(
+        self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> Iterator[None]:
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode. Call eval() first.")
+        unknown = sorted(set(adapter_names) - {BASE} - self.peft_config.keys())
+        if unknown:
+            raise ValueError(
+                f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}. The model has "
+                f"{', '.join(self.peft_config)}; {BASE!r} stands for the model without adapters."
+            )
+        blocks = [module for module in self.model.modules() if isinstance(module, self.block_mixin)]
+        with adapters_per_sample([*blocks, *trained_heads(self.model)], adapter_names):
+            yield
+
+    def set_adapters(self, adapter_names: Sequence[str], adapter_weights: Sequence[float] | None = None) -> None:
+        """Make several adapters active at once: the model runs with the weighted sum of their outputs.
+
+        The weights hold until adapters are made active again, by whichever method, and are not saved.
+
+        Args:
+            adapter_names: Names of adapters; at most one of them may have a head in `modules_to_save`.
+            adapter_weights: One factor for the output of each; without them all are 1.
+
+        Raises:
+            ValueError: If a name is unknown, or there is not one weight for each.
+
+        Example:
+            >>> model.set_adapters(["flowers", "pets"], [0.7, 0.3])
+        """
+        adapter_names = list(adapter_names)
+        weights = [1.0] * len(adapter_names) if adapter_weights is None else [float(w) for w in adapter_weights]
+        unknown = [name for name in adapter_names if name not in self.peft_config]
+        if unknown or not adapter_names:
+            raise ValueError(f"set_adapters({adapter_names!r}): choose from the adapters {list(self.peft_config)}.")
+        if len(weights) != len(adapter_names):
+            raise ValueError(f"set_adapters got {len(adapter_names)} adapters, but {len(weights)} weights: {weights}.")
+        self.set_adapter(adapter_names)
+        for layer in self.model.modules():
+            if isinstance(layer, self.tuner_layer_cls):
+                layer.adapter_weights = {
+                    name: weight for name, weight in zip(adapter_names, weights, strict=True) if weight != 1
+                }
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse, and say what to call instead.
+
+        Raises:
+            NotImplementedError: Always: the sum of adapters that are not linear is not one adapter's weights.
+        """
+        raise NotImplementedError(
+            "These adapters are not linear, so several have no weights in common that would give the sum of their "
+            "outputs. Run them together instead: set_adapters(adapters, weights) weighs and adds their outputs."
+        )
+
+    @contextmanager
+    def checked_loading(self, adapter_name: str | None) -> Iterator[None]:
+        """Expect of every state dict loaded meanwhile that it is exactly that of one adapter; None expects nothing."""
+        self.loading = adapter_name
+        try:
+            yield
+        finally:
+            self.loading = None
+
+    def give_back(self) -> None:
+        """Take the adapters off as `unload` does, and let train what could be trained before they were attached."""
+        model = self.unload()
+        for name in self._trained_before:
+            model.get_parameter(name).requires_grad_(True)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Refuse: these adapters are not linear.
