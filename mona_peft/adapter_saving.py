@@ -9,22 +9,25 @@ configuration, is missing, whoever loads the adapter takes it.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-import torch
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 UNFINISHED = ".unfinished_adapter"
 """Folder in which an adapter is written before its files are moved into place."""
 
 DIGEST = "sha256"
 """Name of the digest of all tensors in a weight file's metadata."""
+
+LENGTH_BYTES = ALIGNMENT = 8
+"""A safetensors file begins with the length of its header, a little-endian integer; data begin at a multiple of 8."""
 
 
 @contextmanager
@@ -75,8 +78,12 @@ def _waiting_config(digest: str | None) -> str:
 
 def add_digest(weights: Path) -> None:
     """Write the digest of all tensors of a weight file into its metadata."""
-    tensors, metadata = _read(weights)
-    save_file(tensors, weights, {**metadata, DIGEST: _digest(tensors)})
+    header, data = _parts(weights)
+    # safetensors' own writer puts several entries of metadata in another order every time.
+    header["__metadata__"] = {**header.get("__metadata__", {}), DIGEST: _digest(header, data)}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % ALIGNMENT)
+    weights.write_bytes(len(encoded).to_bytes(LENGTH_BYTES, "little") + encoded + data)
 
 
 def recorded_digest(weights: Path) -> str | None:
@@ -86,19 +93,24 @@ def recorded_digest(weights: Path) -> str | None:
 
 
 def is_intact(weights: Path) -> bool:
-    """Whether the tensors of a weight file are those that its digest was made of; a file without one counts as such."""
-    tensors, metadata = _read(weights)
-    return metadata.get(DIGEST) in (None, _digest(tensors))
+    """Whether the tensors of a weight file are those that its digest was made of; a file without one counts as such.
+
+    Raises:
+        SafetensorError: If the file is not even a whole safetensors file.
+    """
+    recorded = recorded_digest(weights)
+    return recorded is None or recorded == _digest(*_parts(weights))
 
 
-def _read(weights: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    with safe_open(weights, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+def _parts(weights: Path) -> tuple[dict[str, Any], bytes]:
+    """Split a safetensors file into its header (names, types, shapes and places of tensors; metadata) and its data."""
+    content = weights.read_bytes()
+    start = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
+    return json.loads(content[LENGTH_BYTES:start]), content[start:]
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+def _digest(header: dict[str, Any], data: bytes) -> str:
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    digest = hashlib.sha256(json.dumps(tensors, sort_keys=True).encode())
+    digest.update(data)
     return digest.hexdigest()

@@ -73,8 +73,14 @@ class TrainedHead:
     """Mixin in front of `ModulesToSaveWrapper`.
 
     PEFT's own forward takes heads with positional arguments only before version 0.20 (Mask2Former's have none), and
-    heads for each sample only if they are one linear layer or convolution.
+    heads for each sample only if they are one linear layer or convolution. And transformers activates an adapter in all
+    heads, also in those that it has not trained.
     """
+
+    def set_adapter(self, adapter_names: str | list[str], *args: Any, **kwargs: Any) -> None:
+        """Make the head of an adapter active, or the frozen head if the adapter has none."""
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        super().set_adapter([name for name in names if name in self.modules_to_save], *args, **kwargs)
 
     def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
         """Call the head of the active adapter, or of each sample's adapter."""

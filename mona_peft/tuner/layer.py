@@ -35,6 +35,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         anatomy: The block's anatomy.
         grid_arguments: Reads the grid from the block's arguments.
         adapter_weights: Factor of each active adapter's output; an adapter that is not named has 1.
+        trained_heads: The heads of the whole model that PEFT trains and saves.
     """
 
     other_param_names = ()
@@ -50,6 +51,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         self._active_adapter: str | list[str] = []
         self.merged_adapters: list[str] = []
         self.adapter_weights: dict[str, float] = {}
+        self.trained_heads: list[nn.Module] = []
         self.train(block.training)
 
     def make_adapter(self, config: ResidualAdapterConfig) -> nn.Module:
@@ -73,6 +75,13 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         """Make adapters active, as `BaseTunerLayer.set_adapter` does, each with the weight 1."""
         super().set_adapter(*args, **kwargs)
         self.adapter_weights = {}
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Switch the adapters, and the trained heads with them, on or off."""
+        super().enable_adapters(enabled)
+        # transformers' enable_adapters() forgets the heads, which its disable_adapters() switches off.
+        for head in self.trained_heads:
+            head.enable_adapters(enabled)
 
     def is_active(self, adapter_names: Sequence[str] | None = None) -> bool:
         """Whether any adapter of this block takes part in the forward pass.

@@ -21,7 +21,7 @@ from mona_peft.renamed_blocks import rename_blocks
 from mona_peft.residual import AdaptedBlock
 from mona_peft.selection import BlockSelection, backbone_of, select_blocks
 from mona_peft.tuner.config import ResidualAdapterConfig
-from mona_peft.tuner.layer import MERGE_MESSAGE
+from mona_peft.tuner.layer import MERGE_MESSAGE, ResidualAdapterLayer
 
 
 def _check_before_load(
@@ -69,14 +69,20 @@ class ResidualAdapterModel(BaseTuner):
         if state_dict is not None:
             # PEFT takes what stands before the prefix for the adapted module; here that is the layer in the block.
             layer_name = self.block_mixin.adapter_layer_name
+            # And the keys of a saved adapter begin with the modules of a PeftModel.
             state_dict = {
-                key.replace(f".{layer_name}.{self.prefix}", f".{self.prefix}"): value
+                key.removeprefix("base_model.model.").replace(f".{layer_name}.{self.prefix}", f".{self.prefix}"): value
                 for key, value in state_dict.items()
             }
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
-        trained_heads(model)
+        heads = trained_heads(model)
+        for layer in self._layers():
+            layer.trained_heads = heads
         freeze_batch_norms(model)
         support_reentrant_checkpointing(model.get_submodule(backbone_of(model)))
+
+    def _layers(self) -> list[ResidualAdapterLayer]:
+        return [module for module in self.model.modules() if isinstance(module, self.tuner_layer_cls)]
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         # target_modules=None stays None, also in the saved file: names of blocks differ between transformers versions.
@@ -183,11 +189,10 @@ class ResidualAdapterModel(BaseTuner):
         if len(weights) != len(adapter_names):
             raise ValueError(f"set_adapters got {len(adapter_names)} adapters, but {len(weights)} weights: {weights}.")
         self.set_adapter(adapter_names)
-        for layer in self.model.modules():
-            if isinstance(layer, self.tuner_layer_cls):
-                layer.adapter_weights = {
-                    name: weight for name, weight in zip(adapter_names, weights, strict=True) if weight != 1
-                }
+        for layer in self._layers():
+            layer.adapter_weights = {
+                name: weight for name, weight in zip(adapter_names, weights, strict=True) if weight != 1
+            }
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Refuse, and say what to call instead.
