@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import torch
-from peft import PeftConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError
 from torch import nn
@@ -14,11 +13,11 @@ from torch import nn
 from mona_peft.adapter_saving import is_intact
 
 
-def check_weight_file(folder: str | Path, subfolder: str | None, config: PeftConfig) -> None:
-    """Check the weights that belong to a configuration loaded from a local folder; does nothing for a hub name.
+def check_weight_file(folder: str | Path, subfolder: str | None, is_needed: bool) -> None:
+    """Check the weights of an adapter in a local folder; does nothing for a hub name.
 
     Raises:
-        ValueError: If they are missing though an adapter was saved there, pickled, or damaged.
+        ValueError: If they are missing though needed, pickled, or damaged.
     """
     path = Path(folder, subfolder or "", SAFETENSORS_WEIGHTS_NAME)
     if not path.parent.is_dir():
@@ -29,8 +28,7 @@ def check_weight_file(folder: str | Path, subfolder: str | None, config: PeftCon
                 f"{path.parent} holds pickled weights, {WEIGHTS_NAME}, and they are not read: unpickling a file of "
                 f"others can run their code. Ask for {SAFETENSORS_WEIGHTS_NAME}."
             )
-        # PEFT saves the configuration of an adapter for inference; one saved by itself has no weights to miss.
-        if config.inference_mode:
+        if is_needed:
             raise ValueError(
                 f"{path} is missing: {path.parent} holds an adapter's configuration without its weights, only "
                 f"{sorted(file.name for file in path.parent.iterdir())}."

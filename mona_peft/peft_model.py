@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from peft import PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers.utils.hub import PushToHubMixin
 
-from mona_peft.adapter_files import check_weights
+from mona_peft.adapter_files import check_adapter_state, check_weight_file, check_weights
 from mona_peft.adapter_saving import add_digest, move_into_place, unfinished_folder
 from mona_peft.class_swap import swap_class
 from mona_peft.model_card import write_card
+from mona_peft.renamed_blocks import rename_blocks
 from mona_peft.tuner import ResidualAdapterModel
 
 HUB_ARGUMENTS = ("subfolder", "revision", "cache_dir", "token", "force_download", "local_files_only")
@@ -84,12 +85,10 @@ class ResidualAdapterPeftModel:
             ValueError: If its weights are missing, damaged or pickled, or do not fit the model.
         """
         is_new = adapter_name not in self.peft_config
+        self._loading = None if kwargs.get("ignore_mismatched_sizes") else adapter_name
         try:
-            if not Path(model_id).exists():
-                _check_hub_weights(str(model_id), {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
-            loading = None if kwargs.get("ignore_mismatched_sizes") else adapter_name
-            with self.base_model.checked_loading(loading):
-                return super().load_adapter(str(model_id), adapter_name, *args, **kwargs)
+            _check_weights(model_id, kwargs)
+            return super().load_adapter(str(model_id), adapter_name, *args, **kwargs)
         except KeyError as error:
             self._forget(adapter_name, is_new)
             raise ValueError(
@@ -99,6 +98,16 @@ class ResidualAdapterPeftModel:
         except BaseException:
             self._forget(adapter_name, is_new)
             raise
+        finally:
+            self._loading = None
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load weights as `nn.Module.load_state_dict` does; what `load_adapter` loads has to be one whole adapter."""
+        if getattr(self, "_loading", None) is not None:
+            state_dict = dict(state_dict)
+            rename_blocks(self.base_model, state_dict, "base_model.", self._loading)
+            check_adapter_state(self.base_model, state_dict, "base_model.", self._loading)
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def create_or_update_model_card(self, output_dir: str | Path) -> None:
         """Write the adapter's card: how to load it, the base model, the tag of the method."""
@@ -114,12 +123,16 @@ class ResidualAdapterPeftModel:
         return getattr(self.get_base_model(), "config", None)
 
 
-def _check_hub_weights(repo_id: str, arguments: dict[str, Any]) -> None:
+def _check_weights(model_id: str | Path, arguments: dict[str, Any]) -> None:
+    if Path(model_id).exists():
+        check_weight_file(model_id, arguments.get("subfolder"), is_needed=True)
+        return
     try:
-        path = hf_hub_download(repo_id, SAFETENSORS_WEIGHTS_NAME, **arguments)
+        hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
+        path = hf_hub_download(str(model_id), SAFETENSORS_WEIGHTS_NAME, **hub_arguments)
     except EntryNotFoundError as error:
         raise ValueError(
-            f"{repo_id} has no {SAFETENSORS_WEIGHTS_NAME}. Pickled weights are not read: unpickling a file of others "
+            f"{model_id} has no {SAFETENSORS_WEIGHTS_NAME}. Pickled weights are not read: unpickling a file of others "
             "can run their code."
         ) from error
     check_weights(Path(path))

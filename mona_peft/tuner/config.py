@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -54,9 +55,14 @@ class ResidualAdapterConfig(PeftConfig):
                 "target_modules='all-linear' names linear layers, but these adapters go into whole blocks. Leave "
                 "target_modules out to adapt every block."
             )
+        for name in ("target_modules", "exclude_modules", "modules_to_save", "sites"):
+            self._check_items(name, str, "names")
+        self._check_items("layers_to_transform", int, "whole numbers")
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
+            if isinstance(value, str):
+                self._check_pattern(name)
+            elif value is not None:
                 # A sorted list, not a set as in other tuners: the saved file is then the same every time.
                 setattr(self, name, sorted(value))
         if self.target_modules == []:
@@ -76,10 +82,25 @@ class ResidualAdapterConfig(PeftConfig):
         if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in allowed):
             raise ValueError(f"{name}={value!r}: choose one of {allowed}.")
 
-    def _check_integer(self, name: str, minimum: int) -> None:
+    def _check_integer(self, name: str, minimum: int, maximum: int) -> None:
         value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise ValueError(f"{name}={value!r}: give a whole number of at least {minimum}.")
+        if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+            raise ValueError(f"{name}={value!r}: give a whole number of at least {minimum} and at most {maximum}.")
+
+    def _check_pattern(self, name: str) -> None:
+        try:
+            re.compile(getattr(self, name))
+        except re.error as error:
+            raise ValueError(f"{name}={getattr(self, name)!r} is no regular expression: {error}.") from error
+
+    def _check_items(self, name: str, kind: type, what: str) -> None:
+        value = getattr(self, name)
+        items = [value] if isinstance(value, kind) else value
+        is_collection = isinstance(items, (list, tuple, set))
+        if value is not None and not (
+            is_collection and all(isinstance(item, kind) and not isinstance(item, bool) for item in items)
+        ):
+            raise ValueError(f"{name}={value!r}: give one or a list of {what}.")
 
     @classmethod
     def from_pretrained(
@@ -93,7 +114,8 @@ class ResidualAdapterConfig(PeftConfig):
         """
         finish_interrupted_save(Path(pretrained_model_name_or_path, subfolder or ""))
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
-        check_weight_file(pretrained_model_name_or_path, subfolder, config)
+        # PEFT saves the configuration of an adapter for inference; one saved by itself has no weights to miss.
+        check_weight_file(pretrained_model_name_or_path, subfolder, is_needed=config.inference_mode)
         return config
 
     @classmethod

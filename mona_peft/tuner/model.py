@@ -17,7 +17,6 @@ from mona_peft.class_swap import restore_class, swap_class
 from mona_peft.frozen_norm import freeze_batch_norms, unfreeze_batch_norms
 from mona_peft.heads import resolve_modules_to_save, trained_heads
 from mona_peft.per_sample import BASE, adapters_per_sample
-from mona_peft.renamed_blocks import rename_blocks
 from mona_peft.residual import AdaptedBlock
 from mona_peft.selection import BlockSelection, backbone_of, select_blocks
 from mona_peft.tuner.config import ResidualAdapterConfig
@@ -27,9 +26,7 @@ from mona_peft.tuner.layer import MERGE_MESSAGE, ResidualAdapterLayer
 def _check_before_load(
     tuner: ResidualAdapterModel, state_dict: dict[str, torch.Tensor], prefix: str, *load_arguments: Any
 ) -> None:
-    if tuner.loading is not None:
-        rename_blocks(tuner, state_dict, prefix, tuner.loading)
-    check_adapter_state(tuner, state_dict, prefix, tuner.loading)
+    check_adapter_state(tuner, state_dict, prefix)
 
 
 class ResidualAdapterModel(BaseTuner):
@@ -45,7 +42,6 @@ class ResidualAdapterModel(BaseTuner):
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         self._trained_before = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         super().__init__(model, *args, **kwargs)
-        self.loading: str | None = None
         self.register_load_state_dict_pre_hook(_check_before_load)
 
     def inject_adapter(
@@ -204,15 +200,6 @@ class ResidualAdapterModel(BaseTuner):
             "These adapters are not linear, so several have no weights in common that would give the sum of their "
             "outputs. Run them together instead: set_adapters(adapters, weights) weighs and adds their outputs."
         )
-
-    @contextmanager
-    def checked_loading(self, adapter_name: str | None) -> Iterator[None]:
-        """Expect of every state dict loaded meanwhile that it is exactly that of one adapter; None expects nothing."""
-        self.loading = adapter_name
-        try:
-            yield
-        finally:
-            self.loading = None
 
     def give_back(self) -> None:
         """Take the adapters off as `unload` does, and let train what could be trained before they were attached."""
