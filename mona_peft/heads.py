@@ -50,12 +50,22 @@ def resolve_modules_to_save(model: nn.Module, config: ResidualAdapterConfig) -> 
 
 
 def _check_names(model: nn.Module, modules_to_save: list[str]) -> None:
-    names = [name for name, _ in model.named_modules()]
-    unmatched = [wanted for wanted in modules_to_save if not any(name.endswith(wanted) for name in names)]
+    # PEFT compares endings as text: "embeddings" is also one of "embeddings.patch_embeddings".
+    matched = {
+        wanted: [name for name, _ in model.named_modules() if name.endswith(wanted)] for wanted in modules_to_save
+    }
+    unmatched = [wanted for wanted, names in matched.items() if not names]
     if unmatched:
         raise ValueError(
             f"modules_to_save: {unmatched} matches no module of {type(model).__name__}. Outside its backbone stand "
             f"{modules_outside(model, backbone_of(model))}; {TASK_HEAD!r} stands for all of them."
+        )
+    chosen = sorted({name for names in matched.values() for name in names})
+    nested = [(outer, inner) for outer in chosen for inner in chosen if inner.startswith(f"{outer}.")]
+    if nested:
+        raise ValueError(
+            f"modules_to_save={modules_to_save!r} means {nested[0][0]!r} and, inside it, {nested[0][1]!r}: PEFT takes "
+            "every module whose name ends so, and cannot save one inside another. Give longer endings that mean one."
         )
 
 
