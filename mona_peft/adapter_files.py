@@ -6,17 +6,18 @@ import re
 from pathlib import Path
 
 import torch
-from peft import PeftConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
+from mona_peft.adapter_saving import is_intact
 
-def check_weight_file(folder: str | Path, subfolder: str | None, config: PeftConfig) -> None:
-    """Check the weights that belong to a configuration loaded from a local folder; does nothing for a hub name.
+
+def check_weight_file(folder: str | Path, subfolder: str | None, is_needed: bool) -> None:
+    """Check the weights of an adapter in a local folder; does nothing for a hub name.
 
     Raises:
-        ValueError: If they are missing though an adapter was saved there, pickled, or damaged.
+        ValueError: If they are missing though needed, pickled, or damaged.
     """
     path = Path(folder, subfolder or "", SAFETENSORS_WEIGHTS_NAME)
     if not path.parent.is_dir():
@@ -27,61 +28,89 @@ def check_weight_file(folder: str | Path, subfolder: str | None, config: PeftCon
                 f"{path.parent} holds pickled weights, {WEIGHTS_NAME}, and they are not read: unpickling a file of "
                 f"others can run their code. Ask for {SAFETENSORS_WEIGHTS_NAME}."
             )
-        # PEFT saves the configuration of an adapter for inference; one saved by itself has no weights to miss.
-        if config.inference_mode:
+        if is_needed:
             raise ValueError(
                 f"{path} is missing: {path.parent} holds an adapter's configuration without its weights, only "
                 f"{sorted(file.name for file in path.parent.iterdir())}."
             )
         return
+    check_weights(path)
+
+
+def check_weights(path: Path) -> None:
+    """Check that a weight file is whole.
+
+    Raises:
+        ValueError: If it cannot be read, or its tensors are not those that were saved.
+    """
     try:
-        with safe_open(path, framework="pt"):
-            pass
+        intact = is_intact(path)
     except SafetensorError as error:
         raise ValueError(
             f"{path} cannot be read ({error}). It is {path.stat().st_size} bytes long and probably truncated or "
             "damaged: copy or download it again."
         ) from error
+    if not intact:
+        raise ValueError(
+            f"{path} is damaged: its tensors are not those that were saved, by the digest in its metadata. Copy or "
+            "download it again."
+        )
 
 
-def check_adapter_state(tuner: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+def check_adapter_state(
+    tuner: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, adapter_name: str | None = None
+) -> None:
     """Refuse adapter weights that do not fit the adapters of a tuner, before any is loaded.
 
     PEFT loads adapters with `strict=False`, so that of an adapter for another backbone it would load what happens to
     fit and leave the rest untrained.
 
+    Args:
+        tuner: The tuner that is about to load.
+        state_dict: What it is about to load.
+        prefix: What stands before the tuner's own names in the keys of `state_dict`.
+        adapter_name: Name of an adapter that `state_dict` has to hold exactly, its trained heads included. Without it
+            `state_dict` may hold anything else besides whole adapters, as one of a whole model does.
+
     Raises:
-        ValueError: If adapter weights are missing, have no place, or have another shape.
+        ValueError: If weights are missing, have no place, or have another shape or kind of numbers.
     """
-    layer_name, parameter_prefix = tuner.block_mixin.adapter_layer_name, re.escape(tuner.prefix)
-    pattern = re.compile(rf"(?:^|.*\.){layer_name}\.{parameter_prefix}[^.]+\.(?:(?P<adapter>[^.]+)\.)?[^.]+$")
-    given = {
-        key.removeprefix(prefix): (tuple(tensor.shape), match["adapter"])
-        for key, tensor in state_dict.items()
-        if (match := pattern.match(key))
-    }
-    adapter_names = {adapter for _, adapter in given.values()}
+    adapters = re.compile(
+        rf"(?:^|.*\.){tuner.block_mixin.adapter_layer_name}\.{re.escape(tuner.prefix)}[^.]+\."
+        r"(?:(?P<adapter>[^.]+)\.)?[^.]+$"
+    )
+    given = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
+    if adapter_name is None:
+        given = {key: tensor for key, tensor in given.items() if adapters.match(key)}
+    names = {adapters.match(key)["adapter"] for key in given if adapters.match(key)} | {adapter_name}
     expected = {
-        name: tuple(parameter.shape)
-        for name, parameter in tuner.named_parameters()
-        if (match := pattern.match(name)) and match["adapter"] in adapter_names
+        key: tensor
+        for key, tensor in tuner.state_dict().items()
+        if ((match := adapters.match(key)) and match["adapter"] in names)
+        or (adapter_name is not None and f".modules_to_save.{adapter_name}." in key)
     }
-    if not given:
+    if not given and adapter_name is None:
         return
+    in_both = [key for key in expected if key in given]
     complaints = {
         "have another shape": [
-            f"{key} {given[key][0]}, here {shape}"
-            for key, shape in expected.items()
-            if key in given and given[key][0] != shape
+            f"{key} {tuple(given[key].shape)}, here {tuple(expected[key].shape)}"
+            for key in in_both
+            if given[key].shape != expected[key].shape
+        ],
+        "hold another kind of numbers": [
+            f"{key} {given[key].dtype}, here {expected[key].dtype}"
+            for key in in_both
+            if given[key].is_floating_point() != expected[key].is_floating_point()
         ],
         "are missing": sorted(expected.keys() - given.keys()),
         "have no place in this model": sorted(given.keys() - expected.keys()),
     }
     if any(complaints.values()):
         found = "; ".join(
-            f"{len(names)} {complaint}, such as {names[0].removeprefix('model.')}"
-            for complaint, names in complaints.items()
-            if names
+            f"{len(keys)} {complaint}, such as {keys[0].removeprefix('model.')}"
+            for complaint, keys in complaints.items()
+            if keys
         )
         raise ValueError(
             f"The adapter does not fit this model, and nothing was loaded. Of its {len(given)} tensors: {found}. "

@@ -1,12 +1,16 @@
-"""Task heads: what `modules_to_save` means for a model, and a warning when a head stays frozen."""
+"""Task heads: what `modules_to_save` means for a model, a warning when a head stays frozen, how a trained head runs."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from mona_peft.class_swap import swap_class
+from mona_peft.per_sample import run_per_sample
 from mona_peft.selection import TASK_HEAD, backbone_of, modules_outside, parameters_outside
 
 if TYPE_CHECKING:
@@ -46,12 +50,22 @@ def resolve_modules_to_save(model: nn.Module, config: ResidualAdapterConfig) -> 
 
 
 def _check_names(model: nn.Module, modules_to_save: list[str]) -> None:
-    names = [name for name, _ in model.named_modules()]
-    unmatched = [wanted for wanted in modules_to_save if not any(name.endswith(wanted) for name in names)]
+    # PEFT compares endings as text: "embeddings" is also one of "embeddings.patch_embeddings".
+    matched = {
+        wanted: [name for name, _ in model.named_modules() if name.endswith(wanted)] for wanted in modules_to_save
+    }
+    unmatched = [wanted for wanted, names in matched.items() if not names]
     if unmatched:
         raise ValueError(
             f"modules_to_save: {unmatched} matches no module of {type(model).__name__}. Outside its backbone stand "
             f"{modules_outside(model, backbone_of(model))}; {TASK_HEAD!r} stands for all of them."
+        )
+    chosen = sorted({name for names in matched.values() for name in names})
+    nested = [(outer, inner) for outer in chosen for inner in chosen if inner.startswith(f"{outer}.")]
+    if nested:
+        raise ValueError(
+            f"modules_to_save={modules_to_save!r} means {nested[0][0]!r} and, inside it, {nested[0][1]!r}: PEFT takes "
+            "every module whose name ends so, and cannot save one inside another. Give longer endings that mean one."
         )
 
 
@@ -63,3 +77,36 @@ def _warn_of_frozen_head(model: nn.Module, config: ResidualAdapterConfig) -> Non
             f"write {REMEDY}; if this is what you want, modules_to_save=[] says so.",
             stacklevel=2,
         )
+
+
+class TrainedHead:
+    """Mixin in front of `ModulesToSaveWrapper`.
+
+    PEFT's own forward takes heads with positional arguments only before version 0.20 (Mask2Former's have none), and
+    heads for each sample only if they are one linear layer or convolution. And transformers activates an adapter in all
+    heads, also in those that it has not trained.
+    """
+
+    def set_adapter(self, adapter_names: str | list[str], *args: Any, **kwargs: Any) -> None:
+        """Make the head of an adapter active, or the frozen head if the adapter has none."""
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        super().set_adapter([name for name in names if name in self.modules_to_save], *args, **kwargs)
+
+    def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """Call the head of the active adapter, or of each sample's adapter."""
+        if adapter_names is None or self.disable_adapters:
+            names = [] if self.disable_adapters else self.active_adapters
+            return self._head_of(*names)(*args, **kwargs)
+        return run_per_sample({name: self._head_of(name) for name in adapter_names}, adapter_names, args, kwargs)
+
+    def _head_of(self, *adapter_names: str) -> nn.Module:
+        trained = [self.modules_to_save[name] for name in adapter_names if name in self.modules_to_save]
+        return trained[0] if trained else self.original_module
+
+
+def trained_heads(model: nn.Module) -> list[nn.Module]:
+    """Return the heads of a model that PEFT wraps to train and save them, each a `TrainedHead`."""
+    heads = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+    for head in heads:
+        swap_class(head, TrainedHead)
+    return heads

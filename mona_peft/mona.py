@@ -23,6 +23,8 @@ FilterReduction = Literal["mean", "sum"]
 NORM_POSITIONS = ("input", "bottleneck", "none")
 FILTER_REDUCTIONS = ("mean", "sum")
 LAYER_NORM_EPS = 1e-5
+MAX_BOTTLENECK_DIM, MAX_KERNEL_SIZE = 2**15, 255
+"""Limits that no model reaches; a configuration from elsewhere shall not ask for more memory than there is."""
 
 
 class Mona(nn.Module):
@@ -225,17 +227,18 @@ class MonaConfig(ResidualAdapterConfig):
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
         super().__post_init__()
-        self._check_integer("bottleneck_dim", minimum=1)
-        if isinstance(self.kernel_sizes, int):
-            self.kernel_sizes = (self.kernel_sizes,)
-        self.kernel_sizes = tuple(self.kernel_sizes)
-        odd = all(isinstance(size, int) and size > 0 and size % 2 == 1 for size in self.kernel_sizes)
+        self._check_integer("bottleneck_dim", minimum=1, maximum=MAX_BOTTLENECK_DIM)
+        self._check_items("kernel_sizes", int, "whole numbers")
+        self.kernel_sizes = (
+            (self.kernel_sizes,) if isinstance(self.kernel_sizes, int) else tuple(self.kernel_sizes or ())
+        )
+        odd = all(0 < size <= MAX_KERNEL_SIZE and size % 2 == 1 for size in self.kernel_sizes)
         if not self.kernel_sizes or not odd or len(set(self.kernel_sizes)) < len(self.kernel_sizes):
             raise ValueError(
-                f"kernel_sizes={self.kernel_sizes!r}: give at least one positive odd number and none twice, such as "
-                "(3, 5, 7). An even filter has no centre and would move the map."
+                f"kernel_sizes={self.kernel_sizes!r}: give at least one positive odd number and none twice, up to "
+                f"{MAX_KERNEL_SIZE}, such as (3, 5, 7). An even filter has no centre and would move the map."
             )
-        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+        if not isinstance(self.dropout, (int, float)) or isinstance(self.dropout, bool) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout!r}: give a probability from 0 up to but not including 1.")
         self._check_choice("norm_position", NORM_POSITIONS)
         self._check_choice("filter_reduction", FILTER_REDUCTIONS)

@@ -1,4 +1,7 @@
-"""Registration of adapter methods with PEFT: the only file that touches `PeftType` and PEFT's mappings."""
+"""Registration of adapter methods with PEFT: the only file that touches `PeftType` and PEFT's mappings.
+
+`peft_model.py` alone changes how `PeftModel` behaves around them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import register_peft_method
+
+from mona_peft.peft_model import adapt_peft_model
 
 
 def add_peft_type(name: str) -> PeftType:
@@ -46,3 +51,4 @@ def register_method(name: str, config_cls: type[PeftConfig], model_cls: type[Bas
     if add_peft_type(name.upper()) in PEFT_TYPE_TO_TUNER_MAPPING:
         return
     register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)
+    adapt_peft_model()

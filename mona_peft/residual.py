@@ -14,7 +14,7 @@ View and tap live for one call: nothing is remembered on the modules, so recompu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,8 +59,9 @@ class _BlockView:
 class _Adapters:
     """The adapters of a block for one call: what they add after either residual, in the layout that is there."""
 
-    def __init__(self, adapter_layer: nn.Module, grid: Grid) -> None:
+    def __init__(self, adapter_layer: nn.Module, grid: Grid, adapter_names: Sequence[str] | None) -> None:
         self.adapter_layer = adapter_layer
+        self.adapter_names = adapter_names
         self.token_map = adapter_layer.token_map
         self.grid = grid
         self.attention_delta: torch.Tensor | None = None  # d1, as tokens
@@ -79,7 +80,7 @@ class _Adapters:
 
     def _delta(self, hidden_states: torch.Tensor, layout: str, site: str) -> torch.Tensor | None:
         tokens = self.token_map.to_tokens(hidden_states, layout, self.grid)
-        return self.adapter_layer(tokens, self.grid, site)
+        return self.adapter_layer(tokens, self.grid, site, self.adapter_names)
 
     def _add(self, hidden_states: torch.Tensor, delta: torch.Tensor | None, layout: str) -> torch.Tensor:
         if delta is None:
@@ -96,19 +97,29 @@ class AdaptedBlock:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the block; the grid of the patches enters here, outside of gradient checkpointing."""
         adapter_layer = getattr(self, self.adapter_layer_name)
-        if adapter_layer.is_active:
+        if not adapter_layer.disable_adapters:
             kwargs |= adapter_layer.token_map.source.keywords()
         return super().__call__(*args, **kwargs)
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the block with its adapters; arguments and result are those of the stock block."""
+    def forward(
+        self, hidden_states: torch.Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the block with its adapters; arguments and result are those of the stock block.
+
+        Args:
+            hidden_states: As the stock block takes them.
+            args: Further arguments of the stock block.
+            adapter_names: Names of the adapters of each sample; without them the active adapters take part.
+            kwargs: Further arguments of the stock block.
+        """
         adapter_layer = getattr(self, self.adapter_layer_name)
-        if not adapter_layer.is_active:
+        if not adapter_layer.is_active(adapter_names):
             kwargs.pop(PATCH_GRID, None)
             return self.stock_class.forward(self, hidden_states, *args, **kwargs)
 
         anatomy = adapter_layer.anatomy
-        adapters = _Adapters(adapter_layer, adapter_layer.token_map.source.read(hidden_states, args, kwargs))
+        grid = adapter_layer.token_map.source.read(hidden_states, args, kwargs)
+        adapters = _Adapters(adapter_layer, grid, adapter_names)
         changes = {anatomy.mlp_entry: adapters.after_attention, anatomy.mlp_exit: adapters.after_mlp}
         taps = {name: _Tap(getattr(self, name), change) for name, change in changes.items() if name is not None}
         outputs = self.stock_class.forward(_BlockView(self, taps), hidden_states, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""The recorded tensors of the authors' code, and their names for Mona's parameters."""
+"""The recorded tensors of the authors' code."""
 
 from __future__ import annotations
 
@@ -8,29 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from mona_peft.official_names import MONA_PARAMETERS, MONA_SITES
+
 FOLDER = Path(__file__).parent / "parity"
-
-PARAMETERS = {
-    "norm.weight": "norm_weight",
-    "norm.bias": "norm_bias",
-    "gamma": "gamma",
-    "gammax": "gammax",
-    "project1.weight": "down_weight",
-    "project1.bias": "down_bias",
-    "adapter_conv.conv1.weight": "dw3_weight",
-    "adapter_conv.conv1.bias": "dw3_bias",
-    "adapter_conv.conv2.weight": "dw5_weight",
-    "adapter_conv.conv2.bias": "dw5_bias",
-    "adapter_conv.conv3.weight": "dw7_weight",
-    "adapter_conv.conv3.bias": "dw7_bias",
-    "adapter_conv.projector.weight": "pw_weight",
-    "adapter_conv.projector.bias": "pw_bias",
-    "project2.weight": "up_weight",
-    "project2.bias": "up_bias",
-}
-"""Our name of each parameter by the authors'."""
-
-SITES = {"my_module_1": "mona_attn", "my_module_2": "mona_mlp"}
 
 
 def recorded(name: str) -> dict[str, torch.Tensor]:
@@ -43,4 +23,4 @@ def our_name(official: str) -> str | None:
     if match is None:
         return None
     block, site, parameter = match.groups()
-    return f"base_model.model.swin.encoder.{block}.mona.{SITES[site]}.default.{PARAMETERS[parameter]}"
+    return f"base_model.model.swin.encoder.{block}.mona.{MONA_SITES[site]}.default.{MONA_PARAMETERS[parameter]}"

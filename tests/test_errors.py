@@ -54,6 +54,10 @@ def test_values_out_of_range(settings, message):
         ({"layers_to_transform": 4}, r"layers_to_transform=4: \[4\] is out of range. The model has 4 blocks"),
         ({"layers_to_transform": [0, -5]}, r"\[-5\] is out of range"),
         ({"layers_to_transform": []}, r"No block is left to adapt"),
+        (
+            {"modules_to_save": ["embeddings"]},
+            r"means 'swin.embeddings' and, inside it, 'swin.embeddings.patch_embeddings'.*longer endings",
+        ),
         ({"modules_to_save": ["clasifier"]}, r"\['clasifier'\] matches no module.*\['classifier'\]"),
     ],
     ids=str,

@@ -8,7 +8,8 @@ from peft import PeftModel, get_peft_model
 from transformers import SwinBackbone, SwinConfig
 
 from mona_peft import Mona, MonaConfig
-from tests.official import FOLDER, PARAMETERS, our_name, recorded
+from mona_peft.official_names import MONA_PARAMETERS
+from tests.official import FOLDER, our_name, recorded
 
 TOLERANCE = {"atol": 5e-5, "rtol": 0}
 INPUTS = ["sq64", "sq56", "odd60x92", "small24x40", "pad50x37"]
@@ -21,7 +22,7 @@ def module_record():
 
 def load_module(record: dict[str, torch.Tensor]) -> Mona:
     mona = Mona(24)
-    mona.load_state_dict({ours: record[f"param.{theirs}"] for theirs, ours in PARAMETERS.items()})
+    mona.load_state_dict({ours: record[f"param.{theirs}"] for theirs, ours in MONA_PARAMETERS.items()})
     return mona.eval()
 
 
@@ -32,7 +33,7 @@ def test_module_output_and_gradients(module_record):
     torch.testing.assert_close(y, module_record["y"], **TOLERANCE)
     (y * module_record["cotangent"]).sum().backward()
     torch.testing.assert_close(x.grad, module_record["grad_x"], **TOLERANCE)
-    for theirs, ours in PARAMETERS.items():
+    for theirs, ours in MONA_PARAMETERS.items():
         torch.testing.assert_close(
             mona.get_parameter(ours).grad,
             module_record[f"grad.{theirs}"],
@@ -97,7 +98,7 @@ def test_backbone_gradients(name):
         for key, gradient in recorded("expected_grads_w7").items()
         if key.startswith(f"{name}.") and (ours := our_name(key.removeprefix(f"{name}.")))
     }
-    assert len(expected) == 2 * 2 * len(PARAMETERS)  # two blocks with two Monas each
+    assert len(expected) == 2 * 2 * len(MONA_PARAMETERS)  # two blocks with two Monas each
     for ours, gradient in expected.items():
         torch.testing.assert_close(
             model.get_parameter(ours).grad, gradient, **TOLERANCE, msg=lambda m, n=ours: f"{n}: {m}"

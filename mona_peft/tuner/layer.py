@@ -1,0 +1,163 @@
+"""The layer that holds all adapters of one block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from mona_peft.blocks import SITES, Grid, TokenMap, anatomy_of, width_of
+from mona_peft.per_sample import rows_by_adapter
+from mona_peft.tuner.config import ResidualAdapterConfig
+
+MERGE_MESSAGE = (
+    "These adapters are not linear (a GELU stands between their projections), so they cannot be merged into the "
+    "backbone's weights. Save them with save_pretrained() and load them onto the backbone, or call unload() to get the "
+    "backbone back without them."
+)
+
+
+class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
+    """The adapters of one block, by site and adapter name.
+
+    It is a child of the block and holds all adapter state of it, so that the block itself is no tuner layer: PEFT takes
+    everything on a tuner layer for adapter weights.
+
+    Args:
+        block: The block, known to `mona_peft.blocks`.
+        token_map: Reads the grid and the tokens of the block.
+
+    Attributes:
+        dim: Width C of the block.
+        anatomy: The block's anatomy.
+        adapter_weights: Factor of each active adapter's output; an adapter that is not named has 1.
+        trained_heads: The heads of the whole model that PEFT trains and saves.
+    """
+
+    other_param_names = ()
+
+    def __init__(self, block: nn.Module, token_map: TokenMap) -> None:
+        super().__init__()
+        self.dim = width_of(block)
+        self.anatomy = anatomy_of(block)
+        self.token_map = token_map
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ModuleDict())
+        self._disable_adapters = False
+        self._active_adapter: str | list[str] = []
+        self.merged_adapters: list[str] = []
+        self.adapter_weights: dict[str, float] = {}
+        self.trained_heads: list[nn.Module] = []
+        self.train(block.training)
+
+    def make_adapter(self, config: ResidualAdapterConfig) -> nn.Module:
+        """Build one adapter of the block's width, initialised as `config` says; each method has its own."""
+        raise NotImplementedError
+
+    def update_layer(self, adapter_name: str, config: ResidualAdapterConfig, block: nn.Module) -> None:
+        """Add the adapters called `adapter_name` at the sites that `config` names, on the device of `block`."""
+        device, dtype = _device_and_dtype(block)
+        for site, adapters in self._adapters_by_site().items():
+            if site in config.sites and site in self.anatomy.sites:
+                adapter = self.make_adapter(config).train(block.training)
+                if next(adapter.parameters()).device.type != "meta":
+                    adapter = adapter.to(device, dtype)
+                adapters[adapter_name] = adapter
+
+    def _adapters_by_site(self) -> dict[str, nn.ModuleDict]:
+        return {site: getattr(self, name) for site, name in zip(SITES, self.adapter_layer_names, strict=True)}
+
+    def set_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Make adapters active, as `BaseTunerLayer.set_adapter` does, each with the weight 1."""
+        super().set_adapter(*args, **kwargs)
+        self.adapter_weights = {}
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Switch the adapters, and the trained heads with them, on or off."""
+        super().enable_adapters(enabled)
+        # transformers' enable_adapters() forgets the heads, which its disable_adapters() switches off.
+        for head in self.trained_heads:
+            head.enable_adapters(enabled)
+
+    def is_active(self, adapter_names: Sequence[str] | None = None) -> bool:
+        """Whether any adapter of this block takes part in the forward pass.
+
+        Args:
+            adapter_names: Names of the adapters of each sample; without them the active adapters count.
+        """
+        names = self.active_adapters if adapter_names is None else adapter_names
+        return not self.disable_adapters and any(
+            name in adapters for name in names for adapters in self._adapters_by_site().values()
+        )
+
+    def forward(
+        self, hidden_states: torch.Tensor, grid: Grid, site: str, adapter_names: Sequence[str] | None = None
+    ) -> torch.Tensor | None:
+        """Compute the weighted sum of what the active adapters of a site add.
+
+        Args:
+            hidden_states: Tokens of shape (B, N, C).
+            grid: (H, W).
+            site: One of `SITES`.
+            adapter_names: B names: each sample gets its own adapter alone, whichever are active.
+
+        Returns:
+            Tensor of the shape and dtype of `hidden_states`, or None if no adapter takes part at the site.
+
+        Raises:
+            ValueError: If there are not B names.
+        """
+        adapters = self._adapters_by_site()[site]
+        if adapter_names is not None:
+            return self._delta_per_sample(adapters, hidden_states, grid, adapter_names)
+        delta = None
+        for name in self.active_adapters:
+            if name in adapters:
+                output = self._delta(adapters[name], hidden_states, grid)
+                if name in self.adapter_weights:
+                    output = output * self.adapter_weights[name]
+                delta = output if delta is None else delta + output
+        return delta
+
+    def _delta_per_sample(
+        self, adapters: nn.ModuleDict, hidden_states: torch.Tensor, grid: Grid, adapter_names: Sequence[str]
+    ) -> torch.Tensor:
+        delta = torch.zeros_like(hidden_states)
+        for name, rows in rows_by_adapter(adapter_names, hidden_states.shape[0]).items():
+            if name in adapters:
+                delta[rows] = self._delta(adapters[name], hidden_states[rows], grid)
+        return delta
+
+    def _delta(self, adapter: nn.Module, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
+        inputs = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
+        return adapter(inputs, grid).to(hidden_states.dtype)
+
+    def get_base_layer(self) -> nn.Module:
+        """Return the layer itself: it stands beside what it adapts and wraps nothing."""
+        return self
+
+    @property
+    def weight(self) -> None:
+        """No weight is adapted, so there is none to show."""
+        return None
+
+    @property
+    def bias(self) -> None:
+        """No bias is adapted, so there is none to show."""
+        return None
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refuse: see `ResidualAdapterModel.merge_and_unload`."""
+        raise NotImplementedError(MERGE_MESSAGE)
+
+    def unmerge(self) -> None:
+        """Refuse: nothing can have been merged."""
+        raise NotImplementedError(MERGE_MESSAGE)
+
+
+def _device_and_dtype(block: nn.Module) -> tuple[torch.device, torch.dtype]:
+    norm_weight = getattr(block, anatomy_of(block).norm).weight
+    return norm_weight.device, norm_weight.dtype
