@@ -69,10 +69,10 @@ from transformers import (
     Swinv2Config,
     Swinv2Model,
     ViTConfig,
-    ViTModel,
     VitDetBackbone,
     VitDetConfig,
     VitDetModel,
+    ViTModel,
 )
 from transformers.models.maskformer.modeling_maskformer_swin import MaskFormerSwinBackbone, MaskFormerSwinModel
 

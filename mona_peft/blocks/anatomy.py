@@ -1,4 +1,4 @@
-"""Anatomy of a residual block, as data: where the MLP branch enters, how tokens lie, where the block's grid is known."""
+"""Anatomy of a residual block, as data: where the MLP branch enters, how tokens lie, where the grid is known."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BlockAnatomy:
         mlp_entry_layout: How they lie where the MLP branch enters, if otherwise.
         mlp_exit: Name of the submodule that alone receives `out`, in blocks that go on behind it; blocks without this
             submodule end there.
-        post_norm: (name of a flag of the block, `mlp_entry` where the flag is set), for classes that come in both kinds.
+        post_norm: (name of a flag of the block, `mlp_entry` where the flag is set), for classes of both kinds.
         unroll_schedule: Name of the attribute, of a module around the block, with the strides by which the tokens of
             each stage are unrolled into mask units (Hiera).
         vision_config: Path in the block to the configuration of its tower, for classes that text towers use too; only
@@ -69,7 +69,8 @@ class BlockAnatomy:
             )
         if len(self.grid_arguments) > 2:
             raise ValueError(
-                f"grid_arguments={self.grid_arguments!r}: name one argument that holds (H, W), or two: height and width."
+                f"grid_arguments={self.grid_arguments!r}: name one argument that holds (H, W), or two, height and "
+                "width."
             )
 
     @property
