@@ -82,7 +82,7 @@ def test_injection_and_state_dict(name, saved, low_cpu_mem_usage):
         MonaConfig(modules_to_save="task-head"), model, low_cpu_mem_usage=low_cpu_mem_usage, state_dict=state_dict
     )
     assert type(model) is type(build(name))
-    result = set_peft_model_state_dict(model, state_dict, low_cpu_mem_usage=low_cpu_mem_usage)
+    result = set_peft_model_state_dict(model, dict(state_dict), low_cpu_mem_usage=low_cpu_mem_usage)
     assert result.unexpected_keys == []
     assert_same_outputs(model, expected)
     restored = get_peft_model_state_dict(model)
