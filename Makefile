@@ -1,6 +1,8 @@
 # Each target sets up what it needs in a virtual environment of its own, once; a second call starts right away.
 #   make demo                     train the head alone, then Mona, on handwritten digits over photographs
 #   make test ARGS="-k resume"    the tests; ARGS go to pytest
+#   make test-versions            the tests on the oldest and the newest supported transformers and PEFT
+#   make test-quantization        those of a backbone in int8, with torchao
 #   make quality                  ruff's checks, as CI runs them
 #   make style                    ruff's fixes and format
 # PYTHON=/path/to/python chooses the interpreter, VENV=.venv the environment's folder.
@@ -14,7 +16,10 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constrain
 REQUIREMENTS := pyproject.toml constraints.txt
 CODE := $(wildcard mona_peft scripts tests notebooks)
 
-.PHONY: demo test quality style clean
+# transformers and PEFT, oldest and newest supported; pyproject.toml has the range.
+VERSIONS := 5.9.0+0.20.0 5.23.0+0.21.2
+
+.PHONY: demo test test-versions test-quantization quality style clean
 
 demo: $(VENV)/demo.stamp
 	$(RUN) -m scripts.demo $(ARGS)
@@ -22,6 +27,19 @@ demo: $(VENV)/demo.stamp
 # One thread a worker: two workers on two cores would otherwise compete.
 test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --nbmake tests $(wildcard notebooks) $(ARGS)
+
+test-versions: $(VERSIONS:%=test-versions-%)
+
+# An environment above that of the tests, in which only these packages are others.
+test-versions-%: $(VENV)/test.stamp
+	$(PYTHON) -m venv $(VENV)/versions/$*
+	$(RUN) -c "import site; print(site.getsitepackages()[0])" > $$($(VENV)/versions/$*/bin/python -c "import site; print(site.getsitepackages()[0])")/below.pth
+	$(VENV)/versions/$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		"transformers==$(word 1,$(subst +, ,$*))" "peft==$(word 2,$(subst +, ,$*))"
+	OMP_NUM_THREADS=1 $(VENV)/versions/$*/bin/python -m pytest -n 2 tests --ignore tests/scripts $(ARGS)
+
+test-quantization: $(VENV)/quantization.stamp
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m quantization tests $(ARGS)
 
 quality: $(VENV)/ruff.stamp
 	$(RUN) -m ruff check $(CODE)
@@ -47,6 +65,6 @@ $(VENV)/ruff.stamp: $(VENV)/venv.stamp constraints.txt
 	$(INSTALL) ruff
 	touch $@
 
-$(VENV)/demo.stamp $(VENV)/test.stamp: $(VENV)/%.stamp: $(VENV)/torch.stamp $(REQUIREMENTS)
+$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/quantization.stamp: $(VENV)/%.stamp: $(VENV)/torch.stamp $(REQUIREMENTS)
 	$(INSTALL) --editable ".[$*]"
 	touch $@

@@ -82,9 +82,8 @@ def _warn_of_frozen_head(model: nn.Module, config: ResidualAdapterConfig) -> Non
 class TrainedHead:
     """Mixin in front of `ModulesToSaveWrapper`.
 
-    PEFT's own forward takes heads with positional arguments only before version 0.20 (Mask2Former's have none), and
-    heads for each sample only if they are one linear layer or convolution. And transformers activates an adapter in all
-    heads, also in those that it has not trained.
+    PEFT's own forward takes a head for each sample only if the heads are one linear layer or convolution, and
+    transformers activates an adapter in all heads, also in those that it has not trained.
     """
 
     def set_adapter(self, adapter_names: str | list[str], *args: Any, **kwargs: Any) -> None:

@@ -85,18 +85,19 @@ class ResidualAdapterPeftModel:
             ValueError: If its weights are missing, damaged or pickled, or do not fit the model.
         """
         is_new = adapter_name not in self.peft_config
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         self._loading = None if kwargs.get("ignore_mismatched_sizes") else adapter_name
         try:
             _check_weights(model_id, kwargs)
             return super().load_adapter(str(model_id), adapter_name, *args, **kwargs)
         except KeyError as error:
-            self._forget(adapter_name, is_new)
+            self._forget(adapter_name, is_new, trained)
             raise ValueError(
                 f"The adapter in {model_id} lacks {error}, and nothing was loaded: its configuration names "
                 f"modules_to_save whose weights are not in its file."
             ) from error
         except BaseException:
-            self._forget(adapter_name, is_new)
+            self._forget(adapter_name, is_new, trained)
             raise
         finally:
             self._loading = None
@@ -114,9 +115,11 @@ class ResidualAdapterPeftModel:
         super().create_or_update_model_card(str(output_dir))
         write_card(Path(output_dir), self._base_config)
 
-    def _forget(self, adapter_name: str, is_new: bool) -> None:
+    def _forget(self, adapter_name: str, is_new: bool, trained: set[str]) -> None:
         if is_new and adapter_name in self.peft_config:
             self.delete_adapter(adapter_name)
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name in trained)
 
     @property
     def _base_config(self) -> Any:

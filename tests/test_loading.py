@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from peft import (
     LoraConfig,
     PeftModel,
@@ -30,15 +32,20 @@ def assert_same_outputs(model: nn.Module, expected: torch.Tensor) -> None:
     torch.testing.assert_close(logits(model.eval(), images()), expected, atol=1e-6, rtol=0)
 
 
+# Before 5.17 transformers' own load_adapter() leaves trained heads out, and warns of it; LoRA's too.
+LOADS_HEADS_NATIVELY = Version(transformers.__version__) >= Version("5.17")
+
+
 @pytest.fixture(params=NAMES)
 def name(request) -> str:
     return request.param
 
 
 @pytest.fixture
-def saved(name, tmp_path) -> tuple[Path, torch.Tensor]:
+def saved(name, tmp_path, request) -> tuple[Path, torch.Tensor]:
     """Folder of a trained adapter, and the adapted model's outputs."""
-    model = trained(name)
+    without_heads = "native" in request.keywords and not LOADS_HEADS_NATIVELY
+    model = trained(name, modules_to_save=[] if without_heads else "task-head")
     model.save_pretrained(tmp_path / "adapter")
     expected = logits(model, images())
     assert largest_difference([expected], [logits(build(name), images())]) > 1e-3
@@ -82,13 +89,14 @@ def test_injection_and_state_dict(name, saved, low_cpu_mem_usage):
         MonaConfig(modules_to_save="task-head"), model, low_cpu_mem_usage=low_cpu_mem_usage, state_dict=state_dict
     )
     assert type(model) is type(build(name))
-    result = set_peft_model_state_dict(model, state_dict, low_cpu_mem_usage=low_cpu_mem_usage)
+    result = set_peft_model_state_dict(model, dict(state_dict), low_cpu_mem_usage=low_cpu_mem_usage)
     assert result.unexpected_keys == []
     assert_same_outputs(model, expected)
     restored = get_peft_model_state_dict(model)
     assert all(torch.equal(restored[key], state_dict[key]) for key in state_dict)
 
 
+@pytest.mark.native
 def test_native_adapters_of_transformers(name, saved, tmp_path):
     """add_adapter, load_adapter, set_adapter, disable_adapters, enable_adapters, delete_adapter; to PEFT and back."""
     folder, expected = saved
@@ -120,6 +128,7 @@ def test_native_adapters_of_transformers(name, saved, tmp_path):
     assert_same_outputs(reloaded, second)
 
 
+@pytest.mark.native
 def test_adapter_folder_as_a_model(name, saved, tmp_path):
     folder, expected = saved
     build(name).save_pretrained(tmp_path / "base")

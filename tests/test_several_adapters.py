@@ -244,11 +244,3 @@ def test_trainable_parameters_are_printed(capsys):
     model.print_trainable_parameters()
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert f"trainable params: {trainable:,} || all params: " in capsys.readouterr().out
-
-
-def test_adding_a_name_twice():
-    model = two_adapters("swin", modules_to_save=None)
-    before = outputs(model, images())
-    with pytest.raises(ValueError, match=r"narrow.*already exists|already.*narrow"):
-        model.add_adapter("narrow", MonaConfig())
-    assert largest_difference(outputs(model, images()), before) == 0
