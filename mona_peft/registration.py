@@ -10,6 +10,7 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import register_peft_method
 
+from mona_peft.peft_compat import keep_adapters_apart
 from mona_peft.peft_model import adapt_peft_model
 
 
@@ -52,3 +53,4 @@ def register_method(name: str, config_cls: type[PeftConfig], model_cls: type[Bas
         return
     register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)
     adapt_peft_model()
+    keep_adapters_apart()
