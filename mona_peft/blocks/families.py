@@ -22,9 +22,7 @@ _CLIP = BlockAnatomy(
 _PVT = BlockAnatomy(mlp_entry="layer_norm_2", norm="layer_norm_1", grid_arguments=("height", "width"))
 _CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout="BCHW")
 _TIMM_SWIN = BlockAnatomy(mlp_entry="norm2", norm="norm1", layout="BHWC", mlp_entry_layout="BNC")
-_TIMM_VIT = BlockAnatomy(
-    mlp_entry="layernorm_after", norm="layernorm_before", patch_projection="patch_embeddings.projection"
-)
+_TIMM_VIT = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embed.proj")
 
 KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "SwinLayer": _SWIN,

@@ -1,0 +1,58 @@
+"""Composed models: the default adapts the vision backbone and nothing else, and the rest is the task head."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+
+from mona_peft import MonaConfig
+from mona_peft.residual import AdaptedBlock
+from tests.backbones import image
+from tests.composed import COMPOSED, build
+from tests.test_backbones import tensors
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, name: str) -> list[torch.Tensor]:
+    row = COMPOSED[name]
+    channels = 4 if name == "vitmatte" else 3  # with the trimap
+    pixel_values = torch.cat([image(row.image), image(row.image, seed=2)], dim=1)[:, :channels]
+    return [tensor.float() for tensor in tensors(model(pixel_values=pixel_values, **row.inputs()))]
+
+
+def is_same(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_the_vision_backbone_alone_is_adapted(name):
+    row = COMPOSED[name]
+    base = outputs(build(name).requires_grad_(False), name)
+    model = get_peft_model(build(name), MonaConfig(modules_to_save=[])).eval()
+    blocks = [key for key, module in model.base_model.model.named_modules() if isinstance(module, AdaptedBlock)]
+    assert len(blocks) == row.blocks
+    assert all(key.startswith(f"{row.backbone}.") for key in blocks), blocks
+    for key, parameter in model.named_parameters():
+        assert parameter.requires_grad == (".mona.mona_" in key), key
+    assert is_same(outputs(model, name), base)
+
+    changed = get_peft_model(build(name), MonaConfig(modules_to_save=[], init_weights=False)).eval()
+    assert not is_same(outputs(changed, name), base)
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_the_rest_is_the_task_head(name):
+    row = COMPOSED[name]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*stay frozen: they lie directly in a larger module")
+        model = get_peft_model(build(name), MonaConfig(modules_to_save="task-head"))
+    heads = model.peft_config["default"].modules_to_save
+    assert set(row.heads) <= set(heads), heads
+    assert not [head for head in heads if head.startswith(row.backbone)]
+    trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    for head in row.heads:
+        assert any(f"{head}.modules_to_save." in key for key in trained), head

@@ -1,0 +1,53 @@
+"""Lets a torchvision without its compiled operators be imported, by declaring their schemas; for tests of timm alone.
+
+timm imports torchvision, whose Python half registers gradients and shapes of operators that its compiled half defines.
+Where that half does not fit the installed torch, the import fails although nothing here calls such an operator.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+_ROI = "Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width"
+_GRAD = "Tensor grad, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width"
+_SIZE = "SymInt batch_size, SymInt channels, SymInt height, SymInt width"
+_DEFORM = (
+    "Tensor weight, Tensor offset, Tensor mask, Tensor bias, SymInt stride_h, SymInt stride_w, SymInt pad_h, "
+    "SymInt pad_w, SymInt dilation_h, SymInt dilation_w, SymInt groups, SymInt offset_groups, bool use_mask"
+)
+SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    f"roi_align({_ROI}, int sampling_ratio, bool aligned) -> Tensor",
+    f"roi_pool({_ROI}) -> (Tensor, Tensor)",
+    f"ps_roi_align({_ROI}, int sampling_ratio) -> (Tensor, Tensor)",
+    f"ps_roi_pool({_ROI}) -> (Tensor, Tensor)",
+    f"deform_conv2d(Tensor input, {_DEFORM}) -> Tensor",
+    f"_roi_align_backward({_GRAD}, {_SIZE}, int sampling_ratio, bool aligned) -> Tensor",
+    f"_roi_pool_backward({_GRAD}, Tensor argmax, {_SIZE}) -> Tensor",
+    f"_ps_roi_align_backward({_GRAD}, Tensor mapping, {_SIZE}, int sampling_ratio) -> Tensor",
+    f"_ps_roi_pool_backward({_GRAD}, Tensor mapping, {_SIZE}) -> Tensor",
+    f"_deform_conv2d_backward(Tensor grad, Tensor input, {_DEFORM}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+_LIBRARY = None
+
+
+def declare() -> None:
+    """Declare the operators that are missing; does nothing where torchvision brings its own."""
+    global _LIBRARY
+    if _LIBRARY is not None:
+        return
+    try:
+        import torchvision
+    except RuntimeError:  # "operator torchvision::nms does not exist"
+        pass
+    else:
+        del torchvision
+        return
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in SCHEMAS:
+        _LIBRARY.define(schema)
