@@ -85,11 +85,11 @@ def _complete_front_matter(data: ModelCardData, config: dict[str, Any]) -> None:
     data.library_name = "peft"
     tags = {*(data.tags or []), config["peft_type"].lower()}
     base_model = config["base_model_name_or_path"]
-    if base_model and Path(base_model).exists():
-        # The hub takes its own names only, not a folder on somebody's machine.
+    # The hub takes its own names only, not a folder on somebody's machine.
+    if not base_model or Path(base_model).exists():
         data.base_model = None
         tags = {tag for tag in tags if not tag.startswith("base_model:")}
-    elif base_model:
+    else:
         data.base_model = base_model
         tags.add(f"base_model:adapter:{base_model}")
     data.tags = sorted(tags)

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from mona_peft import MonaConfig
-from tests.models import build, images, largest_difference, outputs
+from tests.models import build, images, largest_difference
 from tests.test_save_load import trained
 
 NAMES = ["swin-classifier", "swinv2-classifier", "upernet"]
