@@ -109,10 +109,16 @@ def test_export_and_onnx_with_any_batch(name, tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["swin-classifier", "swinv2-classifier", "upernet", "mask2former"])
-@pytest.mark.parametrize(
-    "clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
-)
+COPIES = [
+    pytest.param(clone, name, id=f"{kind}-{name}")
+    for kind, clone in {"copy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}.items()
+    for name in ("swin-classifier", "swinv2-classifier", "upernet", "mask2former")
+    # transformers' own models around a backbone cannot be pickled: a hook in them is a local function.
+    if kind == "copy" or name.endswith("classifier")
+]
+
+
+@pytest.mark.parametrize(("clone", "name"), COPIES)
 def test_copies_are_whole_and_independent(clone, name):
     model = trained(name)
     other = clone(model)
