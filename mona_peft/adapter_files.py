@@ -85,13 +85,15 @@ def check_adapter_state(
     names = {adapters.match(key)["adapter"] for key in given if adapters.match(key)} | {adapter_name}
     expected = {
         key: tensor
-        for key, tensor in tuner.state_dict().items()
+        for key, tensor in tuner.state_dict(keep_vars=True).items()
         if ((match := adapters.match(key)) and match["adapter"] in names)
         or (adapter_name is not None and f".modules_to_save.{adapter_name}." in key)
     }
     if not given and adapter_name is None:
         return
     in_both = [key for key in expected if key in given]
+    # A detector may have one tensor under several names, of which one is saved.
+    loaded = {id(expected[key]) for key in in_both}
     complaints = {
         "have another shape": [
             f"{key} {tuple(given[key].shape)}, here {tuple(expected[key].shape)}"
@@ -103,7 +105,7 @@ def check_adapter_state(
             for key in in_both
             if given[key].is_floating_point() != expected[key].is_floating_point()
         ],
-        "are missing": sorted(expected.keys() - given.keys()),
+        "are missing": sorted(key for key, tensor in expected.items() if id(tensor) not in loaded),
         "have no place in this model": sorted(given.keys() - expected.keys()),
     }
     if any(complaints.values()):

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +22,10 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 
 UNFINISHED = ".unfinished_adapter"
-"""Folder in which an adapter is written before its files are moved into place."""
+"""How the folder begins in which a process writes an adapter before it is moved into place; its number follows."""
+
+ABANDONED_AFTER = 3600
+"""Age in seconds of such a folder from which on its process counts as dead."""
 
 DIGEST = "sha256"
 """Name of the digest of all tensors in a weight file's metadata."""
@@ -32,9 +36,15 @@ LENGTH_BYTES = ALIGNMENT = 8
 
 @contextmanager
 def unfinished_folder(folder: Path) -> Iterator[Path]:
-    """Provide an empty hidden folder inside `folder`, which is made if need be, and remove it afterwards."""
-    unfinished = folder / UNFINISHED
-    shutil.rmtree(unfinished, ignore_errors=True)
+    """Provide an empty hidden folder inside `folder`, which is made if need be, and remove it afterwards.
+
+    Each process has its own, for several may save the same adapter in one place.
+    """
+    unfinished = folder / f"{UNFINISHED}.{os.getpid()}"
+    for other in folder.glob(f"{UNFINISHED}.*"):
+        with suppress(FileNotFoundError):  # another process may be the first to remove it
+            if other == unfinished or time.time() - other.stat().st_mtime > ABANDONED_AFTER:
+                shutil.rmtree(other, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
@@ -52,12 +62,12 @@ def move_into_place(new: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = new / SAFETENSORS_WEIGHTS_NAME
     if weights.is_file():
-        for stale in folder.glob(_waiting_config("*")):
-            stale.unlink()
         waiting = folder / _waiting_config(recorded_digest(weights))
+        for stale in set(folder.glob(_waiting_config("*"))) - {waiting}:
+            stale.unlink(missing_ok=True)
         os.replace(new / CONFIG_NAME, waiting)
         os.replace(weights, folder / SAFETENSORS_WEIGHTS_NAME)
-        os.replace(waiting, folder / CONFIG_NAME)
+        finish_interrupted_save(folder)
     for path in sorted(new.iterdir()):
         if path.is_file():
             os.replace(path, folder / path.name)
@@ -67,7 +77,7 @@ def finish_interrupted_save(folder: Path) -> None:
     """Take the last step of a save that was killed after its weights had been moved into place."""
     weights = folder / SAFETENSORS_WEIGHTS_NAME
     if weights.is_file() and any(folder.glob(_waiting_config("*"))):
-        # Another process that loads the same adapter may be the first to rename it.
+        # Another process that saves or loads the same adapter may be the first to rename it.
         with suppress(FileNotFoundError):
             os.replace(folder / _waiting_config(recorded_digest(weights)), folder / CONFIG_NAME)
 

@@ -34,6 +34,9 @@ _made_for_loading: ContextVar[list[PeftModel] | None] = ContextVar("made_for_loa
 class ResidualAdapterPeftModel:
     """Mixin in front of the class of a `PeftModel`."""
 
+    _loading: str | None = None
+    """Name of the adapter that `load_adapter` is about to load."""
+
     def save_pretrained(
         self,
         save_directory: str | Path,
@@ -73,9 +76,10 @@ class ResidualAdapterPeftModel:
             folders = [weights.parent for weights in sorted(new.rglob(SAFETENSORS_WEIGHTS_NAME))]
             for adapter_folder in folders:
                 add_digest(adapter_folder / SAFETENSORS_WEIGHTS_NAME)
-            for written in {new, *folders}:
+            all_folders = folders if new in folders else [*folders, new]
+            for written in all_folders:
                 write_card(written, self._base_config)
-            for written in {new, *folders}:
+            for written in all_folders:
                 move_into_place(written, folder / written.relative_to(new))
 
     def load_adapter(self, model_id: str | Path, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
@@ -104,7 +108,7 @@ class ResidualAdapterPeftModel:
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load weights as `nn.Module.load_state_dict` does; what `load_adapter` loads has to be one whole adapter."""
-        if getattr(self, "_loading", None) is not None:
+        if self._loading is not None:
             state_dict = dict(state_dict)
             rename_blocks(self.base_model, state_dict, "base_model.", self._loading)
             check_adapter_state(self.base_model, state_dict, "base_model.", self._loading)

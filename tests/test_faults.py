@@ -119,6 +119,27 @@ def test_killed_by_the_system_at_any_moment(old_and_new, tmp_path, rounds):
         which(tmp_path, old_and_new)
 
 
+def save_often(model: PeftModel, folder: Path) -> None:
+    torch.set_num_threads(1)
+    for _ in range(5):
+        model.save_pretrained(folder)
+
+
+def test_several_processes_save_in_one_place(old_and_new, tmp_path):
+    """As where every process of a training calls save_pretrained() without saying which is the main one."""
+    model = old_and_new["new"][0]
+    processes = [
+        multiprocessing.get_context("fork").Process(target=save_often, args=(model, tmp_path)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert which(tmp_path, old_and_new) == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", CONFIG, WEIGHTS]
+
+
 def change_bytes(change: Callable[[bytearray], object]) -> Callable[[Path], None]:
     def corrupt(folder: Path) -> None:
         content = bytearray((folder / WEIGHTS).read_bytes())

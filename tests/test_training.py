@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -16,6 +17,7 @@ from tests.models import build, images, largest_difference, outputs
 from tests.training_runs import adapted_model, losses, train_by_hand, train_with_trainer
 
 WEIGHTS = "adapter_model.safetensors"
+ACCELERATE_CONFIGS = Path(__file__).parents[1] / "scripts" / "accelerate_configs"
 LOSS_ROUNDING = 1e-4
 """Trainer writes losses with four digits behind the point."""
 
@@ -94,3 +96,13 @@ def test_resuming_is_exact(tmp_path):
     assert_same_weights(tmp_path / "resumed", tmp_path / "whole", atol=0.0)
     early, late = (load_file(tmp_path / "whole" / f"checkpoint-{step}" / WEIGHTS) for step in (2, 3))
     assert any(not torch.equal(early[key], late[key]) for key in early)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed_zero2"])
+def test_configurations_are_read_by_accelerate(name):
+    """accelerate takes every field, and the class that FSDP wraps is that of an adapted block."""
+    config = load_config_from_file(str(ACCELERATE_CONFIGS / f"{name}.yaml"))
+    assert config.num_processes == 2
+    wrapped = config.fsdp_config.get("fsdp_transformer_layer_cls_to_wrap") if name == "fsdp2" else None
+    if wrapped:
+        assert any(type(module).__name__ == wrapped for module in adapted_model().modules())

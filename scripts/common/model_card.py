@@ -6,14 +6,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from mona_peft.model_card import IMPORT_NOTE
 from scripts.common.metrics import METRIC_NAMES
 
 MAX_NAMED_CLASSES = 20
 TITLES = {"mona": "Mona adapter", "fixed": "Task head"}
-IMPORT_NOTE = (
-    "`import mona_peft` comes first: it registers the adapter's type with PEFT, which otherwise stops with "
-    "`KeyError: 'MONA'`. "
-)
 
 BODY = """# {title}
 
@@ -81,7 +78,7 @@ def model_card(record: dict[str, Any]) -> ModelCard:
         base=record["parameters"]["base"],
         share=record["parameters"]["trainable_share"],
         load_code=load_code(record),
-        import_note=IMPORT_NOTE if _is_mona(record) else "",
+        import_note=f"{IMPORT_NOTE} " if _is_mona(record) else "",
         adapter_path=record["adapter_path"],
         results=_results_table(record["results"]),
         settings=json.dumps({**record["method"], **record["training"]}, indent=2),
