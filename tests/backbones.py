@@ -202,6 +202,13 @@ class Backbone:
         return [self.prefix] * len(self.strides) if isinstance(self.prefix, int) else list(self.prefix)
 
 
+def eomt_large() -> nn.Module:
+    model = EomtForUniversalSegmentation(EomtConfig())
+    # Read in each forward, which a tensor on the meta device does not allow.
+    model.attn_mask_probs = torch.zeros(model.config.num_blocks, device="cpu")
+    return model
+
+
 STAGES = {"image": (64, 96), "further_images": ((96, 64), (64, 64))}
 FIXED = {"image": (28, 28), "further_images": ()}
 
@@ -348,7 +355,7 @@ BACKBONES: dict[str, Backbone] = {
         lambda: EomtForUniversalSegmentation(EomtConfig(**EOMT)),
         naive.DINO,
         (7,) * 3,
-        ("EoMT-L/16", lambda: EomtForUniversalSegmentation(EomtConfig())),
+        ("EoMT-L/16", eomt_large),
         prefix=(3, 3, 8),
         checkpoints=(),
         **FIXED,
