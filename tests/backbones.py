@@ -41,6 +41,8 @@ from transformers import (
     DPTConfig,
     DPTModel,
     EomtConfig,
+    EomtDinov3Config,
+    EomtDinov3ForUniversalSegmentation,
     EomtForUniversalSegmentation,
     FocalNetBackbone,
     FocalNetConfig,
@@ -96,6 +98,7 @@ DINOV3 = {
 }
 CLIP = {**SMALL, "intermediate_size": 24, "image_size": 32, "patch_size": 8, "attention_dropout": 0.1}
 EOMT = {**DINO, "num_blocks": 1, "num_queries": 5, "num_register_tokens": 2, "num_upscale_blocks": 1}
+EOMT_DINOV3 = {**DINOV3, "num_blocks": 1, "num_queries": 5, "num_register_tokens": 2, "num_upscale_blocks": 1}
 SWIN = {**TWO_STAGES, **DROPOUT, "drop_path_rate": 0.3}
 PYRAMID = {
     "num_encoder_blocks": 2,
@@ -200,6 +203,13 @@ class Backbone:
     def prefixes(self) -> list[int]:
         """Number of prefix tokens of each block."""
         return [self.prefix] * len(self.strides) if isinstance(self.prefix, int) else list(self.prefix)
+
+
+def eomt_large(model_class: type[nn.Module], config_class: type[Any]) -> nn.Module:
+    model = model_class(config_class())
+    # Read in each forward, which a tensor on the meta device does not allow.
+    model.attn_mask_probs = torch.zeros(model.config.num_blocks, device="cpu")
+    return model
 
 
 STAGES = {"image": (64, 96), "further_images": ((96, 64), (64, 64))}
@@ -348,10 +358,21 @@ BACKBONES: dict[str, Backbone] = {
         lambda: EomtForUniversalSegmentation(EomtConfig(**EOMT)),
         naive.DINO,
         (7,) * 3,
-        ("EoMT-L/16", lambda: EomtForUniversalSegmentation(EomtConfig())),
+        ("EoMT-L/16", lambda: eomt_large(EomtForUniversalSegmentation, EomtConfig)),
         prefix=(3, 3, 8),
         checkpoints=(),
         **FIXED,
+    ),
+    "eomt-dinov3": Backbone(
+        "EoMT on DINOv3",
+        lambda: EomtDinov3ForUniversalSegmentation(EomtDinov3Config(**EOMT_DINOV3)),
+        naive.DINO,
+        (8,) * 3,
+        ("EoMT-L/16", lambda: eomt_large(EomtDinov3ForUniversalSegmentation, EomtDinov3Config)),
+        prefix=(3, 3, 8),
+        checkpoints=(),
+        image=(32, 32),
+        further_images=(),
     ),
     "clip": Backbone(
         "CLIP vision",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -333,12 +332,42 @@ def compiled(model: nn.Module, backend: str) -> Callable[..., Any]:
     return torch.compile(model, fullgraph=True, backend=backend)
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", BACKBONES)
-def test_compiles_whole(name, backend):
+COMPILED_ALWAYS = ["swin", "vit", "dinov2", "sam", "hiera", "convnext"]
+"""One of each source of the grid and each layout; the other rows are compiled with `-m slow`."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in COMPILED_ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES]
+)
+def test_compiles_whole(name):
     row = BACKBONES[name]
     model = adapted(name)
     expected = outputs(model, row, row.image)
-    ours = tensors(partial(compiled(model.base_model.model, backend))(image(row.image), **row.arguments))
+    ours = tensors(compiled(model.base_model.model, "eager")(image(row.image), **row.arguments))
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["no checkpointing", "non-reentrant"])
+@pytest.mark.parametrize("name", ["swin", "vit", "dinov2", "convnext"])
+def test_compiled_training(name, kind):
+    """Two sizes, one after the other, through one compiled model; without dropout, which draws otherwise compiled."""
+    row = BACKBONES[name]
+    if kind not in ("no checkpointing", *row.checkpoints):
+        return
+    model = adapted(name, dropout=0.0).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) or "DropPath" in type(module).__name__:
+            module.eval()
+        for attribute in ("attention_dropout", "dropout_prob"):
+            if isinstance(getattr(module, attribute, None), float):
+                setattr(module, attribute, 0.0)
+    sizes = [row.image, row.further_images[0]]
+    expected = [gradients(model, [loss(model, row, size)]) for size in sizes]
+    if kind != "no checkpointing":
+        checkpoint(model, kind)
+    base = model.base_model.model
+    base.forward = compiled(base.forward, "aot_eager")
+    for size, theirs in zip(sizes, expected, strict=True):
+        assert_same(gradients(model, [loss(model, row, size)]), theirs)

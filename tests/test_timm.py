@@ -66,7 +66,7 @@ def test_round_trip(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_whole(name):
-    checks.test_compiles_whole(name, "eager")
+    checks.test_compiles_whole(name)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,174 @@
+"""Write docs/backbones.md: which backbones can be adapted, measured on the rows that the tests run on.
+
+Models are built and run on the meta device, in the size that a row names: nothing is downloaded and nothing computed.
+
+    python -m scripts.backbones_page
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+from mona_peft import MonaConfig
+from mona_peft.blocks import KNOWN_BLOCKS, REFUSED_BLOCKS
+from mona_peft.residual import AdaptedBlock
+from tests.backbones import BACKBONES, Backbone
+from tests.composed import COMPOSED
+from tests.composed import build as build_composed
+
+PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
+
+INTRODUCTION = """# Backbones
+
+`MonaConfig()` finds the blocks of every backbone below by itself and adapts them all. This page is written by
+`python -m scripts.backbones_page` from the rows that the tests run on.
+
+## Families
+
+Blocks, prefix tokens and trainable share are those of the size named, with `MonaConfig()` and without a head. Prefix
+tokens (class token, registers, queries) have no place in the grid of an image: they take Mona's linear path and skip
+its convolutions. Where blocks differ, the number is given as a range.
+
+"""
+NOTES = """
+- ConvNeXt blocks have one residual, so there is one Mona a block, at the site `"mlp"`.
+- In the first block of a stage, Hiera pools its tokens; both Monas work on what is left. Its tokens lie in mask units,
+  and Mona sees them row by row.
+- Layer scale and stochastic depth do not touch Mona, in any family.
+- EoMT's queries enter in its last blocks; they are prefix tokens there. Its head stands in the same module as its
+  blocks: name what is to be trained (`modules_to_save=["class_predictor", "mask_head", "upscale_block"]`).
+- Gradient checkpointing of both kinds is exact wherever transformers has it. Of PVT v2 the reentrant kind loses the
+  gradients of the stock model already. Hiera recomputes whole stages: images of several sizes in one backward pass
+  are refused with an error.
+"""
+TIMM = """
+## timm
+
+The same blocks through `timm.create_model` (with `get_peft_model`, or PEFT's `inject_adapter_in_model`) and through
+transformers' `TimmWrapper` classes. A timm model holds its head itself: `modules_to_save=["head"]` trains it. timm
+recomputes blocks by its own means (`set_grad_checkpointing`): there, ViT-like models take images of one size a backward
+pass, and refuse several with an error.
+
+| block | known as |
+| --- | --- |
+"""
+COMPOSITION = """
+## Composed models
+
+The default adapts the blocks of the vision backbone and nothing else; `modules_to_save="task-head"` is all outside it.
+Text towers that share a block's class with a vision tower (CLIP, SigLIP) are left alone.
+
+| model | backbone | block |
+| --- | --- | --- |
+"""
+REFUSAL = """
+## Refused
+
+| block | why |
+| --- | --- |
+"""
+OWN = """
+## Another backbone
+
+A block that is not listed, but is a plain residual block, is described once, in the program that attaches or loads the
+adapter. Every name is checked when an adapter is attached, before anything is changed:
+
+```python
+from mona_peft import BlockAnatomy, register_block
+
+# out = h + mlp(norm2(h)), h = x + attention(norm1(x)); the block is told nothing of the grid
+register_block("MyLayer", BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embed.proj"))
+```
+
+The grid comes from `patch_projection` (a convolution in front of the blocks), from `grid_arguments` (arguments of the
+block's `forward`, such as `("height", "width")`), or from the block's input itself where that is a map
+(`layout="BHWC"` or `"BCHW"`). Prefix tokens must come first.
+"""
+
+
+def adapt(row: Backbone) -> PeftModel:
+    """Build the standard size of a row on the meta device and adapt it."""
+    with torch.device("meta"):
+        return get_peft_model(row.standard[1](), MonaConfig(modules_to_save=[])).eval()
+
+
+def blocks_of(model: nn.Module) -> list[AdaptedBlock]:
+    """Return the adapted blocks of a model."""
+    return [module for module in model.modules() if isinstance(module, AdaptedBlock)]
+
+
+def count_prefix_tokens(model: PeftModel) -> list[int]:
+    """Run an image through an adapted model; return the number of prefix tokens that each block's last Mona sees."""
+    counts = []
+
+    def count(mona: nn.Module, args: tuple) -> None:
+        tokens, (height, width) = args
+        counts.append(tokens.shape[1] - height * width)
+
+    for block in blocks_of(model):
+        block.mona.mona_mlp["default"].register_forward_pre_hook(count)
+    size = getattr(model.base_model.model.config, "image_size", 224)
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    with torch.no_grad(), torch.device("meta"):
+        model(torch.empty(1, 3, height, width))
+    return counts
+
+
+def family_row(row: Backbone) -> str:
+    """Return the line of a family."""
+    model = adapt(row)
+    blocks = blocks_of(model)
+    trainable, total = model.get_nb_trainable_parameters()
+    prefix = sorted(set(count_prefix_tokens(model)))
+    classes = ", ".join(dict.fromkeys(f"`{type(block).__name__}`" for block in blocks))
+    return (
+        f"| {row.family} | {classes} | {row.standard[0]} | {len(blocks)} | {' to '.join(map(str, prefix))} "
+        f"| {trainable:,} | {trainable / total:.1%} |"
+    )
+
+
+def composed_row(name: str) -> str:
+    """Return the line of a composed model."""
+    with torch.device("meta"):
+        model = build_composed(name)
+        adapted = get_peft_model(model, MonaConfig(modules_to_save=[]))
+    classes = ", ".join(dict.fromkeys(f"`{type(block).__name__}`" for block in blocks_of(adapted)))
+    return f"| `{type(model).__name__}` | `{COMPOSED[name].backbone}` | {classes} |"
+
+
+def page() -> str:
+    """Return the text of the page."""
+    lines = [
+        "| family | block | size | blocks | prefix tokens | trainable | share |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        *map(family_row, BACKBONES.values()),
+    ]
+    timm = [f"| `{name.rpartition('.')[2]}` | `{name}` |" for name in KNOWN_BLOCKS if name.startswith("timm.")]
+    refused = [f"| `{name}` | {reason} |" for name, reason in REFUSED_BLOCKS.items()]
+    return "".join(
+        [
+            INTRODUCTION,
+            "\n".join(lines),
+            "\n",
+            NOTES,
+            TIMM,
+            "\n".join(timm),
+            "\n",
+            COMPOSITION,
+            "\n".join(map(composed_row, COMPOSED)),
+            "\n",
+            REFUSAL,
+            "\n".join(refused),
+            "\n",
+            OWN,
+        ]
+    )
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page())

@@ -1,0 +1,173 @@
+"""Which blocks are known, which are refused and why, and blocks that users describe themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers import (
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    YolosConfig,
+    YolosForObjectDetection,
+)
+
+from mona_peft import BlockAnatomy, MonaConfig, register_block
+from mona_peft.blocks import KNOWN_BLOCKS
+from mona_peft.blocks.grid import PatchGrid
+from mona_peft.blocks.layout import from_tokens, to_tokens
+from tests import backbones
+from tests.backbones import build, image
+
+SMALL = {**backbones.SMALL, "intermediate_size": 24}
+
+
+@pytest.mark.parametrize(
+    ("make_model", "message"),
+    [
+        (
+            lambda: ViTMAEForPreTraining(ViTMAEConfig(**SMALL, decoder_num_hidden_layers=1, decoder_hidden_size=16)),
+            r"ViTMAEForPreTraining cannot be adapted. ViTMAELayer: it drops and shuffles tokens.*ViTModel",
+        ),
+        (
+            lambda: YolosForObjectDetection(YolosConfig(**SMALL, num_detection_tokens=2)),
+            r"YolosForObjectDetection cannot be adapted. YolosLayer: its detection tokens come behind the grid's",
+        ),
+        (
+            lambda: Siglip2VisionModel(Siglip2VisionConfig(**SMALL)),
+            r"Siglip2VisionModel cannot be adapted. Siglip2EncoderLayer: .*NaFlex.*Siglip classes",
+        ),
+    ],
+    ids=["vit-mae", "yolos", "siglip2-naflex"],
+)
+def test_refused_with_a_reason(make_model, message):
+    model = make_model()
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(model, MonaConfig())
+    assert all(parameter.requires_grad for name, parameter in model.named_parameters() if "layer" in name)
+
+
+def test_one_residual_has_one_site():
+    model = get_peft_model(build("convnext"), MonaConfig(init_weights=False))
+    names = {key.split(".mona.")[1].split(".")[0] for key, _ in model.named_parameters() if ".mona." in key}
+    assert names == {"mona_mlp"}
+    with pytest.raises(ValueError, match=r"sites=\('attention',\): the chosen blocks have one residual each"):
+        get_peft_model(build("convnext"), MonaConfig(sites="attention"))
+
+
+def test_a_block_by_itself_does_not_know_its_grid():
+    model = get_peft_model(build("vit"), MonaConfig()).eval()
+    block, tokens = model.base_model.model.get_submodule("layers.0"), torch.zeros(1, 16, 16)
+    with pytest.raises(RuntimeError, match=r"no image went through the patch projection\. Call the whole model"):
+        block(tokens)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"a block of tokens \('BNC'\) takes its grid \(H, W\) from exactly one"),
+        ({"grid_arguments": ("size",), "patch_projection": "proj"}, r"exactly one of grid_arguments"),
+        ({"layout": "BHWC", "patch_projection": "proj"}, r"a block of maps from neither"),
+        ({"layout": "NHWC"}, r"layout='NHWC': choose one of \('BNC', 'BHWC', 'BCHW'\)"),
+        ({"grid_arguments": ("a", "b", "c")}, r"name one argument that holds \(H, W\), or two"),
+    ],
+    ids=str,
+)
+def test_anatomy_that_contradicts_itself(settings, message):
+    with pytest.raises(ValueError, match=message):
+        BlockAnatomy(mlp_entry="norm2", norm="norm1", **settings)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.attention, self.mlp = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, hidden):
+        hidden = hidden + self.attention(self.norm1(hidden))
+        return hidden + self.mlp(self.norm2(hidden))
+
+
+class Backbone(nn.Module):
+    def __init__(self, towers: int = 1):
+        super().__init__()
+        self.patches = nn.ModuleList(nn.Conv2d(3, 8, 4, 4) for _ in range(towers))
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+
+    def forward(self, pixel_values):
+        hidden = sum(projection(pixel_values) for projection in self.patches).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+
+@pytest.fixture
+def register():
+    yield lambda **settings: register_block(
+        "Block", BlockAnatomy(**{"mlp_entry": "norm2", "norm": "norm1", **settings})
+    )
+    KNOWN_BLOCKS.pop("Block", None)
+
+
+def test_a_backbone_of_ones_own(register):
+    register(patch_projection="patches.0")
+    torch.manual_seed(0)
+    model = Backbone()
+    base = model(image((8, 12)))
+    adapted = get_peft_model(model, MonaConfig(init_weights=False)).eval()
+    assert adapted.base_model.targeted_module_names == ["blocks.0", "blocks.1"]
+    assert (adapted(image((8, 12))) - base).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("towers", "settings", "message"),
+    [
+        (1, {"patch_projection": "stem"}, r"from 'stem', but no module of that name.*convolutions are \['patches.0'\]"),
+        (2, {"patch_projection": "patches.1", "mlp_entry": "norm3"}, r"mlp_entry='norm3', but this block has no such"),
+        (1, {"patch_projection": "patches.0", "norm": "ln"}, r"norm='ln', but this block has no such submodule"),
+        (1, {"grid_arguments": ("height", "width")}, r"argument\(s\) \['height', 'width'\], but its forward has \[\]"),
+        (1, {"patch_projection": "attention"}, r"holds several: \['0.attention', '1.attention'\]"),
+    ],
+    ids=str,
+)
+def test_every_name_is_checked_before_anything_changes(register, towers, settings, message):
+    register(**settings)
+    model = Backbone(towers)
+    types = [type(module) for module in model.modules()]
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(model, MonaConfig())
+    assert [type(module) for module in model.modules()] == types
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_an_entry_that_is_never_called(register):
+    """Wrong for the block, though the name exists: noticed in the first call."""
+    model = Backbone()
+    for block in model.blocks:
+        block.other = nn.LayerNorm(8)
+    register(patch_projection="patches.0", mlp_entry="other")
+    adapted = get_peft_model(model, MonaConfig())
+    with pytest.raises(RuntimeError, match=r"Block did not call its \['other'\]"):
+        adapted(image((8, 12)))
+
+
+@pytest.mark.parametrize("strides", [(), [(2, 2)], [(2, 2), (2, 2)], [(2, 4)]], ids=str)
+@pytest.mark.parametrize("layout", ["BNC", "BHWC", "BCHW"])
+def test_layouts_are_undone(layout, strides):
+    tokens = torch.randn(2, 4 * 8, 3)
+    hidden = from_tokens(tokens, layout, (4, 8), strides)
+    assert torch.equal(to_tokens(hidden, layout, (4, 8), strides), tokens)
+    shapes = {"BNC": (2, 32, 3), "BHWC": (2, 4, 8, 3), "BCHW": (2, 3, 4, 8)}
+    assert hidden.shape == shapes[layout]
+
+
+def test_remembered_grid_is_not_copied():
+    hook = PatchGrid()
+    hook(nn.Identity(), (), torch.zeros(1, 3, 4, 5))
+    assert hook.read() == (4, 5)
+    assert hook.__getstate__()["grid"] is None
