@@ -6,15 +6,16 @@ section 3; earlier "Adapter is All You Need for Tuning Visual Tasks", arXiv:2311
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from mona_peft.blocks import Grid
+from mona_peft.functional.dispatch import add_mona_, mona_delta
+from mona_peft.functional.formula import Settings, Weights
 from mona_peft.residual import AdaptedBlock
 from mona_peft.tuner import ResidualAdapterConfig, ResidualAdapterLayer, ResidualAdapterModel
 
@@ -22,7 +23,7 @@ NormPosition = Literal["input", "bottleneck", "none"]
 FilterReduction = Literal["mean", "sum"]
 NORM_POSITIONS = ("input", "bottleneck", "none")
 FILTER_REDUCTIONS = ("mean", "sum")
-LAYER_NORM_EPS = 1e-5
+NORM_PARAMETERS = ("norm_weight", "norm_bias", "gamma", "gammax")
 
 
 class Mona(nn.Module):
@@ -130,47 +131,51 @@ class Mona(nn.Module):
         Raises:
             ValueError: If there are fewer tokens than the grid has places.
         """
-        bottleneck = F.linear(self._scaled_norm(hidden_states, "input"), self.down_weight, self.down_bias)
-        bottleneck = self._scaled_norm(bottleneck, "bottleneck")
-        num_prefix_tokens = hidden_states.shape[1] - grid[0] * grid[1]
-        if num_prefix_tokens < 0:
+        self._check_grid(hidden_states, grid)
+        return mona_delta(hidden_states, grid, *self._arguments())
+
+    def add_(self, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Add what `forward` computes to `hidden_states`, in place.
+
+        This keeps least for the backward pass, which has the input back from the output: neither may be edited in
+        place before it has run.
+
+        Args:
+            hidden_states: As in `forward`.
+            grid: (H, W).
+
+        Returns:
+            `hidden_states`.
+
+        Raises:
+            ValueError: As `forward`.
+        """
+        self._check_grid(hidden_states, grid)
+        return add_mona_(hidden_states, grid, *self._arguments())
+
+    def _check_grid(self, hidden_states: torch.Tensor, grid: Grid) -> None:
+        num_places = grid[0] * grid[1]
+        if hidden_states.shape[1] < num_places:
             raise ValueError(
-                f"Mona got {hidden_states.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} = {grid[0] * grid[1]} "
-                "places. Were tokens dropped before the block? Mona needs the whole map."
+                f"Mona got {hidden_states.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} = {num_places} places. "
+                "Were tokens dropped before the block? Mona needs the whole map."
             )
-        if num_prefix_tokens:
-            prefix, tokens = bottleneck[:, :num_prefix_tokens], bottleneck[:, num_prefix_tokens:]
-            bottleneck = torch.cat([prefix, self._convolve(tokens, grid)], dim=1)
-        else:
-            bottleneck = self._convolve(bottleneck, grid)
-        bottleneck = F.dropout(F.gelu(bottleneck), self.dropout, self.training)
-        return F.linear(bottleneck, self.up_weight, self.up_bias)
 
-    def _scaled_norm(self, tensor: torch.Tensor, position: NormPosition) -> torch.Tensor:
-        if self.norm_position != position:
-            return tensor
-        normed = F.layer_norm(tensor, tensor.shape[-1:], self.norm_weight, self.norm_bias, LAYER_NORM_EPS)
-        return normed * self.gamma + tensor * self.gammax
-
-    def _convolve(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Apply depthwise filters and 1x1 convolution, each with its residual, to tokens of shape (B, H * W, n)."""
-        batch_size, _, channels = tokens.shape
-        # (B, n, H, W) in channels-last memory: the tokens as they lie, no copy.
-        bottleneck = tokens.reshape(batch_size, *grid, channels).permute(0, 3, 1, 2)
-        filtered = [
-            F.conv2d(
-                bottleneck,
-                self.get_parameter(f"dw{size}_weight"),
-                self.get_parameter(f"dw{size}_bias"),
-                padding=size // 2,
-                groups=channels,
-            )
-            for size in self.kernel_sizes
-        ]
-        total = sum(filtered[1:], start=filtered[0])
-        bottleneck = bottleneck + (total / len(filtered) if self.filter_reduction == "mean" else total)
-        bottleneck = F.conv2d(bottleneck, self.pw_weight, self.pw_bias) + bottleneck
-        return bottleneck.permute(0, 2, 3, 1).reshape(batch_size, -1, channels)
+    def _arguments(self) -> tuple[Weights, Settings, Callable]:
+        has_norm = self.norm_position != "none"
+        weights = Weights(
+            *(getattr(self, name) if has_norm else None for name in NORM_PARAMETERS),
+            self.down_weight,
+            self.down_bias,
+            tuple(getattr(self, f"dw{size}_weight") for size in self.kernel_sizes),
+            tuple(getattr(self, f"dw{size}_bias") for size in self.kernel_sizes),
+            self.pw_weight,
+            self.pw_bias,
+            self.up_weight,
+            self.up_bias,
+        )
+        settings = Settings(self.norm_position, self.filter_reduction, self.dropout if self.training else 0.0)
+        return weights, settings, None
 
     def extra_repr(self) -> str:
         """Show the settings in `repr`."""

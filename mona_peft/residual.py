@@ -18,9 +18,25 @@ from typing import Any
 import torch
 from torch import nn
 
+from mona_peft.functional.dispatch import is_transformed
+
 ATTENTION, MLP = "attention", "mlp"
 SITES = (ATTENTION, MLP)
 """Where in a block an adapter may stand: after the attention residual, after the MLP residual."""
+
+
+def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
+    """Whether an adapter may write `hidden_states + delta` into `hidden_states`, a residual sum inside a block.
+
+    It may if nothing else needs them as they are. A sum that autograd has just made is such a tensor: addition does
+    not keep its result. Recorded and transformed operations should be plain ones.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
+        return False
+    if hidden_states._is_view() or not hidden_states.is_contiguous():
+        return False
+    producer = hidden_states.grad_fn
+    return not hidden_states.requires_grad if producer is None else producer.name() == "AddBackward0"
 
 
 class _Tap:

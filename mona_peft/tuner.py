@@ -17,7 +17,7 @@ from mona_peft.class_swap import restore_class, swap_class
 from mona_peft.frozen_norm import freeze_batch_norms, unfreeze_batch_norms
 from mona_peft.heads import resolve_modules_to_save
 from mona_peft.peft_compat import accept_keyword_calls
-from mona_peft.residual import SITES, AdaptedBlock
+from mona_peft.residual import SITES, AdaptedBlock, may_be_overwritten
 from mona_peft.selection import TASK_HEAD, BlockSelection, backbone_of, select_blocks
 
 INIT_WEIGHTS = (True, False, "paper")
@@ -157,7 +157,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         )
 
     def forward(self, hidden_states: torch.Tensor, grid: Grid, site: str) -> torch.Tensor | None:
-        """Compute the sum of what the active adapters of a site add.
+        """Compute the sum of what the active adapters of a site add, or add it where that can be done in place.
 
         Args:
             hidden_states: Tokens of shape (B, N, C).
@@ -165,16 +165,19 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
             site: One of `SITES`.
 
         Returns:
-            Tensor of the shape and dtype of `hidden_states`, or None if no adapter is active at the site.
+            Tensor of the shape and dtype of `hidden_states`, or None if nothing is left to be added: no adapter is
+            active at the site, or what it adds is in `hidden_states` already.
         """
-        adapters = self._adapters_by_site()[site]
+        adapters_at_site = self._adapters_by_site()[site]
+        adapters = [adapters_at_site[name] for name in self.active_adapters if name in adapters_at_site]
+        if len(adapters) == 1 and may_be_overwritten(hidden_states):
+            adapters[0].add_(hidden_states, grid)
+            return None
         delta = None
-        for name in self.active_adapters:
-            if name in adapters:
-                adapter = adapters[name]
-                inputs = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
-                output = adapter(inputs, grid).to(hidden_states.dtype)
-                delta = output if delta is None else delta + output
+        for adapter in adapters:
+            inputs = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
+            output = adapter(inputs, grid).to(hidden_states.dtype)
+            delta = output if delta is None else delta + output
         return delta
 
     def get_base_layer(self) -> nn.Module:

@@ -1,0 +1,89 @@
+"""Which of the ways to compute a Mona a call takes. They differ in time and memory, not in the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.autograd import forward_ad
+
+from mona_peft.blocks import Grid
+from mona_peft.functional.fast import mona_fast
+from mona_peft.functional.folding import FoldedWeights, can_fold, fold
+from mona_peft.functional.formula import Settings, Weights, mona_formula
+from mona_peft.functional.steps import mona_folded
+
+
+def mona_delta(
+    hidden_states: torch.Tensor,
+    grid: Grid,
+    weights: Weights,
+    settings: Settings,
+    folded_for_inference: Callable[[], FoldedWeights],
+) -> torch.Tensor:
+    """Compute what a Mona adds to a token map.
+
+    Args:
+        hidden_states: Tokens of shape (B, P + H * W, C).
+        grid: (H, W).
+        weights: The parameters.
+        settings: The settings.
+        folded_for_inference: Gives the folded weights of a Mona that is not trained.
+
+    Returns:
+        `delta` of the shape and dtype of `hidden_states`.
+    """
+    if not _runs_folded(hidden_states, settings):
+        return mona_formula(hidden_states, grid, weights, settings).to(hidden_states.dtype)
+    folded = _fold(hidden_states, weights, settings, folded_for_inference)
+    if _is_followed(hidden_states):
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            return mona_folded(hidden_states, grid, folded, settings.dropout)
+    return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=False)
+
+
+def add_mona_(
+    hidden_states: torch.Tensor,
+    grid: Grid,
+    weights: Weights,
+    settings: Settings,
+    folded_for_inference: Callable[[], FoldedWeights],
+) -> torch.Tensor:
+    """Add `mona_delta` to `hidden_states` in place and return them; arguments as there."""
+    if not _runs_folded(hidden_states, settings) or _is_followed(hidden_states) or not hidden_states.is_contiguous():
+        return hidden_states.add_(mona_delta(hidden_states, grid, weights, settings, folded_for_inference))
+    folded = _fold(hidden_states, weights, settings, folded_for_inference)
+    return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=True)
+
+
+def is_transformed() -> bool:
+    """Whether a `torch.func` transform or forward-mode differentiation is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _runs_folded(hidden_states: torch.Tensor, settings: Settings) -> bool:
+    if not can_fold(settings):
+        return False
+    return torch.compiler.is_compiling() or not (is_transformed() or hidden_states.numel() == 0)
+
+
+def _is_followed(hidden_states: torch.Tensor) -> bool:
+    """Whether something records the operations: then they should be plain, and random numbers the recorder's own."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or hidden_states.device.type == "meta"
+        or (hidden_states.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def _fold(
+    hidden_states: torch.Tensor,
+    weights: Weights,
+    settings: Settings,
+    folded_for_inference: Callable[[], FoldedWeights],
+) -> FoldedWeights:
+    device_type = hidden_states.device.type
+    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+    with torch.autocast(device_type, enabled=False):
+        return fold(weights, settings, dtype)
