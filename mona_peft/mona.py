@@ -15,7 +15,9 @@ from torch import nn
 
 from mona_peft.blocks import Grid
 from mona_peft.functional.dispatch import add_mona_, mona_delta
+from mona_peft.functional.folding import can_fold
 from mona_peft.functional.formula import Settings, Weights
+from mona_peft.functional.inference import InferenceFold
 from mona_peft.residual import AdaptedBlock
 from mona_peft.tuner import ResidualAdapterConfig, ResidualAdapterLayer, ResidualAdapterModel
 
@@ -85,6 +87,8 @@ class Mona(nn.Module):
         self.pw_bias = nn.Parameter(torch.empty(bottleneck_dim))
         self.up_weight = nn.Parameter(torch.empty(dim, bottleneck_dim))
         self.up_bias = nn.Parameter(torch.empty(dim))
+        self._inference_fold = InferenceFold()
+        self.register_load_state_dict_post_hook(lambda mona, _: mona._fold_again())
         self.reset_parameters()
 
     @torch.no_grad()
@@ -161,21 +165,48 @@ class Mona(nn.Module):
                 "Were tokens dropped before the block? Mona needs the whole map."
             )
 
-    def _arguments(self) -> tuple[Weights, Settings, Callable]:
-        has_norm = self.norm_position != "none"
+    def _arguments(self) -> tuple[Weights, Settings, InferenceFold | None]:
+        parameters = self._parameters  # read at every call: as attributes of the module they would take ten times as long
         weights = Weights(
-            *(getattr(self, name) if has_norm else None for name in NORM_PARAMETERS),
-            self.down_weight,
-            self.down_bias,
-            tuple(getattr(self, f"dw{size}_weight") for size in self.kernel_sizes),
-            tuple(getattr(self, f"dw{size}_bias") for size in self.kernel_sizes),
-            self.pw_weight,
-            self.pw_bias,
-            self.up_weight,
-            self.up_bias,
+            *map(parameters.get, NORM_PARAMETERS),
+            parameters["down_weight"],
+            parameters["down_bias"],
+            tuple([parameters[f"dw{size}_weight"] for size in self.kernel_sizes]),
+            tuple([parameters[f"dw{size}_bias"] for size in self.kernel_sizes]),
+            parameters["pw_weight"],
+            parameters["pw_bias"],
+            parameters["up_weight"],
+            parameters["up_bias"],
         )
         settings = Settings(self.norm_position, self.filter_reduction, self.dropout if self.training else 0.0)
-        return weights, settings, None
+        return weights, settings, None if self.training else self._inference_fold
+
+    def train(self, mode: bool = True) -> Mona:
+        """Set training or evaluation mode; for evaluation, weights are folded once and for all."""
+        super().train(mode)
+        self._fold_again()
+        return self
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Mona:
+        super()._apply(fn, recurse)
+        self._fold_again()
+        return self
+
+    def _fold_again(self) -> None:
+        """Fold now what evaluation will need: an exporter that follows the next call sees no real weights."""
+        self._inference_fold.clear()
+        weights, settings, inference_fold = self._arguments()
+        if inference_fold is not None and can_fold(settings) and self._has_all_weights():
+            inference_fold.get(weights, settings, None)
+
+    def _has_all_weights(self) -> bool:
+        # Not on the meta device, nor sharded, when modules hold other shapes, types or freed memory.
+        return self.down_weight.shape == (self.bottleneck_dim, self.dim) and all(
+            type(parameter.data) is torch.Tensor
+            and parameter.device.type != "meta"
+            and parameter.untyped_storage().nbytes() > 0
+            for parameter in self.parameters()
+        )
 
     def extra_repr(self) -> str:
         """Show the settings in `repr`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch.autograd import forward_ad
 
@@ -11,6 +9,7 @@ from mona_peft.blocks import Grid
 from mona_peft.functional.fast import mona_fast
 from mona_peft.functional.folding import FoldedWeights, can_fold, fold
 from mona_peft.functional.formula import Settings, Weights, mona_formula
+from mona_peft.functional.inference import InferenceFold
 from mona_peft.functional.steps import mona_folded
 
 
@@ -19,7 +18,7 @@ def mona_delta(
     grid: Grid,
     weights: Weights,
     settings: Settings,
-    folded_for_inference: Callable[[], FoldedWeights],
+    inference_fold: InferenceFold | None,
 ) -> torch.Tensor:
     """Compute what a Mona adds to a token map.
 
@@ -28,14 +27,14 @@ def mona_delta(
         grid: (H, W).
         weights: The parameters.
         settings: The settings.
-        folded_for_inference: Gives the folded weights of a Mona that is not trained.
+        inference_fold: Keeps the folded weights; None in training.
 
     Returns:
         `delta` of the shape and dtype of `hidden_states`.
     """
     if not _runs_folded(hidden_states, settings):
         return mona_formula(hidden_states, grid, weights, settings).to(hidden_states.dtype)
-    folded = _fold(hidden_states, weights, settings, folded_for_inference)
+    folded = _fold(hidden_states, weights, settings, inference_fold)
     if _is_followed(hidden_states):
         with torch.autocast(hidden_states.device.type, enabled=False):
             return mona_folded(hidden_states, grid, folded, settings.dropout)
@@ -47,18 +46,22 @@ def add_mona_(
     grid: Grid,
     weights: Weights,
     settings: Settings,
-    folded_for_inference: Callable[[], FoldedWeights],
+    inference_fold: InferenceFold | None,
 ) -> torch.Tensor:
     """Add `mona_delta` to `hidden_states` in place and return them; arguments as there."""
     if not _runs_folded(hidden_states, settings) or _is_followed(hidden_states) or not hidden_states.is_contiguous():
-        return hidden_states.add_(mona_delta(hidden_states, grid, weights, settings, folded_for_inference))
-    folded = _fold(hidden_states, weights, settings, folded_for_inference)
+        return hidden_states.add_(mona_delta(hidden_states, grid, weights, settings, inference_fold))
+    folded = _fold(hidden_states, weights, settings, inference_fold)
     return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=True)
 
 
 def is_transformed() -> bool:
     """Whether a `torch.func` transform or forward-mode differentiation is at work."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _is_exporting() -> bool:
+    return torch.compiler.is_exporting()
 
 
 def _runs_folded(hidden_states: torch.Tensor, settings: Settings) -> bool:
@@ -81,9 +84,14 @@ def _fold(
     hidden_states: torch.Tensor,
     weights: Weights,
     settings: Settings,
-    folded_for_inference: Callable[[], FoldedWeights],
+    inference_fold: InferenceFold | None,
 ) -> FoldedWeights:
     device_type = hidden_states.device.type
     dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
     with torch.autocast(device_type, enabled=False):
+        if inference_fold is not None:
+            if _is_exporting():
+                return inference_fold.last() or fold(weights, settings, dtype)
+            if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
+                return inference_fold.get(weights, settings, dtype)
         return fold(weights, settings, dtype)

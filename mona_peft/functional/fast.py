@@ -29,12 +29,14 @@ class _Call(NamedTuple):
         grid: (H, W).
         dropout: Probability.
         seed: Of the dropout mask.
+        scale: By which dropout multiplies what it keeps.
         in_place: Whether delta is added to the input, in place, or returned.
     """
 
     grid: Grid
     dropout: float
     seed: int
+    scale: float
     in_place: bool
 
 
@@ -53,33 +55,18 @@ def mona_fast(
     Returns:
         `delta`, or `hidden_states`.
     """
-    call = _Call(grid, dropout, draw_seed() if dropout else 0, in_place)
+    seed, scale = (draw_seed(), 1 / keep_probability(dropout, hidden_states.device)) if dropout else (0, 1.0)
+    call = _Call(grid, dropout, seed, scale, in_place)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden_states, *weights)):
         return _Mona.apply(hidden_states, call, *weights)
-    return _forward(hidden_states, call, weights)[0]
-
-
-def _forward(x: torch.Tensor, call: _Call, w: FoldedWeights) -> tuple[torch.Tensor, ...]:
-    """Return the result, p and the statistics."""
-    u, statistics = steps.scaled_norm(x, w)
-    p = steps.project_down(u, w)
-    del u
-    hidden = F.gelu(steps.filter_tokens(p, call.grid, w)[1])
-    if call.dropout:
-        hidden.mul_(keep_mask(hidden, call.dropout, call.seed))
-    if call.in_place:
-        return steps.accumulate_up(x, hidden, _scale(x, call), w, sign=1), p, statistics
-    return steps.project_up(hidden, _scale(x, call), w).to(x.dtype), p, statistics
-
-
-def _scale(x: torch.Tensor, call: _Call) -> float:
-    return 1 / keep_probability(call.dropout, x.device) if call.dropout else 1.0
+    with torch.autocast(hidden_states.device.type, enabled=False):
+        return _forward(hidden_states, call, weights)[0]
 
 
 class _Mona(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, call: _Call, *weights: torch.Tensor | None) -> torch.Tensor:
-        # Autocast has had its say when the weights were folded; the norm is none of its business.
+        # Autocast had its say when the weights were folded; the norm is none of its business.
         with torch.autocast(x.device.type, enabled=False):
             result, p, statistics = _forward(x, call, FoldedWeights(*weights))
         ctx.call = call
@@ -92,109 +79,163 @@ class _Mona(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         kept, p, mean, rstd, *weights = ctx.saved_tensors
-        needs_x, _, *needs = ctx.needs_input_grad
         statistics = None if mean is None else (mean, rstd)
+        needs_x, _, *needs = ctx.needs_input_grad
         with torch.autocast(grad.device.type, enabled=False):
-            x_grad, weight_grads = _backward(
-                grad.contiguous(), kept, p, statistics, ctx.call, FoldedWeights(*weights), FoldedWeights(*needs), needs_x
-            )
-        return x_grad, None, *weight_grads
+            backward = _Backward(ctx.call, FoldedWeights(*weights), FoldedWeights(*needs), needs_x)
+            x_grad = backward(grad.contiguous(), kept.contiguous(), p, statistics)
+        return x_grad, None, *(backward.grads[name] for name in FoldedWeights._fields)
 
 
-def _backward(
-    grad: torch.Tensor,
-    kept: torch.Tensor,
-    p: torch.Tensor,
-    statistics: steps.Statistics | None,
-    call: _Call,
-    w: FoldedWeights,
-    needs: FoldedWeights,
-    needs_x: bool,
-) -> tuple[torch.Tensor | None, FoldedWeights]:
-    """Return the gradients to x and to the weights; those that are not needed may be None."""
-    scale = _scale(p, call)
-    q, r = steps.filter_tokens(p, call.grid, w)
-    hidden = F.gelu(r)
-    mask = keep_mask(hidden, call.dropout, call.seed) if call.dropout else None
-    hidden = hidden if mask is None else hidden.mul_(mask)
-    x = steps.accumulate_up(_copy(kept), hidden, scale, w, sign=-1) if call.in_place else kept
-    grads = dict.fromkeys(FoldedWeights._fields)
-
-    # Up projection, dropout, GELU.
-    up_grad = grad.to(p.dtype)
-    if needs.up_weight:
-        grads["up_weight"] = _product(up_grad, hidden, scale)
-    if needs.up_bias:
-        grads["up_bias"] = _column_sum(grad, w.up_bias)
-    del hidden
-    hidden_grad = up_grad.matmul(w.up_weight if scale == 1 else w.up_weight * scale)
-    if mask is not None:
-        hidden_grad.mul_(mask)
-        del mask
-    r_grad = torch.ops.aten.gelu_backward(hidden_grad, r)
-    del hidden_grad, r, up_grad
-
-    # 1x1 convolution and depthwise filters, of the grid's tokens alone.
-    num_prefix_tokens = p.shape[1] - q.shape[1]
-    mixed_grad = r_grad[:, num_prefix_tokens:].contiguous()
-    if needs.mix_weight:
-        grads["mix_weight"] = _product(mixed_grad, q)
-    if needs.mix_bias:
-        grads["mix_bias"] = _column_sum(mixed_grad, w.mix_bias)
-    del q
-    q_grad = mixed_grad.matmul(w.mix_weight)
-    if needs.kernel:
-        tokens = p[:, num_prefix_tokens:].contiguous()
-        grads["kernel"] = depthwise_kernel_grad(tokens, q_grad, call.grid, w.kernel.shape[-1])
-    if needs.kernel_bias:
-        grads["kernel_bias"] = _column_sum(q_grad, w.kernel_bias)
-    p_grad = depthwise_input_grad(q_grad, call.grid, w.kernel)
-    if num_prefix_tokens:
-        p_grad = torch.cat([r_grad[:, :num_prefix_tokens], p_grad], dim=1)
-    del mixed_grad, q_grad, r_grad
-
-    # Down projection and scaled norm.
-    if needs.down_bias:
-        grads["down_bias"] = _column_sum(p_grad, w.down_bias)
-    if statistics is None:
-        if needs.down_weight:
-            grads["down_weight"] = _product(p_grad, x.to(p_grad.dtype))
-        x_grad = p_grad.matmul(w.down_weight) if needs_x else None
+def _forward(
+    x: torch.Tensor, call: _Call, w: FoldedWeights
+) -> tuple[torch.Tensor, torch.Tensor, steps.Statistics | None]:
+    """Return the result (B, N, C), p (B, N, n) and the statistics (B * N, 1)."""
+    tokens = x.contiguous().flatten(0, 1)
+    u, statistics = steps.scaled_norm(tokens, w)
+    p = steps.project_down(u, w).unflatten(0, x.shape[:2])
+    del u
+    hidden = F.gelu(steps.filter_tokens(p, call.grid, w)[1])
+    if call.dropout:
+        hidden.mul_(keep_mask(hidden, call.dropout, call.seed))
+    hidden = hidden.flatten(0, 1)
+    if call.in_place:
+        steps.accumulate_up(tokens, hidden, call.scale, w, sign=1)
+        result = x
     else:
+        result = steps.project_up(hidden, call.scale, w).view(x.shape).to(x.dtype)
+    return result, p, statistics
+
+
+class _Backward:
+    """One backward pass.
+
+    Args:
+        call: The call.
+        w: The weights.
+        needs: Which weights need a gradient.
+        needs_x: Whether the input does.
+
+    Attributes:
+        grads: The gradients of the weights by name; None where none is needed.
+    """
+
+    def __init__(self, call: _Call, w: FoldedWeights, needs: FoldedWeights, needs_x: bool) -> None:
+        self.call, self.w, self.needs, self.needs_x = call, w, needs, needs_x
+        self.grads: dict[str, torch.Tensor | None] = dict.fromkeys(FoldedWeights._fields)
+
+    def __call__(
+        self, grad: torch.Tensor, kept: torch.Tensor, p: torch.Tensor, statistics: steps.Statistics | None
+    ) -> torch.Tensor | None:
+        """Return the gradient to the input, (B, N, C)."""
+        q, r = steps.filter_tokens(p, self.call.grid, self.w)
+        hidden = F.gelu(r)
+        mask = keep_mask(hidden, self.call.dropout, self.call.seed) if self.call.dropout else None
+        if mask is not None:
+            hidden.mul_(mask)
+        r_grad = self._through_up(grad.to(p.dtype), hidden, mask, r)
+        del mask, r
+        p_grad = self._through_filters(r_grad, p, q)
+        del q, r_grad
+        tokens = (tensor.flatten(0, 1) for tensor in (grad, kept, hidden, p_grad))
+        x_grad = self._through_norm_and_down(*tokens, statistics)
+        return None if x_grad is None else x_grad.view(grad.shape)
+
+    def _through_up(
+        self, grad: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, r: torch.Tensor
+    ) -> torch.Tensor:
+        """Up projection, dropout, GELU; (B, N, C) to (B, N, n)."""
+        scale = self.call.scale
+        if self.needs.up_weight:
+            self._add("up_weight", _product(hidden, grad).mul_(scale).t())
+        if self.needs.up_bias:
+            self._add_sum("up_bias", grad)
+        hidden_grad = grad.matmul(self.w.up_weight if scale == 1 else self.w.up_weight * scale)
+        if mask is not None:
+            hidden_grad.mul_(mask)
+        return torch.ops.aten.gelu_backward(hidden_grad, r)
+
+    def _through_filters(self, r_grad: torch.Tensor, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        """1x1 convolution and depthwise filters, of the grid's tokens alone; (B, N, n) to (B, N, n)."""
+        num_prefix_tokens = p.shape[1] - q.shape[1]
+        mixed_grad = r_grad[:, num_prefix_tokens:].contiguous()
+        if self.needs.mix_weight:
+            self._add("mix_weight", _product(mixed_grad, q))
+        if self.needs.mix_bias:
+            self._add_sum("mix_bias", mixed_grad)
+        q_grad = mixed_grad.matmul(self.w.mix_weight)
+        if self.needs.kernel:
+            tokens = p[:, num_prefix_tokens:].contiguous()
+            self._add("kernel", depthwise_kernel_grad(tokens, q_grad, self.call.grid, self.w.kernel.shape[-1]))
+        if self.needs.kernel_bias:
+            self._add_sum("kernel_bias", q_grad)
+        p_grad = depthwise_input_grad(q_grad, self.call.grid, self.w.kernel)
+        return torch.cat([r_grad[:, :num_prefix_tokens], p_grad], dim=1) if num_prefix_tokens else p_grad
+
+    def _through_norm_and_down(
+        self,
+        grad: torch.Tensor,
+        kept: torch.Tensor,
+        hidden: torch.Tensor,
+        p_grad: torch.Tensor,
+        statistics: steps.Statistics | None,
+    ) -> torch.Tensor | None:
+        """Down projection and scaled norm, from (T, n) to (T, C)."""
+        if self.needs.down_bias:
+            self._add_sum("down_bias", p_grad)
+        x_grad = torch.empty_like(grad) if self.needs_x else None
+        for rows in steps.chunks(grad):
+            x = kept[rows]
+            if self.call.in_place:
+                x = steps.accumulate_up(x.clone(), hidden[rows], self.call.scale, self.w, sign=-1)
+            chunk_statistics = None if statistics is None else tuple(tensor[rows] for tensor in statistics)
+            chunk_grad = self._through_chunk(x, p_grad[rows], chunk_statistics)
+            if self.call.in_place and self.needs_x:
+                torch.add(chunk_grad, grad[rows], out=x_grad[rows])
+            elif self.needs_x:
+                x_grad[rows] = chunk_grad
+        return x_grad
+
+    def _through_chunk(
+        self, x: torch.Tensor, p_grad: torch.Tensor, statistics: steps.Statistics | None
+    ) -> torch.Tensor | None:
+        w, needs = self.w, self.needs
+        if statistics is None:
+            if needs.down_weight:
+                self._add("down_weight", _product(p_grad, x.to(p_grad.dtype)))
+            return p_grad.matmul(w.down_weight) if self.needs_x else None
         x = x.to(w.norm_scale.dtype)
         if needs.down_weight:
-            grads["down_weight"] = _product(p_grad, _scaled_norm_again(x, statistics, w).to(p_grad.dtype))
+            u = steps.scaled_norm_again(x, statistics, w)
+            self._add("down_weight", _product(p_grad, u.to(p_grad.dtype)))
+        if not (self.needs_x or needs.norm_scale or needs.norm_shift or needs.skip_scale):
+            return None
         u_grad = p_grad.matmul(w.down_weight).to(x.dtype)
         if needs.skip_scale:
-            grads["skip_scale"] = _column_sum(u_grad * x, w.skip_scale)
-        outputs = [needs_x, needs.norm_scale, needs.norm_shift]
-        x_grad, grads["norm_scale"], grads["norm_shift"] = torch.ops.aten.native_layer_norm_backward(
-            u_grad, x, x.shape[-1:], *statistics, w.norm_scale, w.norm_shift, outputs
+            self._add_sum("skip_scale", u_grad * x)
+        x_grad, scale_grad, shift_grad = torch.ops.aten.native_layer_norm_backward(
+            u_grad,
+            x,
+            x.shape[-1:],
+            *statistics,
+            w.norm_scale,
+            w.norm_shift,
+            [self.needs_x, needs.norm_scale, needs.norm_shift],
         )
-        if needs_x:
-            x_grad.addcmul_(u_grad, w.skip_scale)
-    if needs_x:
-        x_grad = x_grad.add_(grad).to(grad.dtype) if call.in_place else x_grad.to(kept.dtype)
-    return x_grad if needs_x else None, FoldedWeights(**grads)
+        if needs.norm_scale:
+            self._add("norm_scale", scale_grad)
+        if needs.norm_shift:
+            self._add("norm_shift", shift_grad)
+        return x_grad.addcmul_(u_grad, w.skip_scale) if self.needs_x else None
+
+    def _add(self, name: str, grad: torch.Tensor) -> None:
+        self.grads[name] = grad if self.grads[name] is None else self.grads[name].add_(grad)
+
+    def _add_sum(self, name: str, grad: torch.Tensor) -> None:
+        """Add the sum over all dimensions but the last, in the dtype of the weight."""
+        self._add(name, grad.flatten(0, -2).sum(0, dtype=getattr(self.w, name).dtype))
 
 
-def _copy(kept: torch.Tensor) -> torch.Tensor:
-    return kept.clone(memory_format=torch.contiguous_format)
-
-
-def _scaled_norm_again(x: torch.Tensor, statistics: steps.Statistics, w: FoldedWeights) -> torch.Tensor:
-    # Not as a matrix product with x and one with the mean: those cancel, where a token's mean is large.
-    mean, rstd = statistics
-    normed = torch.sub(x, mean).mul_(rstd)
-    return normed.mul_(w.norm_scale).add_(w.norm_shift).addcmul_(x, w.skip_scale)
-
-
-def _product(left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """Return scale * left^T right of (..., a) and (..., b): the gradient of a weight (a, b)."""
-    product = left.flatten(0, -2).t() @ right.flatten(0, -2)
-    return product if scale == 1 else product.mul_(scale)
-
-
-def _column_sum(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Sum over all but the last dimension, in the dtype of `like`, the parameter whose gradient it is."""
-    return tensor.flatten(0, -2).sum(0, dtype=like.dtype)
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return left^T right of (..., a) and (..., b): (a, b), the gradient of a weight."""
+    return left.flatten(0, -2).t() @ right.flatten(0, -2)

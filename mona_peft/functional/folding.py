@@ -84,16 +84,25 @@ def fold(w: Weights, settings: Settings, dtype: torch.dtype | None = None) -> Fo
         up_weight=w.up_weight,
         up_bias=w.up_bias,
     )
-    if dtype is None:
-        return folded
-    return FoldedWeights(*folded[:3], *(tensor.to(dtype) for tensor in folded[3:]))
+    return _cast(folded, dtype)
 
 
-def fold_for_inference(w: Weights, settings: Settings) -> FoldedWeights:
-    """Fold parameters as `fold` does, and the bias of the filters into that of the 1x1 convolution."""
+def fold_for_inference(w: Weights, settings: Settings, dtype: torch.dtype | None = None) -> FoldedWeights:
+    """Fold parameters as `fold` does, and the bias of the filters into that of the 1x1 convolution.
+
+    The weights of the matrix products lie transposed in memory, which is how the products like them best.
+    """
     folded = fold(w, settings)
     mix_bias = folded.mix_weight.mv(folded.kernel_bias) + folded.mix_bias
-    return folded._replace(kernel_bias=None, mix_bias=mix_bias)
+    folded = _cast(folded._replace(kernel_bias=None, mix_bias=mix_bias), dtype)
+    names = ("down_weight", "mix_weight", "up_weight")
+    return folded._replace(**{name: getattr(folded, name).t().contiguous().t() for name in names})
+
+
+def _cast(folded: FoldedWeights, dtype: torch.dtype | None) -> FoldedWeights:
+    if dtype is None:
+        return folded
+    return FoldedWeights(*folded[:3], *(None if tensor is None else tensor.to(dtype) for tensor in folded[3:]))
 
 
 def _at_least_single(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 
@@ -11,11 +13,31 @@ from mona_peft.functional.folding import FoldedWeights
 from mona_peft.functional.formula import LAYER_NORM_EPS
 
 Statistics = tuple[torch.Tensor, torch.Tensor]
-"""Mean and reciprocal standard deviation of each token, (B, N, 1)."""
+"""Mean and reciprocal standard deviation of each token, (..., 1)."""
+
+_CHUNK_BYTES = 3 * 2**19
+
+
+def mona_folded(x: torch.Tensor, grid: Grid, w: FoldedWeights, dropout: float) -> torch.Tensor:
+    """Compute delta of tokens x (B, P + H * W, C) in operations that compilers and exporters can follow."""
+    p = project_down(scaled_norm(x, w)[0], w)
+    hidden = F.dropout(F.gelu(filter_tokens(p, grid, w)[1]), dropout)
+    return F.linear(hidden, w.up_weight, w.up_bias).to(x.dtype)
+
+
+def chunks(tokens: torch.Tensor) -> Iterator[slice]:
+    """Cut tokens (T, C) into equal slices of rows that a CPU's cache holds; on other devices there is one.
+
+    What is computed slice by slice on the way to something smaller stays in the cache, and asks for no memory of the
+    size of the whole map.
+    """
+    count = -(-tokens.numel() * tokens.element_size() // _CHUNK_BYTES) if tokens.device.type == "cpu" else 1
+    step = -(-len(tokens) // count)
+    return (slice(start, start + step) for start in range(0, len(tokens), step))
 
 
 def scaled_norm(x: torch.Tensor, w: FoldedWeights) -> tuple[torch.Tensor, Statistics | None]:
-    """Compute u and the statistics of the tokens x of shape (B, N, C)."""
+    """Compute u and the statistics of the tokens x of shape (..., C)."""
     if w.norm_scale is None:
         return x, None
     x = x.to(w.norm_scale.dtype)
@@ -23,8 +45,16 @@ def scaled_norm(x: torch.Tensor, w: FoldedWeights) -> tuple[torch.Tensor, Statis
     return normed.addcmul_(x, w.skip_scale), (mean, rstd)
 
 
+def scaled_norm_again(x: torch.Tensor, statistics: Statistics, w: FoldedWeights) -> torch.Tensor:
+    """Compute u of x of shape (..., C) with known statistics."""
+    # Not by a matrix product with x and another with the mean: those cancel where a token's mean is large.
+    mean, rstd = statistics
+    normed = torch.sub(x, mean).mul_(rstd)
+    return normed.mul_(w.norm_scale).add_(w.norm_shift).addcmul_(x, w.skip_scale)
+
+
 def project_down(u: torch.Tensor, w: FoldedWeights) -> torch.Tensor:
-    """Compute p of shape (B, N, n) from u of shape (B, N, C)."""
+    """Compute p of shape (..., n) from u of shape (..., C)."""
     return F.linear(u.to(w.down_weight.dtype), w.down_weight, w.down_bias)
 
 
@@ -46,33 +76,13 @@ def filter_tokens(p: torch.Tensor, grid: Grid, w: FoldedWeights) -> tuple[torch.
 
 
 def project_up(hidden: torch.Tensor, scale: float, w: FoldedWeights) -> torch.Tensor:
-    """Compute delta of shape (B, N, C) from `hidden` (B, N, n), which `scale` (of the dropout) multiplies."""
-    delta = torch.addmm(w.up_bias, hidden.flatten(0, 1), w.up_weight.t(), alpha=scale)
-    return delta.unflatten(0, hidden.shape[:2])
-
-
-def mona_folded(x: torch.Tensor, grid: Grid, w: FoldedWeights, dropout: float) -> torch.Tensor:
-    """Compute delta of tokens x (B, P + H * W, C) in operations that compilers and exporters can follow."""
-    p = project_down(scaled_norm(x, w)[0], w)
-    hidden = F.dropout(F.gelu(filter_tokens(p, grid, w)[1]), dropout)
-    return project_up(hidden, 1.0, w).to(x.dtype)
+    """Compute delta (T, C) of `hidden` (T, n), which `scale` (of the dropout) multiplies."""
+    return torch.addmm(w.up_bias, hidden, w.up_weight.t(), alpha=scale)
 
 
 def accumulate_up(x: torch.Tensor, hidden: torch.Tensor, scale: float, w: FoldedWeights, sign: int) -> torch.Tensor:
-    """Add delta to `x`, in place, or subtract it.
-
-    Args:
-        x: (B, N, C), contiguous.
-        hidden: As in `project_up`.
-        scale: As in `project_up`.
-        w: The weights.
-        sign: 1 or -1.
-
-    Returns:
-        `x`.
-    """
+    """Add delta to `x` (T, C), in place, or subtract it; `hidden`, `scale` and `w` as in `project_up`."""
     if x.dtype == hidden.dtype and x.dtype not in (torch.bfloat16, torch.float16):
         # Straight from the matrix product into x. In half precision that would round twice.
-        x.view(-1, x.shape[-1]).addmm_(hidden.flatten(0, 1), w.up_weight.t(), alpha=sign * scale)
-        return x.add_(w.up_bias, alpha=sign)
+        return x.add_(w.up_bias, alpha=sign).addmm_(hidden, w.up_weight.t(), alpha=sign * scale)
     return x.add_(project_up(hidden, scale, w), alpha=sign)
