@@ -18,7 +18,7 @@ from mona_peft.functional.dispatch import add_mona_, mona_delta
 from mona_peft.functional.folding import can_fold
 from mona_peft.functional.formula import Settings, Weights
 from mona_peft.functional.inference import InferenceFold
-from mona_peft.residual import AdaptedBlock
+from mona_peft.residual import AdaptedBlock, ResidualAdapter
 from mona_peft.tuner import ResidualAdapterConfig, ResidualAdapterLayer, ResidualAdapterModel
 
 NormPosition = Literal["input", "bottleneck", "none"]
@@ -28,7 +28,7 @@ FILTER_REDUCTIONS = ("mean", "sum")
 NORM_PARAMETERS = ("norm_weight", "norm_bias", "gamma", "gammax")
 
 
-class Mona(nn.Module):
+class Mona(ResidualAdapter):
     r"""Multi-cognitive visual adapter of a token map.
 
     With `x` of shape (B, N, C) and a bottleneck of n channels (paper, section 3.2 and 3.3):
@@ -88,7 +88,7 @@ class Mona(nn.Module):
         self.up_weight = nn.Parameter(torch.empty(dim, bottleneck_dim))
         self.up_bias = nn.Parameter(torch.empty(dim))
         self._inference_fold = InferenceFold()
-        self.register_load_state_dict_post_hook(lambda mona, _: mona._fold_again())
+        self.register_load_state_dict_post_hook(_fold_after_loading)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -138,6 +138,11 @@ class Mona(nn.Module):
         self._check_grid(hidden_states, grid)
         return mona_delta(hidden_states, grid, *self._arguments())
 
+    @property
+    def adds_in_place(self) -> bool:
+        """Whether the host should call `add_`; the rarely used places of the norm gain nothing from it."""
+        return can_fold(self.settings())
+
     def add_(self, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Add what `forward` computes to `hidden_states`, in place.
 
@@ -165,9 +170,10 @@ class Mona(nn.Module):
                 "Were tokens dropped before the block? Mona needs the whole map."
             )
 
-    def _arguments(self) -> tuple[Weights, Settings, InferenceFold | None]:
-        parameters = self._parameters  # read at every call: as attributes of the module they would take ten times as long
-        weights = Weights(
+    def weights(self) -> Weights:
+        """Return the parameters as the functions in `mona_peft.functional` take them."""
+        parameters = self._parameters  # at every call: as attributes of the module they would take ten times as long
+        return Weights(
             *map(parameters.get, NORM_PARAMETERS),
             parameters["down_weight"],
             parameters["down_bias"],
@@ -178,8 +184,13 @@ class Mona(nn.Module):
             parameters["up_weight"],
             parameters["up_bias"],
         )
-        settings = Settings(self.norm_position, self.filter_reduction, self.dropout if self.training else 0.0)
-        return weights, settings, None if self.training else self._inference_fold
+
+    def settings(self) -> Settings:
+        """Return the settings as the functions in `mona_peft.functional` take them."""
+        return Settings(self.norm_position, self.filter_reduction, self.dropout if self.training else 0.0)
+
+    def _arguments(self) -> tuple[Weights, Settings, InferenceFold | None]:
+        return self.weights(), self.settings(), None if self.training else self._inference_fold
 
     def train(self, mode: bool = True) -> Mona:
         """Set training or evaluation mode; for evaluation, weights are folded once and for all."""
@@ -195,9 +206,8 @@ class Mona(nn.Module):
     def _fold_again(self) -> None:
         """Fold now what evaluation will need: an exporter that follows the next call sees no real weights."""
         self._inference_fold.clear()
-        weights, settings, inference_fold = self._arguments()
-        if inference_fold is not None and can_fold(settings) and self._has_all_weights():
-            inference_fold.get(weights, settings, None)
+        if not self.training and can_fold(self.settings()) and self._has_all_weights():
+            self._inference_fold.get(self.weights(), self.settings(), None)
 
     def _has_all_weights(self) -> bool:
         # Not on the meta device, nor sharded, when modules hold other shapes, types or freed memory.
@@ -214,6 +224,10 @@ class Mona(nn.Module):
             f"{self.dim}, bottleneck_dim={self.bottleneck_dim}, kernel_sizes={self.kernel_sizes}, "
             f"dropout={self.dropout}, norm_position={self.norm_position!r}, filter_reduction={self.filter_reduction!r}"
         )
+
+
+def _fold_after_loading(mona: Mona, incompatible_keys: object) -> None:
+    mona._fold_again()
 
 
 @dataclass

@@ -25,6 +25,16 @@ SITES = (ATTENTION, MLP)
 """Where in a block an adapter may stand: after the attention residual, after the MLP residual."""
 
 
+class ResidualAdapter(nn.Module):
+    """What an adapter is to the block that hosts it: `forward(hidden_states, grid) -> delta`.
+
+    An adapter that needs less memory when it adds `delta` itself says so in `adds_in_place` and has
+    `add_(hidden_states, grid)`, which writes `hidden_states + delta` into `hidden_states` and returns them.
+    """
+
+    adds_in_place = False
+
+
 def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
     """Whether an adapter may write `hidden_states + delta` into `hidden_states`, a residual sum inside a block.
 
@@ -33,10 +43,13 @@ def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
         return False
-    if hidden_states._is_view() or not hidden_states.is_contiguous():
+    if hidden_states.numel() == 0:
         return False
-    producer = hidden_states.grad_fn
-    return not hidden_states.requires_grad if producer is None else producer.name() == "AddBackward0"
+    whole = hidden_states._base if hidden_states._is_view() else hidden_states
+    if whole.numel() != hidden_states.numel() or not hidden_states.is_contiguous():
+        return False
+    producer = whole.grad_fn
+    return not whole.requires_grad if producer is None else producer.name() == "AddBackward0"
 
 
 class _Tap:

@@ -170,7 +170,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         """
         adapters_at_site = self._adapters_by_site()[site]
         adapters = [adapters_at_site[name] for name in self.active_adapters if name in adapters_at_site]
-        if len(adapters) == 1 and may_be_overwritten(hidden_states):
+        if len(adapters) == 1 and adapters[0].adds_in_place and may_be_overwritten(hidden_states):
             adapters[0].add_(hidden_states, grid)
             return None
         delta = None

@@ -6,11 +6,11 @@ import torch
 from torch.autograd import forward_ad
 
 from mona_peft.blocks import Grid
+from mona_peft.functional import steps
 from mona_peft.functional.fast import mona_fast
 from mona_peft.functional.folding import FoldedWeights, can_fold, fold
 from mona_peft.functional.formula import Settings, Weights, mona_formula
 from mona_peft.functional.inference import InferenceFold
-from mona_peft.functional.steps import mona_folded
 
 
 def mona_delta(
@@ -36,8 +36,8 @@ def mona_delta(
         return mona_formula(hidden_states, grid, weights, settings).to(hidden_states.dtype)
     folded = _fold(hidden_states, weights, settings, inference_fold)
     if _is_followed(hidden_states):
-        with torch.autocast(hidden_states.device.type, enabled=False):
-            return mona_folded(hidden_states, grid, folded, settings.dropout)
+        with steps.without_autocast(hidden_states.device.type):
+            return steps.mona_folded(hidden_states, grid, folded, settings.dropout)
     return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=False)
 
 
@@ -50,7 +50,8 @@ def add_mona_(
 ) -> torch.Tensor:
     """Add `mona_delta` to `hidden_states` in place and return them; arguments as there."""
     if not _runs_folded(hidden_states, settings) or _is_followed(hidden_states) or not hidden_states.is_contiguous():
-        return hidden_states.add_(mona_delta(hidden_states, grid, weights, settings, inference_fold))
+        # From a copy: what these ways keep is their input.
+        return hidden_states.add_(mona_delta(hidden_states.clone(), grid, weights, settings, inference_fold))
     folded = _fold(hidden_states, weights, settings, inference_fold)
     return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=True)
 
@@ -88,7 +89,7 @@ def _fold(
 ) -> FoldedWeights:
     device_type = hidden_states.device.type
     dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
-    with torch.autocast(device_type, enabled=False):
+    with steps.without_autocast(device_type):
         if inference_fold is not None:
             if _is_exporting():
                 return inference_fold.last() or fold(weights, settings, dtype)

@@ -59,7 +59,7 @@ def mona_fast(
     call = _Call(grid, dropout, seed, scale, in_place)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden_states, *weights)):
         return _Mona.apply(hidden_states, call, *weights)
-    with torch.autocast(hidden_states.device.type, enabled=False):
+    with steps.without_autocast(hidden_states.device.type):
         return _forward(hidden_states, call, weights)[0]
 
 
@@ -67,7 +67,7 @@ class _Mona(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, call: _Call, *weights: torch.Tensor | None) -> torch.Tensor:
         # Autocast had its say when the weights were folded; the norm is none of its business.
-        with torch.autocast(x.device.type, enabled=False):
+        with steps.without_autocast(x.device.type):
             result, p, statistics = _forward(x, call, FoldedWeights(*weights))
         ctx.call = call
         if call.in_place:
@@ -78,13 +78,26 @@ class _Mona(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept, p, mean, rstd, *weights = ctx.saved_tensors
+        kept, p, mean, rstd, *weights = _saved(ctx)
         statistics = None if mean is None else (mean, rstd)
         needs_x, _, *needs = ctx.needs_input_grad
-        with torch.autocast(grad.device.type, enabled=False):
+        with steps.without_autocast(grad.device.type):
             backward = _Backward(ctx.call, FoldedWeights(*weights), FoldedWeights(*needs), needs_x)
             x_grad = backward(grad.contiguous(), kept.contiguous(), p, statistics)
         return x_grad, None, *(backward.grads[name] for name in FoldedWeights._fields)
+
+
+def _saved(ctx: Any) -> tuple[torch.Tensor | None, ...]:
+    try:
+        return ctx.saved_tensors
+    except RuntimeError as error:
+        if ctx.call.in_place and "inplace operation" in str(error):
+            raise RuntimeError(
+                "The output of an adapted block was edited in place (`hidden_states += ...`) before the backward pass, "
+                "which needs it as it was: Mona keeps its output instead of its input. Write `hidden_states = "
+                "hidden_states + ...` there."
+            ) from error
+        raise
 
 
 def _forward(
@@ -103,7 +116,9 @@ def _forward(
         steps.accumulate_up(tokens, hidden, call.scale, w, sign=1)
         result = x
     else:
-        result = steps.project_up(hidden, call.scale, w).view(x.shape).to(x.dtype)
+        delta = hidden.new_empty(x.shape)  # whole: autograd forbids to edit views that a function returns
+        steps.project_up(hidden, call.scale, w, out=delta.flatten(0, 1))
+        result = delta.to(x.dtype)
     return result, p, statistics
 
 

@@ -96,7 +96,8 @@ def fold_for_inference(w: Weights, settings: Settings, dtype: torch.dtype | None
     mix_bias = folded.mix_weight.mv(folded.kernel_bias) + folded.mix_bias
     folded = _cast(folded._replace(kernel_bias=None, mix_bias=mix_bias), dtype)
     names = ("down_weight", "mix_weight", "up_weight")
-    return folded._replace(**{name: getattr(folded, name).t().contiguous().t() for name in names})
+    folded = folded._replace(**{name: getattr(folded, name).t().contiguous().t() for name in names})
+    return FoldedWeights(*(None if tensor is None else tensor.detach() for tensor in folded))
 
 
 def _cast(folded: FoldedWeights, dtype: torch.dtype | None) -> FoldedWeights:

@@ -26,7 +26,6 @@ class InferenceFold:
         """Forget the folded weights."""
         self._key = self._folded = None
 
-    @torch.no_grad()
     def get(self, weights: Weights, settings: Settings, dtype: torch.dtype | None) -> FoldedWeights:
         """Return the folded weights, folded anew if the parameters have changed.
 
@@ -40,7 +39,7 @@ class InferenceFold:
             return fold_for_inference(weights, settings, dtype)
         if key != self._key:
             # Outside inference mode, so that the folded weights serve there and elsewhere.
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), torch.no_grad():
                 self._folded = fold_for_inference(weights, settings, dtype)
             self._key = key
         return self._folded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,18 @@ _CHUNK_BYTES = 3 * 2**19
 
 def mona_folded(x: torch.Tensor, grid: Grid, w: FoldedWeights, dropout: float) -> torch.Tensor:
     """Compute delta of tokens x (B, P + H * W, C) in operations that compilers and exporters can follow."""
-    p = project_down(scaled_norm(x, w)[0], w)
-    hidden = F.dropout(F.gelu(filter_tokens(p, grid, w)[1]), dropout)
-    return F.linear(hidden, w.up_weight, w.up_bias).to(x.dtype)
+    dtype, u = x.dtype, x
+    if w.norm_scale is not None:
+        x = x.to(w.norm_scale.dtype)
+        u = F.layer_norm(x, x.shape[-1:], w.norm_scale, w.norm_shift, LAYER_NORM_EPS) + x * w.skip_scale
+    hidden = F.gelu(filter_tokens(project_down(u, w), grid, w)[1])
+    hidden = F.dropout(hidden, dropout) if dropout else hidden
+    return F.linear(hidden, w.up_weight, w.up_bias).to(dtype)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager:
+    """Switch autocast off where it is on; elsewhere do nothing, which leaves no trace in an exported graph."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
 def chunks(tokens: torch.Tensor) -> Iterator[slice]:
@@ -75,9 +85,9 @@ def filter_tokens(p: torch.Tensor, grid: Grid, w: FoldedWeights) -> tuple[torch.
     return q, torch.cat([p[:, :num_prefix_tokens], r], dim=1) if num_prefix_tokens else r
 
 
-def project_up(hidden: torch.Tensor, scale: float, w: FoldedWeights) -> torch.Tensor:
+def project_up(hidden: torch.Tensor, scale: float, w: FoldedWeights, out: torch.Tensor | None = None) -> torch.Tensor:
     """Compute delta (T, C) of `hidden` (T, n), which `scale` (of the dropout) multiplies."""
-    return torch.addmm(w.up_bias, hidden, w.up_weight.t(), alpha=scale)
+    return torch.addmm(w.up_bias, hidden, w.up_weight.t(), alpha=scale, out=out)
 
 
 def accumulate_up(x: torch.Tensor, hidden: torch.Tensor, scale: float, w: FoldedWeights, sign: int) -> torch.Tensor:
