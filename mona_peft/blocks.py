@@ -26,18 +26,21 @@ class BlockAnatomy:
         norm: Name of a norm of the block; the length of its weight is the width C.
         grid_arguments: Names of the arguments of the block's `forward` that hold (H, W): one that holds the pair, or
             two.
+        mlp_branch: Names of the submodules of the MLP branch, `mlp_entry` first, in the order in which hidden states go
+            through them and nothing else; without them the branch cannot be recomputed (`recompute_mlp`).
     """
 
     mlp_entry: str
     norm: str = "layernorm_before"
     grid_arguments: tuple[str, ...] = ("input_dimensions",)
+    mlp_branch: tuple[str, ...] = ()
 
 
 KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
-    "SwinLayer": BlockAnatomy(mlp_entry="layernorm_after"),
-    "Swinv2Layer": BlockAnatomy(mlp_entry="intermediate"),
-    "MaskFormerSwinLayer": BlockAnatomy(mlp_entry="layernorm_after"),
-    "DonutSwinLayer": BlockAnatomy(mlp_entry="layernorm_after"),
+    "SwinLayer": BlockAnatomy("layernorm_after", mlp_branch=("layernorm_after", "mlp")),
+    "Swinv2Layer": BlockAnatomy("intermediate", mlp_branch=("intermediate", "output")),
+    "MaskFormerSwinLayer": BlockAnatomy("layernorm_after", mlp_branch=("layernorm_after", "intermediate", "output")),
+    "DonutSwinLayer": BlockAnatomy("layernorm_after", mlp_branch=("layernorm_after", "intermediate", "output")),
 }
 """Anatomy by the name of the block's class."""
 
@@ -74,6 +77,23 @@ def anatomy_of(block: nn.Module) -> BlockAnatomy:
                 f"{children}. Register the right one: `mona_peft.register_block({class_name!r}, BlockAnatomy(...))`."
             )
     return anatomy
+
+
+def check_mlp_branch(block: nn.Module) -> None:
+    """Check that the MLP branch of a known block is known too.
+
+    Raises:
+        ValueError: If it is not, or names a submodule that does not exist.
+    """
+    anatomy = anatomy_of(block)
+    missing = [name for name in anatomy.mlp_branch if not isinstance(getattr(block, name, None), nn.Module)]
+    if missing or not anatomy.mlp_branch:
+        raise ValueError(
+            f"recompute_mlp=True: the anatomy of {type(block).__name__} says mlp_branch={anatomy.mlp_branch!r}, which "
+            f"{f'this block lacks {missing} of' if missing else 'names nothing'}. Leave recompute_mlp out, or register "
+            "the block with the names of the submodules of its MLP branch: "
+            "`mona_peft.register_block(..., BlockAnatomy(mlp_branch=(...)))`."
+        )
 
 
 def width_of(block: nn.Module) -> int:

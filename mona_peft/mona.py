@@ -255,6 +255,8 @@ class MonaConfig(ResidualAdapterConfig):
         filter_reduction: `"mean"` of the filters' outputs or, as in an earlier version, their `"sum"`.
         init_weights: `True`: the up projection is zero and the adapted model starts equal to the base. `"paper"`: the
             authors' initialisation. `False`: nothing is zero, for tests.
+        recompute_mlp: Recompute the MLP branches of the adapted blocks in the backward pass instead of keeping the
+            inputs of their activation functions, four times as wide as the block. Changes memory and time, no result.
 
     Raises:
         ValueError: If a value is out of range; the message says what is allowed.

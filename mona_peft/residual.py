@@ -5,6 +5,7 @@ wrapped. But one child receives it: the module where the MLP branch enters. An a
 `forward` on a view of itself in which that child is replaced by a tap. The tap receives `h`, lets the adapter compute
 `d1 = f1(h)`, hands `h + d1` to the child and remembers `d1`, which is then added to the block's output:
 `(h + d1) + mlp(norm(h + d1))`, exactly the block with `h + d1` in the place of `h`. The second adapter follows.
+An adapter that can writes `h + d1` into the tensor `h` itself: the stock `forward` then goes on with it by itself.
 
 View and tap live for one call: nothing is remembered on the modules, so recomputation in the backward pass, threads and
 `torch.compile` see a pure function.
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from mona_peft.functional.dispatch import is_transformed
+from mona_peft.recompute import recomputed_branch
 
 ATTENTION, MLP = "attention", "mlp"
 SITES = (ATTENTION, MLP)
@@ -55,7 +57,11 @@ def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
 class _Tap:
     """Stands for the module where the MLP branch enters, for one call of the block."""
 
-    def __init__(self, mlp_entry: nn.Module, adapter: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+    def __init__(
+        self,
+        mlp_entry: Callable[[torch.Tensor], torch.Tensor],
+        adapter: Callable[[torch.Tensor], torch.Tensor | None],
+    ) -> None:
         self.mlp_entry = mlp_entry
         self.adapter = adapter
         self.delta: torch.Tensor | None = None
@@ -70,17 +76,17 @@ class _Tap:
 
 
 class _BlockView:
-    """A block as its own stock `forward` sees it for one call: itself, but for one child.
+    """A block as its own stock `forward` sees it for one call: itself, but for a few children.
 
-    Reads and writes go to the block (Swin blocks change their own shift and window), except for the child that the tap
-    stands for.
+    Reads and writes go to the block (Swin blocks change their own shift and window), except for the children that the
+    stand-ins stand for.
     """
 
     # transformers asks `type(self).forward` whether this is the outermost forward, the one that checkpoints.
     forward = None
 
-    def __init__(self, block: nn.Module, child_name: str, tap: _Tap) -> None:
-        vars(self).update({"_block": block, child_name: tap})
+    def __init__(self, block: nn.Module, stand_ins: dict[str, Callable]) -> None:
+        vars(self).update({"_block": block, **stand_ins})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["_block"], name)
@@ -102,19 +108,22 @@ class AdaptedBlock:
             return self.stock_class.forward(self, hidden_states, *args, **kwargs)
 
         grid = adapter_layer.grid_arguments.read(args, kwargs)
-        mlp_entry = adapter_layer.anatomy.mlp_entry
-        tap = _Tap(getattr(self, mlp_entry), lambda hidden: adapter_layer(hidden, grid, ATTENTION))
-        outputs = self.stock_class.forward(_BlockView(self, mlp_entry, tap), hidden_states, *args, **kwargs)
+        anatomy = adapter_layer.anatomy
+        stand_ins = recomputed_branch(self, anatomy.mlp_branch) if adapter_layer.recomputes_mlp else {}
+        mlp_entry = stand_ins.get(anatomy.mlp_entry, getattr(self, anatomy.mlp_entry))
+        tap = _Tap(mlp_entry, lambda hidden: adapter_layer(hidden, grid, ATTENTION, may_be_overwritten(hidden)))
+        view = _BlockView(self, stand_ins | {anatomy.mlp_entry: tap})
+        outputs = self.stock_class.forward(view, hidden_states, *args, **kwargs)
         if not tap.reached:
             raise RuntimeError(
-                f"{self.stock_class.__name__} did not call its {mlp_entry!r}, so its anatomy in `mona_peft.blocks` is "
+                f"{self.stock_class.__name__} did not call its {anatomy.mlp_entry!r}, so its anatomy in `mona_peft.blocks` is "
                 "wrong for this version. Register the right one with `mona_peft.register_block`."
             )
 
         hidden_states = outputs[0] if isinstance(outputs, tuple) else outputs
         if tap.delta is not None:
             hidden_states = hidden_states + tap.delta
-        delta = adapter_layer(hidden_states, grid, MLP)
+        delta = adapter_layer(hidden_states, grid, MLP, may_be_overwritten(hidden_states))
         if delta is not None:
             hidden_states = hidden_states + delta
         return (hidden_states, *outputs[1:]) if isinstance(outputs, tuple) else hidden_states

@@ -11,13 +11,13 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule
 from torch import nn
 
 from mona_peft.adapter_files import check_adapter_state, check_weight_file
-from mona_peft.blocks import Grid, GridArguments, anatomy_of, width_of
+from mona_peft.blocks import Grid, GridArguments, anatomy_of, check_mlp_branch, width_of
 from mona_peft.checkpointing import support_reentrant_checkpointing, withdraw_checkpointing_support
 from mona_peft.class_swap import restore_class, swap_class
 from mona_peft.frozen_norm import freeze_batch_norms, unfreeze_batch_norms
 from mona_peft.heads import resolve_modules_to_save
 from mona_peft.peft_compat import accept_keyword_calls
-from mona_peft.residual import SITES, AdaptedBlock, may_be_overwritten
+from mona_peft.residual import SITES, AdaptedBlock
 from mona_peft.selection import TASK_HEAD, BlockSelection, backbone_of, select_blocks
 
 INIT_WEIGHTS = (True, False, "paper")
@@ -49,6 +49,10 @@ class ResidualAdapterConfig(PeftConfig):
         metadata={"help": "True: starts equal to the base. 'paper': the authors' initialisation. False: for tests."},
     )
 
+    recompute_mlp: bool = field(
+        default=False, metadata={"help": "Recompute the MLP branches in the backward pass: less memory, more time."}
+    )
+
     method = ""
     """Name of the method, lower case."""
 
@@ -77,6 +81,7 @@ class ResidualAdapterConfig(PeftConfig):
         if not self.sites or not set(self.sites) <= set(SITES):
             raise ValueError(f"sites={self.sites!r}: choose one or both of {SITES}.")
         self._check_choice("init_weights", INIT_WEIGHTS)
+        self._check_choice("recompute_mlp", (True, False))
 
     def _check_choice(self, name: str, allowed: tuple) -> None:
         value = getattr(self, name)
@@ -130,6 +135,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter: str | list[str] = []
         self.merged_adapters: list[str] = []
+        self.recompute_mlp: dict[str, bool] = {}
         self.train(block.training)
 
     def make_adapter(self, config: ResidualAdapterConfig) -> nn.Module:
@@ -138,6 +144,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: ResidualAdapterConfig, block: nn.Module) -> None:
         """Add the adapters called `adapter_name` at the sites that `config` names, on the device of `block`."""
+        self.recompute_mlp[adapter_name] = config.recompute_mlp
         device, dtype = _device_and_dtype(block)
         for site, adapters in self._adapters_by_site().items():
             if site in config.sites:
@@ -156,13 +163,21 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
             name in adapters for name in self.active_adapters for adapters in self._adapters_by_site().values()
         )
 
-    def forward(self, hidden_states: torch.Tensor, grid: Grid, site: str) -> torch.Tensor | None:
-        """Compute the sum of what the active adapters of a site add, or add it where that can be done in place.
+    @property
+    def recomputes_mlp(self) -> bool:
+        """Whether an active adapter asks for the MLP branch to be recomputed in the backward pass."""
+        return any(self.recompute_mlp.get(name, False) for name in self.active_adapters)
+
+    def forward(
+        self, hidden_states: torch.Tensor, grid: Grid, site: str, in_place: bool = False
+    ) -> torch.Tensor | None:
+        """Compute the sum of what the active adapters of a site add, or add it in place where that saves memory.
 
         Args:
             hidden_states: Tokens of shape (B, N, C).
             grid: (H, W).
             site: One of `SITES`.
+            in_place: Whether the sum may be added to `hidden_states` in place.
 
         Returns:
             Tensor of the shape and dtype of `hidden_states`, or None if nothing is left to be added: no adapter is
@@ -170,7 +185,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         """
         adapters_at_site = self._adapters_by_site()[site]
         adapters = [adapters_at_site[name] for name in self.active_adapters if name in adapters_at_site]
-        if len(adapters) == 1 and adapters[0].adds_in_place and may_be_overwritten(hidden_states):
+        if in_place and len(adapters) == 1 and adapters[0].adds_in_place:
             adapters[0].add_(hidden_states, grid)
             return None
         delta = None
@@ -258,6 +273,9 @@ class ResidualAdapterModel(BaseTuner):
         """
         config = self.peft_config[adapter_name]
         self._selection: BlockSelection = select_blocks(model, config)
+        if config.recompute_mlp:
+            for name in self._selection.chosen:
+                check_mlp_branch(model.get_submodule(name))
         config.modules_to_save = resolve_modules_to_save(model, config)
         if state_dict is not None:
             # PEFT takes what stands before the prefix for the adapted module; here that is the layer in the block.

@@ -176,7 +176,7 @@ def test_editing_the_output_in_place_is_told_apart():
     mona, x = random_mona(16), tokens(16, (4, 3)).requires_grad_()
     output = mona.add_(x * 2, (4, 3))
     output += 1
-    with pytest.raises(RuntimeError, match="edited in place .* before the backward pass"):
+    with pytest.raises(RuntimeError, match=r"edited in place .* before the backward pass"):
         output.sum().backward()
     # What `forward` returns is not kept, so it may be edited.
     mona(x, (4, 3)).mul_(2).sum().backward()
