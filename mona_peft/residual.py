@@ -116,8 +116,8 @@ class AdaptedBlock:
         outputs = self.stock_class.forward(view, hidden_states, *args, **kwargs)
         if not tap.reached:
             raise RuntimeError(
-                f"{self.stock_class.__name__} did not call its {anatomy.mlp_entry!r}, so its anatomy in `mona_peft.blocks` is "
-                "wrong for this version. Register the right one with `mona_peft.register_block`."
+                f"{self.stock_class.__name__} did not call its {anatomy.mlp_entry!r}, so its anatomy in "
+                "`mona_peft.blocks` is wrong for this version. Register the right one with `mona_peft.register_block`."
             )
 
         hidden_states = outputs[0] if isinstance(outputs, tuple) else outputs

@@ -1,25 +1,27 @@
 """Measures what Mona costs beside other ways of fine-tuning, and writes it down as JSON.
 
-    python -m scripts.benchmark                      the table of docs/performance.md
-    python -m scripts.benchmark --autocast bfloat16  on a GPU, where there is one
-    python -m scripts.benchmark --cases swin-tiny:224:8 --rounds 5 --output mine.json
+    python -m scripts.benchmark                      all methods on all cases, on a GPU where there is one
+    python -m scripts.benchmark --autocast bfloat16
+    python -m scripts.benchmark --cases swin-tiny:224:8 --methods Mona --rounds 5 --output mine.json
 
-A case is SIZE:IMAGE_SIZE:BATCH_SIZE. All methods of a case run in one process, in turns; ratios are taken within a round,
-and their medians and quartiles over the rounds reported. `python -m scripts.benchmark.report` makes table and plot.
+A case is SIZE:IMAGE_SIZE:BATCH_SIZE. All methods of a case run in one process, in turns; ratios are taken within a
+round, and their medians and quartiles over the rounds reported. Peak memory on a CPU is measured in a process for each
+method. `python -m scripts.benchmark.report` makes tables and a plot.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from scripts.benchmark.measure import Clock, interleaved, kept_bytes, peak_bytes, ratios, training_step
 from scripts.benchmark.models import METHODS, SIZES, blocks_of, build, stock_model
@@ -52,8 +54,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--autocast", choices=["bfloat16", "float16"])
     parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"])
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
-    parser.add_argument("--no_peak", action="store_true", help="leave out peak memory, which on a CPU takes a process each")
-    parser.add_argument("--output", type=Path, default=Path("docs/performance.json"))
+    parser.add_argument("--no_step", action="store_true", help="leave out the training step")
+    parser.add_argument("--no_inference", action="store_true", help="leave out inference")
+    parser.add_argument("--no_peak", action="store_true", help="leave out peak memory")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmark.json"))
     parser.add_argument("--peak_of", choices=METHODS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     args.methods = [name for name in METHODS if name in args.methods or name == REFERENCE]
@@ -71,7 +75,9 @@ def parse_case(case: str) -> tuple[str, int, int]:
     size, _, numbers = case.partition(":")
     image_size, _, batch_size = numbers.partition(":")
     if size not in SIZES or not image_size.isdecimal() or not batch_size.isdecimal():
-        raise SystemExit(f"--cases {case}: write SIZE:IMAGE_SIZE:BATCH_SIZE, such as swin-tiny:224:4; sizes: {list(SIZES)}.")
+        raise SystemExit(
+            f"--cases {case}: write SIZE:IMAGE_SIZE:BATCH_SIZE, such as swin-tiny:224:4; sizes: {list(SIZES)}."
+        )
     return size, int(image_size), int(batch_size)
 
 
@@ -91,27 +97,32 @@ class Case:
 
     def measure(self) -> dict[str, Any]:
         """Measures everything."""
-        clock, rounds = Clock(self.device), self.args.rounds
         models = {name: build(name, self.base) for name in self.args.methods}
-        steps = {
-            name: lambda model=model: training_step(model, self.pixel_values, self.labels, self.autocast)
+        results: dict[str, dict[str, Any]] = {
+            name: {"kept_bytes": kept_bytes(model, self.pixel_values, self.autocast)} for name, model in models.items()
+        }
+        if not self.args.no_step:
+            for name, summary in self.steps(models).items():
+                results[name]["step"] = summary
+        if not self.args.no_peak:
+            for name, model in models.items():
+                results[name]["peak_bytes"] = self.peak(name, model)
+        if not self.args.no_inference:
+            for name, summary in self.inference(models).items():
+                results.setdefault(name, {})["inference"] = summary
+        size = {"size": self.size, "image_size": self.image_size, "batch_size": self.batch_size}
+        return {**size, "methods": results}
+
+    def steps(self, models: dict[str, nn.Module]) -> dict[str, dict[str, Any]]:
+        """Times training steps, without the optimiser's."""
+        work = {
+            name: partial(training_step, model, self.pixel_values, self.labels, self.autocast)
             for name, model in models.items()
         }
-        step_seconds = interleaved(steps, clock, rounds, self.args.warmup)
-        results = {
-            name: {"step": summary, "kept_bytes": kept_bytes(models[name], self.pixel_values, self.autocast)}
-            for name, summary in ratios(step_seconds, REFERENCE).items()
-        }
-        if not self.args.no_peak:
-            for name, result in results.items():
-                result["peak_bytes"] = self.peak(name, steps[name])
-        for name, summary in self.inference(models, clock).items():
-            results.setdefault(name, {})["inference"] = summary
-        size = {"size": self.size, "image_size": self.image_size, "batch_size": self.batch_size}
-        return {**size, "step_seconds": step_seconds, "methods": results}
+        return ratios(interleaved(work, Clock(self.device), self.args.rounds, self.args.warmup), REFERENCE)
 
     @torch.inference_mode()
-    def inference(self, models: dict[str, torch.nn.Module], clock: Clock) -> dict[str, dict[str, float]]:
+    def inference(self, models: dict[str, nn.Module]) -> dict[str, dict[str, float]]:
         """Times the blocks alone, without embeddings and head: bare, and with Mona by either way.
 
         Each block is timed by itself, next to its like; a round is the sum over the blocks.
@@ -122,33 +133,31 @@ class Case:
         for number, (block, grid) in enumerate(blocks["bare blocks"]):
             width = block.layernorm_before.weight.shape[0]
             hidden = torch.randn(self.batch_size, grid[0] * grid[1], width, device=self.device).to(self.base.dtype)
-            work = {name: lambda block=found[number][0]: block(hidden, grid) for name, found in blocks.items()}
+            work = {name: partial(found[number][0], hidden, grid) for name, found in blocks.items()}
             with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-                seconds = interleaved(work, clock, self.args.rounds, self.args.warmup)
+                seconds = interleaved(work, Clock(self.device), self.args.rounds, self.args.warmup)
             for name, values in seconds.items():
                 totals[name] = [a + b for a, b in zip(totals[name], values, strict=True)]
         for model in models.values():
             model.train()
         return ratios(totals, "bare blocks")
 
-    def peak(self, method: str, step: Any) -> int:
+    def peak(self, method: str, model: nn.Module) -> int:
         """Measures peak memory; on a CPU in a fresh process, whose memory comes back to the system when freed."""
         if self.device.type == "cuda":
-            return peak_bytes(step, self.device)
+            return peak_bytes(model, self.pixel_values, self.labels, self.autocast)
         options = ["--dtype", self.args.dtype, "--attention", self.args.attention, "--threads", str(self.args.threads)]
         options += ["--autocast", self.args.autocast] if self.args.autocast else []
         command = [sys.executable, "-m", "scripts.benchmark", "--cases", self.name, "--peak_of", method, *options]
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-        run = subprocess.run([*command, "--device", "cpu"], env=environment, stdout=subprocess.PIPE, check=True, text=True)
+        run = subprocess.run(
+            [*command, "--device", "cpu"], env=environment, stdout=subprocess.PIPE, check=True, text=True
+        )
         return int(run.stdout.split()[-1])
 
     def peak_in_this_process(self, method: str) -> int:
-        """Measures the peak of the second step."""
-        model = build(method, self.base)
-        training_step(model, self.pixel_values, self.labels, self.autocast)
-        return peak_bytes(
-            lambda: training_step(model, self.pixel_values, self.labels, self.autocast), torch.device("cpu")
-        )
+        """Measures peak memory of one method."""
+        return peak_bytes(build(method, self.base), self.pixel_values, self.labels, self.autocast)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -166,10 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "cases": {},
     }
     for case in args.cases:
-        result = record["cases"][case] = Case(case, args).measure()
+        record["cases"][case] = Case(case, args).measure()
         write_json(args.output, record)  # after each case, so that an interrupted run is not lost
-        brief = {name: m["step"]["ratio"] for name, m in result["methods"].items() if "step" in m}
-        print(case, json.dumps({name: round(ratio, 3) for name, ratio in brief.items()}), flush=True)
+        print(f"{case} is done", flush=True)
     print(f"{args.output}: python -m scripts.benchmark.report {args.output} makes table and plot of it")
 
 

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,9 @@ class Clock:
         return start.elapsed_time(end) / 1e3
 
 
-def interleaved(work: dict[str, Callable[[], object]], clock: Clock, rounds: int, warmup: int) -> dict[str, list[float]]:
+def interleaved(
+    work: dict[str, Callable[[], object]], clock: Clock, rounds: int, warmup: int
+) -> dict[str, list[float]]:
     """Time several kinds of work in turns, forwards and backwards, so that drifts of the machine hit all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for number in range(warmup + rounds):
@@ -49,13 +52,13 @@ def interleaved(work: dict[str, Callable[[], object]], clock: Clock, rounds: int
     return seconds
 
 
-def ratios(seconds: dict[str, list[float]], reference: str) -> dict[str, dict[str, float]]:
-    """Return for each kind of work the median of its ratio to the reference in the same round, and its quartiles."""
+def ratios(seconds: dict[str, list[float]], reference: str) -> dict[str, dict[str, Any]]:
+    """Return for each kind of work the median and quartiles of its ratio to the reference in the same round."""
     summary = {}
     for name, values in seconds.items():
         relative = [a / b for a, b in zip(values, seconds[reference], strict=True)]
         low, median, high = statistics.quantiles(relative, n=4, method="inclusive")
-        summary[name] = {"seconds": statistics.median(values), "ratio": median, "low": low, "high": high}
+        summary[name] = {"ratio": median, "low": low, "high": high, "seconds": values}
     return summary
 
 
@@ -70,7 +73,7 @@ def training_step(
 
 
 def kept_bytes(model: nn.Module, pixel_values: torch.Tensor, autocast: torch.dtype | None = None) -> int:
-    """Return how many bytes a forward pass keeps for its backward pass, each memory once, without weights and buffers."""
+    """Return how many bytes a forward pass keeps for its backward pass, each memory once; weights excepted."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}  # alive, so that no address comes twice
 
@@ -90,24 +93,28 @@ def kept_bytes(model: nn.Module, pixel_values: torch.Tensor, autocast: torch.dty
     return total
 
 
-def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
-    """Return by how much the memory of the device, or of this process on a CPU, rises above its level in a step.
+def peak_bytes(
+    model: nn.Module, pixel_values: torch.Tensor, labels: torch.Tensor, autocast: torch.dtype | None = None
+) -> int:
+    """Return by how much memory rises above its level, of the device, or of this process on a CPU, in a step.
 
-    On Linux the process's own high-water mark is reset first; elsewhere it may be that of an earlier time, so measure
-    in a fresh process.
+    It is that of a second step: the first one loads libraries. On Linux the process's high-water mark is reset before;
+    elsewhere it may be that of an earlier time, so measure in a fresh process.
     """
+    training_step(model, pixel_values, labels, autocast)
+    device = pixel_values.device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        step()
+        training_step(model, pixel_values, labels, autocast)
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     marks = Path("/proc/self/clear_refs")
     if marks.exists():
         marks.write_text("5")
     before = _resident_bytes("VmRSS")
-    step()
+    training_step(model, pixel_values, labels, autocast)
     return _resident_bytes("VmHWM") - before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 
 import torch
@@ -144,11 +145,8 @@ METHODS: dict[str, Callable[[SwinForImageClassification], nn.Module]] = {
 
 def build(method: str, base: SwinForImageClassification) -> nn.Module:
     """Build a model for a method, in training mode, on a copy of `base` that shares the memory of its weights."""
-    model = type(base)(base.config)
-    for parameter, shared in zip(model.parameters(), base.parameters(), strict=True):
-        parameter.data = shared.data
-    for buffer, shared in zip(model.buffers(), base.buffers(), strict=True):
-        buffer.data = shared.data
+    shared = {id(parameter): nn.Parameter(parameter.data) for parameter in base.parameters()}
+    model = copy.deepcopy(base, shared | {id(buffer): buffer for buffer in base.buffers()})
     torch.manual_seed(1)
     return METHODS[method](model).to(base.device).train()
 
