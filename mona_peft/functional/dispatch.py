@@ -62,7 +62,8 @@ def is_transformed() -> bool:
 
 
 def _is_exporting() -> bool:
-    return torch.compiler.is_exporting()
+    # torch 2.6 does not tell export from compilation: there the exported graph folds by itself.
+    return getattr(torch.compiler, "is_exporting", bool)()
 
 
 def _runs_folded(hidden_states: torch.Tensor, settings: Settings) -> bool:
@@ -88,7 +89,7 @@ def _fold(
     inference_fold: InferenceFold | None,
 ) -> FoldedWeights:
     device_type = hidden_states.device.type
-    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+    dtype = steps.autocast_dtype(device_type)
     with steps.without_autocast(device_type):
         if inference_fold is not None:
             if _is_exporting():

@@ -32,7 +32,14 @@ def mona_folded(x: torch.Tensor, grid: Grid, w: FoldedWeights, dropout: float) -
 
 def without_autocast(device_type: str) -> AbstractContextManager:
     """Switch autocast off where it is on; elsewhere do nothing, which leaves no trace in an exported graph."""
-    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
+    return nullcontext() if autocast_dtype(device_type) is None else torch.autocast(device_type, enabled=False)
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """Return the dtype of autocast on a kind of device, or None where it is off or (on the meta device) unknown."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return None
 
 
 def chunks(tokens: torch.Tensor) -> Iterator[slice]:

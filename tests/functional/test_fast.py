@@ -203,3 +203,11 @@ def test_keeps_its_output_and_a_bottleneck_map():
     assert sum(per_token.values()) == 64 + 2
     # The rest is folded weights, which do not grow with the map.
     assert sum(t.numel() for t in maps if t.shape[0] not in (2, 128)) < 64 * 64 + 64 * 49 + 4 * 64
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_shapes_without_data(training):
+    with torch.device("meta"):
+        mona = random_mona(16, dropout=0.1).train(training)
+        x = tokens(16, (6, 5))
+    assert mona(x, (6, 5)).shape == mona.add_(x, (6, 5)).shape == x.shape
