@@ -1,6 +1,7 @@
 # Each target sets up what it needs in a virtual environment of its own, once; a second call starts right away.
 #   make demo                     train the head alone, then Mona, on handwritten digits over photographs
 #   make test ARGS="-k resume"    the tests; ARGS go to pytest
+#   make benchmark                time and memory beside other ways of fine-tuning; ARGS go to the command
 #   make quality                  ruff's checks, as CI runs them
 #   make style                    ruff's fixes and format
 # PYTHON=/path/to/python chooses the interpreter, VENV=.venv the environment's folder.
@@ -14,10 +15,13 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constrain
 REQUIREMENTS := pyproject.toml constraints.txt
 CODE := $(wildcard mona_peft scripts tests notebooks)
 
-.PHONY: demo test quality style clean
+.PHONY: demo benchmark test quality style clean
 
 demo: $(VENV)/demo.stamp
 	$(RUN) -m scripts.demo $(ARGS)
+
+benchmark: $(VENV)/demo.stamp
+	$(RUN) -m scripts.benchmark $(ARGS)
 
 # One thread a worker: two workers on two cores would otherwise compete.
 test: $(VENV)/test.stamp

@@ -146,24 +146,24 @@ def provenance(records: Mapping[Path, Mapping[str, Any]]) -> str:
 def draw(case: Mapping[str, Any], path: Path) -> None:
     """Draws kept bytes and step time of every method of a case, relative to LoRA."""
     methods: Methods = {name: method for name, method in case["methods"].items() if "step" in method}
-    kept = {name: method["kept_bytes"] / methods["LoRA"]["kept_bytes"] for name, method in methods.items()}
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, method in methods.items():
-        step, ours = method["step"], name.startswith("Mona")
-        errors = [[step["ratio"] - step["low"]], [step["high"] - step["ratio"]]]
-        axes.errorbar(kept[name], step["ratio"], yerr=errors, fmt="o", color="C3" if ours else "C0", capsize=3)
-        axes.annotate(name, (kept[name], step["ratio"]), (7, 4), textcoords="offset points", fontsize=9)
-    axes.axhline(1, color="grey", linewidth=0.8, linestyle=":")
-    axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(
-        title=_title(case),
-        xlabel="kept for the backward pass / LoRA",
-        ylabel="time of a training step / LoRA",
-        xlim=(-0.05, max(kept.values()) * 1.2),
-        ylim=(0, max(method["step"]["high"] for method in methods.values()) * 1.1),
-    )
-    axes.grid(alpha=0.3)
+    names = list(methods)
+    colours = ["C3" if name.startswith("Mona") else "C0" for name in names]
+    kept = [method["kept_bytes"] / methods["LoRA"]["kept_bytes"] for method in methods.values()]
+    steps = [method["step"] for method in methods.values()]
+    spread = [[s["ratio"] - s["low"] for s in steps], [s["high"] - s["ratio"] for s in steps]]
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure.suptitle(_title(case))
+    kept_axes, step_axes = figure.subplots(1, 2, sharey=True)
+    bars = kept_axes.barh(names, kept, color=colours)
+    kept_axes.bar_label(bars, fmt="%.2f", padding=3)
+    step_axes.barh(names, [s["ratio"] for s in steps], xerr=spread, color=colours, capsize=3)
+    for number, step in enumerate(steps):
+        step_axes.text(step["high"] + 0.03, number, f"{step['ratio']:.2f}", va="center")
+    for axes, label in ((kept_axes, "kept for the backward pass / LoRA"), (step_axes, "time of a step / LoRA")):
+        axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
+        axes.set(xlabel=label)
+        axes.margins(x=0.15)
+    kept_axes.invert_yaxis()
     save_figure(figure, path)
 
 
