@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -16,15 +16,13 @@ from torch import nn
 from mona_peft.blocks import Grid
 from mona_peft.functional.dispatch import add_mona_, mona_delta
 from mona_peft.functional.folding import can_fold
-from mona_peft.functional.formula import Settings, Weights
+from mona_peft.functional.formula import FilterReduction, NormPosition, Settings, Weights
 from mona_peft.functional.inference import InferenceFold
 from mona_peft.residual import AdaptedBlock, ResidualAdapter
 from mona_peft.tuner import ResidualAdapterConfig, ResidualAdapterLayer, ResidualAdapterModel
 
-NormPosition = Literal["input", "bottleneck", "none"]
-FilterReduction = Literal["mean", "sum"]
-NORM_POSITIONS = ("input", "bottleneck", "none")
-FILTER_REDUCTIONS = ("mean", "sum")
+NORM_POSITIONS = get_args(NormPosition)
+FILTER_REDUCTIONS = get_args(FilterReduction)
 NORM_PARAMETERS = ("norm_weight", "norm_bias", "gamma", "gammax")
 
 
@@ -39,7 +37,8 @@ class Mona(ResidualAdapter):
         p = conv1x1(p) + p
         delta = Linear(n -> C)(dropout(gelu(p)))
 
-    The adapted map is `x + delta`; the caller adds. Tokens before the last H * W (a class token, registers) have no
+    The adapted map is `x + delta`: the caller adds, or has it added in place by `add_`. Both compute this in fewer and
+    larger steps (`mona_peft.functional`), to the same result but for rounding. Tokens before the last H * W (a class token, registers) have no
     place in the grid: they take the linear path and skip the convolutions.
 
     All parameters lie directly on the module, none in a child, so that their names are the file format of adapters and

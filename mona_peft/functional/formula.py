@@ -13,6 +13,8 @@ import torch.nn.functional as F
 
 from mona_peft.blocks import Grid
 
+NormPosition = Literal["input", "bottleneck", "none"]
+FilterReduction = Literal["mean", "sum"]
 LAYER_NORM_EPS = 1e-5
 
 
@@ -25,8 +27,8 @@ class Settings(NamedTuple):
         dropout: Probability, 0 outside training.
     """
 
-    norm_position: Literal["input", "bottleneck", "none"]
-    filter_reduction: Literal["mean", "sum"]
+    norm_position: NormPosition
+    filter_reduction: FilterReduction
     dropout: float
 
 
