@@ -38,8 +38,8 @@ class Mona(ResidualAdapter):
         delta = Linear(n -> C)(dropout(gelu(p)))
 
     The adapted map is `x + delta`: the caller adds, or has it added in place by `add_`. Both compute this in fewer and
-    larger steps (`mona_peft.functional`), to the same result but for rounding. Tokens before the last H * W (a class token, registers) have no
-    place in the grid: they take the linear path and skip the convolutions.
+    larger steps (`mona_peft.functional`), to the same result but for rounding. Tokens before the last H * W (a class
+    token, registers) have no place in the grid: they take the linear path and skip the convolutions.
 
     All parameters lie directly on the module, none in a child, so that their names are the file format of adapters and
     nothing that walks a model by module type (quantisation, `_init_weights`, "all-linear") touches them.
