@@ -6,28 +6,29 @@ section 3; earlier "Adapter is All You Need for Tuning Visual Tasks", arXiv:2311
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from mona_peft.blocks import Grid
-from mona_peft.residual import AdaptedBlock
+from mona_peft.functional.dispatch import add_mona_, mona_delta
+from mona_peft.functional.folding import can_fold
+from mona_peft.functional.formula import FilterReduction, NormPosition, Settings, Weights
+from mona_peft.functional.inference import InferenceFold
+from mona_peft.residual import AdaptedBlock, ResidualAdapter
 from mona_peft.tuner import ResidualAdapterConfig, ResidualAdapterLayer, ResidualAdapterModel
 
-NormPosition = Literal["input", "bottleneck", "none"]
-FilterReduction = Literal["mean", "sum"]
-NORM_POSITIONS = ("input", "bottleneck", "none")
-FILTER_REDUCTIONS = ("mean", "sum")
-LAYER_NORM_EPS = 1e-5
+NORM_POSITIONS = get_args(NormPosition)
+FILTER_REDUCTIONS = get_args(FilterReduction)
+NORM_PARAMETERS = ("norm_weight", "norm_bias", "gamma", "gammax")
 MAX_BOTTLENECK_DIM, MAX_KERNEL_SIZE = 2**15, 255
 """Limits that no model reaches; a configuration from elsewhere shall not ask for more memory than there is."""
 
 
-class Mona(nn.Module):
+class Mona(ResidualAdapter):
     r"""Multi-cognitive visual adapter of a token map.
 
     With `x` of shape (B, N, C) and a bottleneck of n channels (paper, section 3.2 and 3.3):
@@ -38,8 +39,9 @@ class Mona(nn.Module):
         p = conv1x1(p) + p
         delta = Linear(n -> C)(dropout(gelu(p)))
 
-    The adapted map is `x + delta`; the caller adds. Tokens before the last H * W (a class token, registers) have no
-    place in the grid: they take the linear path and skip the convolutions.
+    The adapted map is `x + delta`: the caller adds, or has it added in place by `add_`. Both compute this in fewer and
+    larger steps (`mona_peft.functional`), to the same result but for rounding. Tokens before the last H * W (a class
+    token, registers) have no place in the grid: they take the linear path and skip the convolutions.
 
     All parameters lie directly on the module, none in a child, so that their names are the file format of adapters and
     nothing that walks a model by module type (quantisation, `_init_weights`, "all-linear") touches them.
@@ -86,6 +88,8 @@ class Mona(nn.Module):
         self.pw_bias = nn.Parameter(torch.empty(bottleneck_dim))
         self.up_weight = nn.Parameter(torch.empty(dim, bottleneck_dim))
         self.up_bias = nn.Parameter(torch.empty(dim))
+        self._inference_fold = InferenceFold()
+        self.register_load_state_dict_post_hook(_fold_after_loading)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -132,47 +136,88 @@ class Mona(nn.Module):
         Raises:
             ValueError: If there are fewer tokens than the grid has places.
         """
-        bottleneck = F.linear(self._scaled_norm(hidden_states, "input"), self.down_weight, self.down_bias)
-        bottleneck = self._scaled_norm(bottleneck, "bottleneck")
-        num_prefix_tokens = hidden_states.shape[1] - grid[0] * grid[1]
-        if num_prefix_tokens < 0:
+        self._check_grid(hidden_states, grid)
+        return mona_delta(hidden_states, grid, *self._arguments())
+
+    @property
+    def adds_in_place(self) -> bool:
+        """Whether the host should call `add_`; the rarely used places of the norm gain nothing from it."""
+        return can_fold(self.settings())
+
+    def add_(self, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Add what `forward` computes to `hidden_states`, in place.
+
+        This keeps least for the backward pass, which has the input back from the output: neither may be edited in
+        place before it has run.
+
+        Args:
+            hidden_states: As in `forward`.
+            grid: (H, W).
+
+        Returns:
+            `hidden_states`.
+
+        Raises:
+            ValueError: As `forward`.
+        """
+        self._check_grid(hidden_states, grid)
+        return add_mona_(hidden_states, grid, *self._arguments())
+
+    def _check_grid(self, hidden_states: torch.Tensor, grid: Grid) -> None:
+        num_places = grid[0] * grid[1]
+        if hidden_states.shape[1] < num_places:
             raise ValueError(
-                f"Mona got {hidden_states.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} = {grid[0] * grid[1]} "
-                "places. Were tokens dropped before the block? Mona needs the whole map."
+                f"Mona got {hidden_states.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} = {num_places} places. "
+                "Were tokens dropped before the block? Mona needs the whole map."
             )
-        if num_prefix_tokens:
-            prefix, tokens = bottleneck[:, :num_prefix_tokens], bottleneck[:, num_prefix_tokens:]
-            bottleneck = torch.cat([prefix, self._convolve(tokens, grid)], dim=1)
-        else:
-            bottleneck = self._convolve(bottleneck, grid)
-        bottleneck = F.dropout(F.gelu(bottleneck), self.dropout, self.training)
-        return F.linear(bottleneck, self.up_weight, self.up_bias)
 
-    def _scaled_norm(self, tensor: torch.Tensor, position: NormPosition) -> torch.Tensor:
-        if self.norm_position != position:
-            return tensor
-        normed = F.layer_norm(tensor, tensor.shape[-1:], self.norm_weight, self.norm_bias, LAYER_NORM_EPS)
-        return normed * self.gamma + tensor * self.gammax
+    def weights(self) -> Weights:
+        """Return the parameters as the functions in `mona_peft.functional` take them."""
+        parameters = self._parameters  # at every call: as attributes of the module they would take ten times as long
+        return Weights(
+            *map(parameters.get, NORM_PARAMETERS),
+            parameters["down_weight"],
+            parameters["down_bias"],
+            tuple([parameters[f"dw{size}_weight"] for size in self.kernel_sizes]),
+            tuple([parameters[f"dw{size}_bias"] for size in self.kernel_sizes]),
+            parameters["pw_weight"],
+            parameters["pw_bias"],
+            parameters["up_weight"],
+            parameters["up_bias"],
+        )
 
-    def _convolve(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Apply depthwise filters and 1x1 convolution, each with its residual, to tokens of shape (B, H * W, n)."""
-        batch_size, _, channels = tokens.shape
-        # (B, n, H, W) in channels-last memory: the tokens as they lie, no copy.
-        bottleneck = tokens.reshape(batch_size, *grid, channels).permute(0, 3, 1, 2)
-        filtered = [
-            F.conv2d(
-                bottleneck,
-                self.get_parameter(f"dw{size}_weight"),
-                self.get_parameter(f"dw{size}_bias"),
-                padding=size // 2,
-                groups=channels,
-            )
-            for size in self.kernel_sizes
-        ]
-        total = sum(filtered[1:], start=filtered[0])
-        bottleneck = bottleneck + (total / len(filtered) if self.filter_reduction == "mean" else total)
-        bottleneck = F.conv2d(bottleneck, self.pw_weight, self.pw_bias) + bottleneck
-        return bottleneck.permute(0, 2, 3, 1).reshape(batch_size, -1, channels)
+    def settings(self) -> Settings:
+        """Return the settings as the functions in `mona_peft.functional` take them."""
+        return Settings(self.norm_position, self.filter_reduction, self.dropout if self.training else 0.0)
+
+    def _arguments(self) -> tuple[Weights, Settings, InferenceFold | None]:
+        return self.weights(), self.settings(), None if self.training else self._inference_fold
+
+    def train(self, mode: bool = True) -> Mona:
+        """Set training or evaluation mode; for evaluation, weights are folded once and for all."""
+        super().train(mode)
+        self._fold_again()
+        return self
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Mona:
+        super()._apply(fn, recurse)
+        self._fold_again()
+        return self
+
+    def _fold_again(self) -> None:
+        """Fold now what evaluation will need: an exporter that follows the next call sees no real weights."""
+        self._inference_fold.clear()
+        if not self.training and can_fold(self.settings()) and self._has_all_weights():
+            self._inference_fold.get(self.weights(), self.settings(), None)
+
+    def _has_all_weights(self) -> bool:
+        # Not on the meta device, nor sharded, when modules hold other shapes, types or freed memory.
+        return self.down_weight.shape == (self.bottleneck_dim, self.dim) and all(
+            type(parameter.data) is torch.Tensor
+            and parameter.device.type != "meta"
+            and parameter.untyped_storage().nbytes() > 0
+            for parameter in self.parameters()
+        )
 
     def extra_repr(self) -> str:
         """Show the settings in `repr`."""
@@ -180,6 +225,10 @@ class Mona(nn.Module):
             f"{self.dim}, bottleneck_dim={self.bottleneck_dim}, kernel_sizes={self.kernel_sizes}, "
             f"dropout={self.dropout}, norm_position={self.norm_position!r}, filter_reduction={self.filter_reduction!r}"
         )
+
+
+def _fold_after_loading(mona: Mona, incompatible_keys: object) -> None:
+    mona._fold_again()
 
 
 @dataclass
@@ -207,6 +256,8 @@ class MonaConfig(ResidualAdapterConfig):
         filter_reduction: `"mean"` of the filters' outputs or, as in an earlier version, their `"sum"`.
         init_weights: `True`: the up projection is zero and the adapted model starts equal to the base. `"paper"`: the
             authors' initialisation. `False`: nothing is zero, for tests.
+        recompute_mlp: Recompute the MLP branches of the adapted blocks in the backward pass instead of keeping the
+            inputs of their activation functions, four times as wide as the block. Changes memory and time, no result.
 
     Raises:
         ValueError: If a value is out of range; the message says what is allowed.

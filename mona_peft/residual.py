@@ -6,7 +6,8 @@ wrapped. But one child receives it: the module where the MLP branch enters. An a
 `d1 = f1(h)`, hands `h + d1` to the child and remembers `d1`, which is then added to the block's output:
 `(h + d1) + mlp(norm(h + d1))`, exactly the block with `h + d1` in the place of `h`. The second adapter follows. A block
 that goes on behind its MLP residual (ViTDet) is tapped there too, and one with a single residual (ConvNeXt) has the
-second adapter alone.
+second adapter alone. An adapter that can writes `h + d1` into the tensor `h` itself: the stock `forward` then goes on
+with it by itself.
 
 View and tap live for one call: nothing is remembered on the modules, so recomputation in the backward pass, threads and
 `torch.compile` see a pure function.
@@ -21,12 +22,41 @@ import torch
 from torch import nn
 
 from mona_peft.blocks import ATTENTION, MLP, PATCH_GRID, Grid
+from mona_peft.functional.dispatch import is_transformed
+from mona_peft.recompute import recomputed_branch
+
+
+class ResidualAdapter(nn.Module):
+    """What an adapter is to the block that hosts it: `forward(hidden_states, grid) -> delta`.
+
+    An adapter that needs less memory when it adds `delta` itself says so in `adds_in_place` and has
+    `add_(hidden_states, grid)`, which writes `hidden_states + delta` into `hidden_states` and returns them.
+    """
+
+    adds_in_place = False
+
+
+def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
+    """Whether an adapter may write `hidden_states + delta` into `hidden_states`, a residual sum inside a block.
+
+    It may if nothing else needs them as they are. A sum that autograd has just made is such a tensor: addition does
+    not keep its result. Recorded and transformed operations should be plain ones.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
+        return False
+    if hidden_states.numel() == 0:
+        return False
+    whole = hidden_states._base if hidden_states._is_view() else hidden_states
+    if whole.numel() != hidden_states.numel() or not hidden_states.is_contiguous():
+        return False
+    producer = whole.grad_fn
+    return not whole.requires_grad if producer is None else producer.name() == "AddBackward0"
 
 
 class _Tap:
     """Stands for a child of a block, for one call of the block: changes what the child receives."""
 
-    def __init__(self, child: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, child: Callable[..., Any], change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.child = child
         self.change = change
         self.reached = False
@@ -37,17 +67,17 @@ class _Tap:
 
 
 class _BlockView:
-    """A block as its own stock `forward` sees it for one call: itself, but for the tapped children.
+    """A block as its own stock `forward` sees it for one call: itself, but for a few children.
 
     Reads and writes go to the block (Swin blocks change their own shift and window), except for the children that the
-    taps stand for.
+    stand-ins stand for.
     """
 
     # transformers asks `type(self).forward` whether this is the outermost forward, the one that checkpoints.
     forward = None
 
-    def __init__(self, block: nn.Module, taps: dict[str, _Tap]) -> None:
-        vars(self).update({"_block": block, **taps})
+    def __init__(self, block: nn.Module, stand_ins: dict[str, Callable[..., Any]]) -> None:
+        vars(self).update({"_block": block, **stand_ins})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["_block"], name)
@@ -62,6 +92,7 @@ class _Adapters:
     def __init__(self, adapter_layer: nn.Module, grid: Grid, adapter_names: Sequence[str] | None) -> None:
         self.adapter_layer = adapter_layer
         self.adapter_names = adapter_names
+        self.anatomy = adapter_layer.anatomy
         self.token_map = adapter_layer.token_map
         self.grid = grid
         self.attention_delta: torch.Tensor | None = None  # d1, as tokens
@@ -79,8 +110,11 @@ class _Adapters:
         return self._add(hidden_states, self._delta(hidden_states, layout, MLP), layout)
 
     def _delta(self, hidden_states: torch.Tensor, layout: str, site: str) -> torch.Tensor | None:
+        """Return what is still to be added as tokens; None if nothing is, or all has been added in place."""
         tokens = self.token_map.to_tokens(hidden_states, layout, self.grid)
-        return self.adapter_layer(tokens, self.grid, site, self.adapter_names)
+        # Only into the very tensor that the block goes on with: `tokens` may be a copy of it in another order.
+        in_place = tokens is hidden_states and self.anatomy.fresh_sums and may_be_overwritten(hidden_states)
+        return self.adapter_layer(tokens, self.grid, site, adapter_names=self.adapter_names, in_place=in_place)
 
     def _add(self, hidden_states: torch.Tensor, delta: torch.Tensor | None, layout: str) -> torch.Tensor:
         if delta is None:
@@ -121,8 +155,13 @@ class AdaptedBlock:
         grid = adapter_layer.token_map.source.read(hidden_states, args, kwargs)
         adapters = _Adapters(adapter_layer, grid, adapter_names)
         changes = {anatomy.mlp_entry: adapters.after_attention, anatomy.mlp_exit: adapters.after_mlp}
-        taps = {name: _Tap(getattr(self, name), change) for name, change in changes.items() if name is not None}
-        outputs = self.stock_class.forward(_BlockView(self, taps), hidden_states, *args, **kwargs)
+        stand_ins = recomputed_branch(self, anatomy.mlp_branch) if adapter_layer.recomputes_mlp else {}
+        taps = {
+            name: _Tap(stand_ins.get(name, getattr(self, name)), change)
+            for name, change in changes.items()
+            if name is not None
+        }
+        outputs = self.stock_class.forward(_BlockView(self, stand_ins | taps), hidden_states, *args, **kwargs)
         missed = [name for name, tap in taps.items() if not tap.reached]
         if missed:
             raise RuntimeError(

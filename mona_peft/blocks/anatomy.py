@@ -24,6 +24,10 @@ class BlockAnatomy:
             blocks that normalise after it. `None` for a block with one residual (ConvNeXt): there is no `h`, and the
             only site is the block's end, `"mlp"`.
         norm: Name of a norm of the block; the length of its weight is the width C.
+        mlp_branch: Names of the submodules of the MLP branch, `mlp_entry` first, in the order in which hidden states go
+            through them and nothing else; without them the branch cannot be recomputed (`recompute_mlp`).
+        fresh_sums: Whether `h` and `out` are sums that the block itself has just made, and the tensor that `mlp_entry`
+            receives is the one to which the block adds its MLP branch. An adapter may then add to them in place.
         grid_arguments: Names of the arguments of the block's `forward` that hold (H, W): one that holds the pair, or
             two.
         patch_projection: Ending of the name of the convolution whose output map has the tokens' grid, for blocks that
@@ -52,6 +56,8 @@ class BlockAnatomy:
     post_norm: tuple[str, str] | None = None
     unroll_schedule: str | None = None
     vision_config: str | None = None
+    mlp_branch: tuple[str, ...] = ()
+    fresh_sums: bool = False
 
     def __post_init__(self) -> None:
         """Check the fields against each other."""

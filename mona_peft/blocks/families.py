@@ -8,27 +8,38 @@ from torch import nn
 
 from mona_peft.blocks.anatomy import BlockAnatomy
 
-_SWIN = BlockAnatomy(mlp_entry="layernorm_after", norm="layernorm_before", grid_arguments=("input_dimensions",))
-_VIT = BlockAnatomy(
-    mlp_entry="layernorm_after", norm="layernorm_before", patch_projection="patch_embeddings.projection"
+_SWIN = BlockAnatomy(
+    mlp_entry="layernorm_after",
+    norm="layernorm_before",
+    grid_arguments=("input_dimensions",),
+    mlp_branch=("layernorm_after", "mlp"),
+    fresh_sums=True,
 )
-_DINO = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embeddings.projection")
+_THREE_PART_SWIN = replace(_SWIN, mlp_branch=("layernorm_after", "intermediate", "output"))
+_VIT = BlockAnatomy(
+    mlp_entry="layernorm_after",
+    norm="layernorm_before",
+    patch_projection="patch_embeddings.projection",
+    fresh_sums=True,
+)
+_DINO = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embeddings.projection", fresh_sums=True)
 _CLIP = BlockAnatomy(
     mlp_entry="layer_norm2",
     norm="layer_norm1",
     patch_projection="patch_embedding",
     vision_config="self_attn.config",
+    fresh_sums=True,
 )
-_PVT = BlockAnatomy(mlp_entry="layer_norm_2", norm="layer_norm_1", grid_arguments=("height", "width"))
+_PVT = BlockAnatomy(mlp_entry="layer_norm_2", norm="layer_norm_1", grid_arguments=("height", "width"), fresh_sums=True)
 _CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout="BCHW")
 _TIMM_SWIN = BlockAnatomy(mlp_entry="norm2", norm="norm1", layout="BHWC", mlp_entry_layout="BNC")
 _TIMM_VIT = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embed.proj")
 
 KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "SwinLayer": _SWIN,
-    "Swinv2Layer": replace(_SWIN, mlp_entry="intermediate"),
-    "MaskFormerSwinLayer": _SWIN,
-    "DonutSwinLayer": _SWIN,
+    "Swinv2Layer": replace(_SWIN, mlp_entry="intermediate", mlp_branch=("intermediate", "output")),
+    "MaskFormerSwinLayer": _THREE_PART_SWIN,
+    "DonutSwinLayer": _THREE_PART_SWIN,
     "ViTLayer": _VIT,
     "DeiTLayer": _VIT,
     "BeitLayer": _VIT,
@@ -144,6 +155,23 @@ def anatomy_of(block: nn.Module) -> BlockAnatomy:
                 f"{children}. Register the right one: `mona_peft.register_block({class_name!r}, BlockAnatomy(...))`."
             )
     return anatomy
+
+
+def check_mlp_branch(block: nn.Module) -> None:
+    """Check that the MLP branch of a known block is known too.
+
+    Raises:
+        ValueError: If it is not, or names a submodule that does not exist.
+    """
+    anatomy = anatomy_of(block)
+    missing = [name for name in anatomy.mlp_branch if not isinstance(getattr(block, name, None), nn.Module)]
+    if missing or not anatomy.mlp_branch:
+        raise ValueError(
+            f"recompute_mlp=True: the anatomy of {type(block).__name__} says mlp_branch={anatomy.mlp_branch!r}, which "
+            f"{f'this block lacks {missing} of' if missing else 'names nothing'}. Leave recompute_mlp out, or register "
+            "the block with the names of the submodules of its MLP branch: "
+            "`mona_peft.register_block(..., BlockAnatomy(mlp_branch=(...)))`."
+        )
 
 
 def width_of(block: nn.Module) -> int:

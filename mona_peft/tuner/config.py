@@ -42,6 +42,9 @@ class ResidualAdapterConfig(PeftConfig):
         default=True,
         metadata={"help": "True: starts equal to the base. 'paper': the authors' initialisation. False: for tests."},
     )
+    recompute_mlp: bool = field(
+        default=False, metadata={"help": "Recompute the MLP branches in the backward pass: less memory, more time."}
+    )
 
     method = ""
     """Name of the method, lower case."""
@@ -76,6 +79,7 @@ class ResidualAdapterConfig(PeftConfig):
         if not self.sites or not set(self.sites) <= set(SITES):
             raise ValueError(f"sites={self.sites!r}: choose one or both of {SITES}.")
         self._check_choice("init_weights", INIT_WEIGHTS)
+        self._check_choice("recompute_mlp", (True, False))
 
     def _check_choice(self, name: str, allowed: tuple) -> None:
         value = getattr(self, name)

@@ -33,6 +33,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
     Attributes:
         dim: Width C of the block.
         anatomy: The block's anatomy.
+        recompute_mlp: Whether an adapter asks for the MLP branch to be recomputed, by its name.
         adapter_weights: Factor of each active adapter's output; an adapter that is not named has 1.
         trained_heads: The heads of the whole model that PEFT trains and saves.
     """
@@ -50,6 +51,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         self._active_adapter: str | list[str] = []
         self.merged_adapters: list[str] = []
         self.adapter_weights: dict[str, float] = {}
+        self.recompute_mlp: dict[str, bool] = {}
         self.trained_heads: list[nn.Module] = []
         self.train(block.training)
 
@@ -59,6 +61,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: ResidualAdapterConfig, block: nn.Module) -> None:
         """Add the adapters called `adapter_name` at the sites that `config` names, on the device of `block`."""
+        self.recompute_mlp[adapter_name] = config.recompute_mlp
         device, dtype = _device_and_dtype(block)
         for site, adapters in self._adapters_by_site().items():
             if site in config.sites and site in self.anatomy.sites:
@@ -93,19 +96,31 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
             name in adapters for name in names for adapters in self._adapters_by_site().values()
         )
 
+    @property
+    def recomputes_mlp(self) -> bool:
+        """Whether an active adapter asks for the MLP branch to be recomputed in the backward pass."""
+        return any(self.recompute_mlp.get(name, False) for name in self.active_adapters)
+
     def forward(
-        self, hidden_states: torch.Tensor, grid: Grid, site: str, adapter_names: Sequence[str] | None = None
+        self,
+        hidden_states: torch.Tensor,
+        grid: Grid,
+        site: str,
+        adapter_names: Sequence[str] | None = None,
+        in_place: bool = False,
     ) -> torch.Tensor | None:
-        """Compute the weighted sum of what the active adapters of a site add.
+        """Compute the weighted sum of what the active adapters add at a site, or add it in place to save memory.
 
         Args:
             hidden_states: Tokens of shape (B, N, C).
             grid: (H, W).
             site: One of `SITES`.
             adapter_names: B names: each sample gets its own adapter alone, whichever are active.
+            in_place: Whether the sum may be added to `hidden_states` in place.
 
         Returns:
-            Tensor of the shape and dtype of `hidden_states`, or None if no adapter takes part at the site.
+            Tensor of the shape and dtype of `hidden_states`, or None if nothing is left to be added: no adapter takes
+            part at the site, or what it adds is in `hidden_states` already.
 
         Raises:
             ValueError: If there are not B names.
@@ -113,13 +128,16 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         adapters = self._adapters_by_site()[site]
         if adapter_names is not None:
             return self._delta_per_sample(adapters, hidden_states, grid, adapter_names)
+        names = [name for name in self.active_adapters if name in adapters]
+        if in_place and len(names) == 1 and adapters[names[0]].adds_in_place and not self.adapter_weights:
+            adapters[names[0]].add_(hidden_states, grid)
+            return None
         delta = None
-        for name in self.active_adapters:
-            if name in adapters:
-                output = self._delta(adapters[name], hidden_states, grid)
-                if name in self.adapter_weights:
-                    output = output * self.adapter_weights[name]
-                delta = output if delta is None else delta + output
+        for name in names:
+            output = self._delta(adapters[name], hidden_states, grid)
+            if name in self.adapter_weights:
+                output = output * self.adapter_weights[name]
+            delta = output if delta is None else delta + output
         return delta
 
     def _delta_per_sample(

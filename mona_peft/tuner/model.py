@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule
 from torch import nn
 
 from mona_peft.adapter_files import check_adapter_state
-from mona_peft.blocks import forget_patch_grids, token_map_of
+from mona_peft.blocks import check_mlp_branch, forget_patch_grids, token_map_of
 from mona_peft.checkpointing import support_reentrant_checkpointing, withdraw_checkpointing_support
 from mona_peft.class_swap import restore_class, swap_class
 from mona_peft.frozen_norm import freeze_batch_norms, unfreeze_batch_norms
@@ -62,6 +62,9 @@ class ResidualAdapterModel(BaseTuner):
         """
         config = self.peft_config[adapter_name]
         self._selection: BlockSelection = select_blocks(model, config)
+        if config.recompute_mlp:
+            for name in self._selection.chosen:
+                check_mlp_branch(model.get_submodule(name))
         config.modules_to_save = resolve_modules_to_save(model, config)
         if state_dict is not None:
             # PEFT takes what stands before the prefix for the adapted module; here that is the layer in the block.

@@ -1,0 +1,6 @@
+"""Mona's arithmetic as functions.
+
+`formula` is the paper's, to be read; all else computes the same with less time and memory. `dispatch` chooses;
+`folding` joins parameters that act one after the other; `fast` is the autograd function, made of `steps`, `depthwise`
+convolution and seeded `dropout`; `inference` keeps folded weights from call to call.
+"""

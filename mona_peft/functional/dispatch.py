@@ -1,0 +1,99 @@
+"""Which of the ways to compute a Mona a call takes. They differ in time and memory, not in the result."""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+
+from mona_peft.blocks import Grid
+from mona_peft.functional import steps
+from mona_peft.functional.fast import mona_fast
+from mona_peft.functional.folding import FoldedWeights, can_fold, fold
+from mona_peft.functional.formula import Settings, Weights, mona_formula
+from mona_peft.functional.inference import InferenceFold
+
+
+def mona_delta(
+    hidden_states: torch.Tensor,
+    grid: Grid,
+    weights: Weights,
+    settings: Settings,
+    inference_fold: InferenceFold | None,
+) -> torch.Tensor:
+    """Compute what a Mona adds to a token map.
+
+    Args:
+        hidden_states: Tokens of shape (B, P + H * W, C).
+        grid: (H, W).
+        weights: The parameters.
+        settings: The settings.
+        inference_fold: Keeps the folded weights; None in training.
+
+    Returns:
+        `delta` of the shape and dtype of `hidden_states`.
+    """
+    if not _runs_folded(hidden_states, settings):
+        return mona_formula(hidden_states, grid, weights, settings).to(hidden_states.dtype)
+    folded = _fold(hidden_states, weights, settings, inference_fold)
+    if _is_followed(hidden_states):
+        with steps.without_autocast(hidden_states.device.type):
+            return steps.mona_folded(hidden_states, grid, folded, settings.dropout)
+    return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=False)
+
+
+def add_mona_(
+    hidden_states: torch.Tensor,
+    grid: Grid,
+    weights: Weights,
+    settings: Settings,
+    inference_fold: InferenceFold | None,
+) -> torch.Tensor:
+    """Add `mona_delta` to `hidden_states` in place and return them; arguments as there."""
+    if not _runs_folded(hidden_states, settings) or _is_followed(hidden_states) or not hidden_states.is_contiguous():
+        # From a copy: what these ways keep is their input.
+        return hidden_states.add_(mona_delta(hidden_states.clone(), grid, weights, settings, inference_fold))
+    folded = _fold(hidden_states, weights, settings, inference_fold)
+    return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=True)
+
+
+def is_transformed() -> bool:
+    """Whether a `torch.func` transform or forward-mode differentiation is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _is_exporting() -> bool:
+    # torch 2.6 does not tell export from compilation: there the exported graph folds by itself.
+    return getattr(torch.compiler, "is_exporting", bool)()
+
+
+def _runs_folded(hidden_states: torch.Tensor, settings: Settings) -> bool:
+    if not can_fold(settings):
+        return False
+    return torch.compiler.is_compiling() or not (is_transformed() or hidden_states.numel() == 0)
+
+
+def _is_followed(hidden_states: torch.Tensor) -> bool:
+    """Whether something records the operations: then they should be plain, and random numbers the recorder's own."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or hidden_states.device.type == "meta"
+        or (hidden_states.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def _fold(
+    hidden_states: torch.Tensor,
+    weights: Weights,
+    settings: Settings,
+    inference_fold: InferenceFold | None,
+) -> FoldedWeights:
+    device_type = hidden_states.device.type
+    dtype = steps.autocast_dtype(device_type)
+    with steps.without_autocast(device_type):
+        if inference_fold is not None:
+            if _is_exporting():
+                return inference_fold.last() or fold(weights, settings, dtype)
+            if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
+                return inference_fold.get(weights, settings, dtype)
+        return fold(weights, settings, dtype)

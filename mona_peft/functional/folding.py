@@ -1,0 +1,115 @@
+"""The same Mona with fewer, larger operations: parameters that act one after the other are folded into one.
+
+Folding is differentiable PyTorch, so the gradient of a folded weight finds its way to the parameters by itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from mona_peft.functional.formula import Settings, Weights
+
+
+class FoldedWeights(NamedTuple):
+    """Weights of the folded Mona.
+
+        u = LayerNorm(x; norm_scale, norm_shift) + x * skip_scale
+        p = down(u)
+        r = mix(depthwise(p; kernel))
+        delta = up(dropout(gelu(r)))
+
+    Attributes:
+        norm_scale: (C), weight of the LayerNorm times gamma; None, as the next two, where there is no norm.
+        norm_shift: (C), its bias times gamma.
+        skip_scale: (C), gammax.
+        down_weight: (n, C).
+        down_bias: (n).
+        kernel: (n, 1, k, k), all filters and their residual in one, k the largest kernel size.
+        kernel_bias: (n), or None where it is folded further, into `mix_bias`.
+        mix_weight: (n, n), the 1x1 convolution and its residual.
+        mix_bias: (n).
+        up_weight: (C, n).
+        up_bias: (C).
+    """
+
+    norm_scale: torch.Tensor | None
+    norm_shift: torch.Tensor | None
+    skip_scale: torch.Tensor | None
+    down_weight: torch.Tensor
+    down_bias: torch.Tensor
+    kernel: torch.Tensor
+    kernel_bias: torch.Tensor | None
+    mix_weight: torch.Tensor
+    mix_bias: torch.Tensor
+    up_weight: torch.Tensor
+    up_bias: torch.Tensor
+
+
+def can_fold(settings: Settings) -> bool:
+    """Whether the folded form exists: the scaled norm stands in front of the adapter, or nowhere."""
+    return settings.norm_position != "bottleneck"
+
+
+def fold(w: Weights, settings: Settings, dtype: torch.dtype | None = None) -> FoldedWeights:
+    """Fold parameters, differentiably.
+
+    Args:
+        w: The parameters.
+        settings: The settings.
+        dtype: What the matrix products and convolutions run in, where it is not the parameters' own. The norm runs in
+            theirs, and never in half precision: sums over all tokens are its gradients.
+    """
+    has_norm = settings.norm_position == "input"
+    norm_weight, norm_bias, gamma, gammax = (_at_least_single(t) if has_norm else None for t in w[:4])
+    size = max(weight.shape[-1] for weight in w.filter_weights)
+    share = 1 / len(w.filter_weights) if settings.filter_reduction == "mean" else 1.0
+    identity_tap = torch.zeros_like(w.filter_weights[0][:1, :, :1, :1]) + 1
+    kernel = _centred(identity_tap, size)
+    for weight in w.filter_weights:
+        kernel = kernel + _centred(weight * share, size)
+    eye = torch.eye(len(w.pw_bias), dtype=w.pw_weight.dtype, device=w.pw_weight.device)
+    folded = FoldedWeights(
+        norm_scale=norm_weight * gamma if has_norm else None,
+        norm_shift=norm_bias * gamma if has_norm else None,
+        skip_scale=gammax,
+        down_weight=w.down_weight,
+        down_bias=w.down_bias,
+        kernel=kernel,
+        kernel_bias=torch.stack(w.filter_biases).sum(0) * share,
+        mix_weight=w.pw_weight.flatten(1) + eye,
+        mix_bias=w.pw_bias,
+        up_weight=w.up_weight,
+        up_bias=w.up_bias,
+    )
+    return _cast(folded, dtype)
+
+
+def fold_for_inference(w: Weights, settings: Settings, dtype: torch.dtype | None = None) -> FoldedWeights:
+    """Fold parameters as `fold` does, and the bias of the filters into that of the 1x1 convolution.
+
+    The weights of the matrix products lie transposed in memory, which is how the products like them best.
+    """
+    folded = fold(w, settings)
+    mix_bias = folded.mix_weight.mv(folded.kernel_bias) + folded.mix_bias
+    folded = _cast(folded._replace(kernel_bias=None, mix_bias=mix_bias), dtype)
+    names = ("down_weight", "mix_weight", "up_weight")
+    folded = folded._replace(**{name: getattr(folded, name).t().contiguous().t() for name in names})
+    return FoldedWeights(*(None if tensor is None else tensor.detach() for tensor in folded))
+
+
+def _cast(folded: FoldedWeights, dtype: torch.dtype | None) -> FoldedWeights:
+    if dtype is None:
+        return folded
+    return FoldedWeights(*folded[:3], *(None if tensor is None else tensor.to(dtype) for tensor in folded[3:]))
+
+
+def _at_least_single(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def _centred(kernel: torch.Tensor, size: int) -> torch.Tensor:
+    """Pad a kernel of shape (..., k, k) with zeros to (..., size, size)."""
+    return F.pad(kernel, [(size - kernel.shape[-1]) // 2] * 4)

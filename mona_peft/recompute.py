@@ -1,0 +1,40 @@
+"""Recompute a block's MLP branch in the backward pass instead of keeping what is inside it.
+
+The branch is frozen, so its backward pass needs one thing alone from within: the input of the activation function, four
+times as wide as the block. That is a third to a half of all that a block keeps, and the first half of the branch gives
+it back from the block's `h`, which is kept anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def recomputed_branch(block: nn.Module, names: Sequence[str]) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """Return stand-ins for the submodules of an MLP branch: the last does the work of all, the others pass on.
+
+    Args:
+        block: The block.
+        names: Names of its submodules, in the order in which the branch goes through them.
+    """
+    modules = [getattr(block, name) for name in names]
+
+    def branch(hidden_states: torch.Tensor) -> torch.Tensor:
+        for module in modules:
+            hidden_states = module(hidden_states)
+        return hidden_states
+
+    def recomputed(hidden_states: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and hidden_states.requires_grad:
+            return checkpoint(branch, hidden_states, use_reentrant=False)
+        return branch(hidden_states)
+
+    return dict.fromkeys(names, _pass_on) | {names[-1]: recomputed}
+
+
+def _pass_on(hidden_states: torch.Tensor) -> torch.Tensor:
+    return hidden_states

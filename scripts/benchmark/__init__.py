@@ -1,0 +1,1 @@
+"""What Mona costs beside other ways of fine-tuning: time, memory, and where both go."""

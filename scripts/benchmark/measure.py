@@ -1,0 +1,126 @@
+"""Measure a model: time of a training step and of inference, bytes kept for the backward pass, peak memory."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Clock:
+    """Seconds that work on a device takes.
+
+    On a CPU it is the processor time of this process, which other processes disturb less than they disturb wall time;
+    on a GPU the time between two events.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def time(self, work: Callable[[], object]) -> float:
+        """Run `work` and return how long it took."""
+        if self.device.type != "cuda":
+            start = time.process_time()
+            work()
+            return time.process_time() - start
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(self.device)
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize(self.device)
+        return start.elapsed_time(end) / 1e3
+
+
+def interleaved(
+    work: dict[str, Callable[[], object]], clock: Clock, rounds: int, warmup: int
+) -> dict[str, list[float]]:
+    """Time several kinds of work in turns, forwards and backwards, so that drifts of the machine hit all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for number in range(warmup + rounds):
+        for name in list(work)[:: 1 if number % 2 else -1]:
+            elapsed = clock.time(work[name])
+            if number >= warmup:
+                seconds[name].append(elapsed)
+    return seconds
+
+
+def ratios(seconds: dict[str, list[float]], reference: str) -> dict[str, dict[str, Any]]:
+    """Return for each kind of work the median and quartiles of its ratio to the reference in the same round."""
+    summary = {}
+    for name, values in seconds.items():
+        relative = [a / b for a, b in zip(values, seconds[reference], strict=True)]
+        low, median, high = statistics.quantiles(relative, n=4, method="inclusive")
+        summary[name] = {"ratio": median, "low": low, "high": high, "seconds": values}
+    return summary
+
+
+def training_step(
+    model: nn.Module, pixel_values: torch.Tensor, labels: torch.Tensor, autocast: torch.dtype | None = None
+) -> None:
+    """Forward and backward pass of a training step; gradients are dropped, nothing is updated."""
+    with torch.autocast(pixel_values.device.type, autocast, enabled=autocast is not None):
+        loss = F.cross_entropy(model(pixel_values).logits.float(), labels)
+    loss.backward()
+    model.zero_grad(set_to_none=True)
+
+
+def kept_bytes(model: nn.Module, pixel_values: torch.Tensor, autocast: torch.dtype | None = None) -> int:
+    """Return how many bytes a forward pass keeps for its backward pass, each memory once; weights excepted."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # alive, so that no address comes twice
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast(pixel_values.device.type, autocast, enabled=autocast is not None),
+    ):
+        outputs = model(pixel_values)
+    total = sum(storage.nbytes() for storage in kept.values())
+    del outputs
+    return total
+
+
+def peak_bytes(
+    model: nn.Module, pixel_values: torch.Tensor, labels: torch.Tensor, autocast: torch.dtype | None = None
+) -> int:
+    """Return by how much memory rises above its level, of the device, or of this process on a CPU, in a step.
+
+    It is that of a second step: the first one loads libraries. On Linux the process's high-water mark is reset before;
+    elsewhere it may be that of an earlier time, so measure in a fresh process.
+    """
+    training_step(model, pixel_values, labels, autocast)
+    device = pixel_values.device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        training_step(model, pixel_values, labels, autocast)
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    marks = Path("/proc/self/clear_refs")
+    if marks.exists():
+        marks.write_text("5")
+    before = _resident_bytes("VmRSS")
+    training_step(model, pixel_values, labels, autocast)
+    return _resident_bytes("VmHWM") - before
+
+
+def _resident_bytes(field: str) -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

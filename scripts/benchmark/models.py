@@ -1,0 +1,157 @@
+"""The models that are measured: Swin classifiers with random weights, and the ways of fine-tuning them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import SwinConfig, SwinForImageClassification
+
+from mona_peft import Mona, MonaConfig
+from mona_peft.blocks import Grid
+from mona_peft.functional.formula import mona_formula
+
+SIZES = {
+    "swin-tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
+    "swin-base": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]},
+    "swin-large": {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48]},
+}
+SMALLEST_MAP = 7
+"""Side of the smallest map that a Swin's windows fit; smaller images get a model without its last stages."""
+
+
+def stock_model(size: str, image_size: int, attention: str = "sdpa") -> SwinForImageClassification:
+    """Build a Swin with random weights; on small images without the stages whose map is smaller than a window."""
+    settings = SIZES[size]
+    num_stages = sum(image_size // (4 << stage) >= SMALLEST_MAP for stage in range(len(settings["depths"])))
+    config = SwinConfig(
+        image_size=image_size,
+        embed_dim=settings["embed_dim"],
+        depths=settings["depths"][:num_stages],
+        num_heads=settings["num_heads"][:num_stages],
+        num_labels=100,
+        drop_path_rate=0.0,  # a dropped branch would make a step cheaper by chance
+        attn_implementation=attention,
+    )
+    torch.manual_seed(0)
+    return SwinForImageClassification(config)
+
+
+class FormulaMona(Mona):
+    """Mona as its formula is written, by plain autograd."""
+
+    adds_in_place = False
+
+    def forward(self, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Compute delta."""
+        return mona_formula(hidden_states, grid, self.weights(), self.settings())
+
+
+class PlainAdapter(Mona):
+    """A bottleneck adapter in the same places: two projections and a GELU (Houlsby et al., 2019)."""
+
+    adds_in_place = False
+
+    def forward(self, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Compute delta."""
+        hidden = F.gelu(F.linear(hidden_states, self.down_weight, self.down_bias))
+        return F.linear(hidden, self.up_weight, self.up_bias)
+
+
+def _train_only(model: nn.Module, trained: Iterable[nn.Parameter]) -> nn.Module:
+    model.requires_grad_(False)
+    for parameter in (*trained, *model.classifier.parameters()):
+        parameter.requires_grad_(True)
+    return model
+
+
+def head_only(model: SwinForImageClassification) -> nn.Module:
+    """Train the classifier alone."""
+    return _train_only(model, [])
+
+
+def norm_tuning(model: SwinForImageClassification) -> nn.Module:
+    """Train all LayerNorms: about the least that has to go back through every block."""
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    return _train_only(model, [parameter for norm in norms for parameter in norm.parameters()])
+
+
+def bitfit(model: SwinForImageClassification) -> nn.Module:
+    """Train all biases (Ben Zaken et al., 2022)."""
+    return _train_only(model, [parameter for name, parameter in model.named_parameters() if name.endswith(".bias")])
+
+
+def lora(model: SwinForImageClassification) -> nn.Module:
+    """LoRA of PEFT, rank 64, on query and value, without dropout."""
+    config = LoraConfig(
+        r=64, lora_alpha=64, target_modules=r".*\.(q_proj|v_proj|query|value)", modules_to_save=["classifier"]
+    )
+    return get_peft_model(model, config)
+
+
+def full_fine_tuning(model: SwinForImageClassification) -> nn.Module:
+    """Train everything."""
+    return model
+
+
+def mona(model: SwinForImageClassification, **settings: bool) -> nn.Module:
+    """Mona of this package."""
+    return get_peft_model(model, MonaConfig(modules_to_save="task-head", init_weights="paper", **settings))
+
+
+def mona_recompute(model: SwinForImageClassification) -> nn.Module:
+    """Mona with `recompute_mlp=True`."""
+    return mona(model, recompute_mlp=True)
+
+
+def mona_formula_only(model: SwinForImageClassification) -> nn.Module:
+    """Mona by its formula."""
+    return _replace_monas(mona(model), FormulaMona)
+
+
+def plain_adapter(model: SwinForImageClassification) -> nn.Module:
+    """The plain adapter of the same width in the same places."""
+    model = _replace_monas(mona(model), PlainAdapter)
+    for module in model.modules():
+        if isinstance(module, PlainAdapter):
+            for name, parameter in module.named_parameters():
+                parameter.requires_grad_(name.startswith(("down_", "up_")))
+    return model
+
+
+def _replace_monas(model: nn.Module, new_class: type[Mona]) -> nn.Module:
+    for module in model.modules():
+        if type(module) is Mona:
+            module.__class__ = new_class
+    return model
+
+
+METHODS: dict[str, Callable[[SwinForImageClassification], nn.Module]] = {
+    "head only": head_only,
+    "norm-tuning": norm_tuning,
+    "BitFit": bitfit,
+    "LoRA": lora,
+    "plain adapter": plain_adapter,
+    "Mona, formula": mona_formula_only,
+    "Mona": mona,
+    "Mona, MLP recomputed": mona_recompute,
+    "full fine-tuning": full_fine_tuning,
+}
+
+
+def build(method: str, base: SwinForImageClassification) -> nn.Module:
+    """Build a model for a method, in training mode, on a copy of `base` that shares the memory of its weights."""
+    shared = {id(parameter): nn.Parameter(parameter.data) for parameter in base.parameters()}
+    model = copy.deepcopy(base, shared | {id(buffer): buffer for buffer in base.buffers()})
+    torch.manual_seed(1)
+    return METHODS[method](model).to(base.device).train()
+
+
+def blocks_of(model: nn.Module) -> list[tuple[nn.Module, Grid]]:
+    """Return the blocks of a model, each with the grid that it works on."""
+    swin = next(module for module in model.modules() if type(module).__name__ == "SwinModel")
+    return [(block, stage.blocks[0].input_resolution) for stage in swin.encoder.layers for block in stage.blocks]

@@ -1,0 +1,171 @@
+"""Makes tables and a plot of the benchmark's records.
+
+    python -m scripts.benchmark.report docs/performance/*.json --page docs/performance.md --plot docs/performance.png
+
+The tables replace what stands between the marks `<!-- benchmark: NAME -->` and `<!-- end -->` in the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from scripts.common.plots import save_figure
+from scripts.common.run_directory import replace_file
+
+MARKS = re.compile(r"(<!-- benchmark: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Methods = Mapping[str, Mapping[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes page and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", nargs="+", type=Path)
+    parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/performance.png"))
+    args = parser.parse_args(arguments)
+    records = {path: json.loads(path.read_text(encoding="utf-8")) for path in args.records}
+    cases = [case for record in records.values() for case in record["cases"].values()]
+    tables = {name: make(cases) for name, make in TABLES.items()} | {"provenance": provenance(records)}
+    page = MARKS.sub(lambda mark: f"{mark[1]}{tables[mark['name']]}\n{mark[3]}", args.page.read_text(encoding="utf-8"))
+    with replace_file(args.page) as new:
+        new.write_text(page, encoding="utf-8")
+    draw(_largest(cases), args.plot)
+
+
+def _title(case: Mapping[str, Any]) -> str:
+    return f"{case['size']}, {case['image_size']} px, batch size {case['batch_size']}"
+
+
+def _largest(cases: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Returns the case with the most methods whose steps were timed."""
+    return max(cases, key=lambda case: sum("step" in method for method in case["methods"].values()))
+
+
+def _with(cases: Sequence[Mapping[str, Any]], field: str, names: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Returns the cases in which `field` was measured of all methods named."""
+    return [case for case in cases if all(field in case["methods"].get(name, {}) for name in names)]
+
+
+def _ratio(values: Mapping[str, float]) -> str:
+    return f"{values['ratio']:.2f} ({values['low']:.2f}-{values['high']:.2f})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table, its first column left-aligned, the others right-aligned."""
+    alignment = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, alignment, *rows))
+
+
+def step_table(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Returns time and kept bytes of every method in the largest case."""
+    case = _largest(cases)
+    methods: Methods = {name: method for name, method in case["methods"].items() if "step" in method}
+    lora, norm = (case["methods"].get(name, {}).get("kept_bytes", math.nan) for name in ("LoRA", "norm-tuning"))
+    rows = [
+        [
+            name,
+            _ratio(method["step"]),
+            f"{method['kept_bytes'] / 1e6:.1f} MB",
+            f"{method['kept_bytes'] / lora:.3f}",
+            f"{method['kept_bytes'] / norm:.3f}",
+        ]
+        for name, method in methods.items()
+    ]
+    header = [_title(case), "step / LoRA (quartiles)", "kept", "kept / LoRA", "kept / norm-tuning"]
+    return table(header, rows)
+
+
+def inference_table(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the time of the blocks at inference."""
+    header = ["blocks at inference / bare blocks (quartiles)", "Mona, formula", "Mona, folded"]
+    names = ("Mona, formula", "Mona")
+    rows = [
+        [_title(case), *(_ratio(case["methods"][name]["inference"]) for name in names)]
+        for case in _with(cases, "inference", names)
+    ]
+    return table(header, rows)
+
+
+def peak_table(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Returns peak memory."""
+    rows = [
+        [_title(case), name, f"{method['peak_bytes'] / 1e6:.0f} MB", f"{method['peak_bytes'] / 2**20:.0f} MiB"]
+        for case in _with(cases, "peak_bytes", ["LoRA"])
+        for name, method in case["methods"].items()
+        if "peak_bytes" in method
+    ]
+    return table(["", "method", "peak over the model", "in MiB"], rows)
+
+
+def scaling_table(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Returns how Mona compares as the work grows."""
+    header = ["", "step / LoRA, formula", "step / LoRA", "kept / LoRA, formula", "kept / LoRA", "kept / norm-tuning"]
+    rows = []
+    for case in _with(cases, "step", ["norm-tuning", "LoRA", "Mona, formula", "Mona"]):
+        methods: Methods = case["methods"]
+        kept = {name: method.get("kept_bytes", 0) for name, method in methods.items()}
+        rows.append(
+            [
+                _title(case),
+                _ratio(methods["Mona, formula"]["step"]),
+                _ratio(methods["Mona"]["step"]),
+                f"{kept['Mona, formula'] / kept['LoRA']:.3f}",
+                f"{kept['Mona'] / kept['LoRA']:.3f}",
+                f"{kept['Mona'] / kept['norm-tuning']:.3f}",
+            ]
+        )
+    return table(header, rows)
+
+
+TABLES = {"step": step_table, "inference": inference_table, "peak": peak_table, "scaling": scaling_table}
+
+
+def provenance(records: Mapping[Path, Mapping[str, Any]]) -> str:
+    """Returns where the figures come from, a line a record."""
+    lines = []
+    for path, record in records.items():
+        settings, software, hardware = record["settings"], record["software"], record["hardware"]
+        versions = ", ".join(f"{name} {software[name]}" for name in ("torch", "transformers", "peft"))
+        device = hardware["device"] + (f", {settings['threads']} thread" if settings["device"] == "cpu" else "")
+        lines.append(
+            f"- `{path.name}`: {device}, {settings['autocast'] or settings['dtype']}, {settings['attention']} "
+            f"attention, {settings['rounds']} rounds after {settings['warmup']} of warm-up, seed {settings['seed']}; "
+            f"{versions}, commit `{(software['commit'] or 'unknown')[:12]}`"
+        )
+    return "\n".join(lines)
+
+
+def draw(case: Mapping[str, Any], path: Path) -> None:
+    """Draws kept bytes and step time of every method of a case, relative to LoRA."""
+    methods: Methods = {name: method for name, method in case["methods"].items() if "step" in method}
+    names = list(methods)
+    colours = ["C3" if name.startswith("Mona") else "C0" for name in names]
+    kept = [method["kept_bytes"] / methods["LoRA"]["kept_bytes"] for method in methods.values()]
+    steps = [method["step"] for method in methods.values()]
+    spread = [[s["ratio"] - s["low"] for s in steps], [s["high"] - s["ratio"] for s in steps]]
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure.suptitle(_title(case))
+    kept_axes, step_axes = figure.subplots(1, 2, sharey=True)
+    bars = kept_axes.barh(names, kept, color=colours)
+    kept_axes.bar_label(bars, fmt="%.2f", padding=3)
+    step_axes.barh(names, [s["ratio"] for s in steps], xerr=spread, color=colours, capsize=3)
+    for number, step in enumerate(steps):
+        step_axes.text(step["high"] + 0.03, number, f"{step['ratio']:.2f}", va="center")
+    for axes, label in ((kept_axes, "kept for the backward pass / LoRA"), (step_axes, "time of a step / LoRA")):
+        axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
+        axes.set(xlabel=label)
+        axes.margins(x=0.15)
+    kept_axes.invert_yaxis()
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Recomputing the MLP branch: the same gradients, fewer bytes, and no silence where it cannot be done."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from mona_peft import BlockAnatomy, MonaConfig, register_block
+from mona_peft.blocks import KNOWN_BLOCKS
+from scripts.benchmark.measure import kept_bytes
+from tests.models import BACKBONES, HEADED, build, images
+
+
+def adapted(name: str, recompute_mlp: bool):
+    torch.manual_seed(2)
+    settings = {"init_weights": False, "modules_to_save": [] if name in HEADED else None}
+    return get_peft_model(build(name), MonaConfig(recompute_mlp=recompute_mlp, **settings)).train()
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    outputs = model(images()).to_tuple()
+    tensors = [t for value in outputs for t in (value if isinstance(value, (tuple, list)) else (value,))]
+    tensors = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
+    sum((tensor * torch.randn_like(tensor)).sum() for tensor in tensors).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "upernet"])
+def test_same_gradients(name):
+    expected = gradients(adapted(name, recompute_mlp=False))
+    ours = gradients(adapted(name, recompute_mlp=True))
+    assert expected.keys() == ours.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(ours[key], gradient, rtol=1e-4, atol=1e-4 * gradient.abs().max().item(), msg=key)
+
+
+@pytest.mark.parametrize("name", ["swin", "swinv2", "maskformer-swin", "donut-swin"])
+def test_keeps_less(name):
+    kept = {recompute: kept_bytes(adapted(name, recompute), images()) for recompute in (False, True)}
+    assert kept[True] < 0.9 * kept[False]
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_inside_gradient_checkpointing(use_reentrant):
+    expected = gradients(adapted("swin", recompute_mlp=False))
+    model = adapted("swin", recompute_mlp=True)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    for key, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[key], rtol=1e-4, atol=1e-4 * gradient.abs().max().item())
+
+
+def test_only_the_active_adapter_asks_for_it():
+    model = adapted("swin", recompute_mlp=False)
+    model.add_adapter("frugal", MonaConfig(recompute_mlp=True))
+    plain = kept_bytes(model, images())
+    model.set_adapter("frugal")
+    assert kept_bytes(model, images()) < 0.8 * plain
+
+
+def test_unknown_branch_is_refused_before_anything_changes(monkeypatch):
+    monkeypatch.setattr("mona_peft.blocks.KNOWN_BLOCKS", dict(KNOWN_BLOCKS))
+    register_block("SwinLayer", BlockAnatomy("layernorm_after", "layernorm_before", ("input_dimensions",)))
+    model = build("swin")
+    with pytest.raises(ValueError, match=r"recompute_mlp=True: .* SwinLayer says mlp_branch=\(\)"):
+        get_peft_model(model, MonaConfig(recompute_mlp=True))
+    assert not any("mona" in name for name, _ in model.named_parameters())
+    register_block("SwinLayer", BlockAnatomy(mlp_entry="layernorm_after", mlp_branch=("layernorm_after", "ffn")))
+    with pytest.raises(ValueError, match=r"lacks \['ffn'\]"):
+        get_peft_model(model, MonaConfig(recompute_mlp=True))
+    with pytest.raises(ValueError, match="recompute_mlp='yes': choose one of"):
+        MonaConfig(recompute_mlp="yes")
