@@ -182,6 +182,7 @@ class Backbone:
         checkpoints: Kinds of gradient checkpointing that work in the stock model. PVT, ConvNeXt and EoMT have none,
             and of PVT v2's nested outputs the reentrant kind loses the gradients.
         features: Builds a tiny backbone that returns feature maps, if the family has one.
+        compiles: Whether the stock model compiles as one graph; EoMT branches on the values of a tensor.
     """
 
     family: str
@@ -195,6 +196,7 @@ class Backbone:
     arguments: dict[str, Any] = field(default_factory=dict)
     checkpoints: tuple[str, ...] = ("non-reentrant", "reentrant")
     features: Callable[[], nn.Module] | None = None
+    compiles: bool = True
 
     def grids(self, image: tuple[int, int]) -> list[tuple[int, int]]:
         """(H, W) of each block's tokens for an image size."""
@@ -361,6 +363,7 @@ BACKBONES: dict[str, Backbone] = {
         ("EoMT-L/16", lambda: eomt_large(EomtForUniversalSegmentation, EomtConfig)),
         prefix=(3, 3, 8),
         checkpoints=(),
+        compiles=False,
         **FIXED,
     ),
     "eomt-dinov3": Backbone(
@@ -371,6 +374,7 @@ BACKBONES: dict[str, Backbone] = {
         ("EoMT-L/16", lambda: eomt_large(EomtDinov3ForUniversalSegmentation, EomtDinov3Config)),
         prefix=(3, 3, 8),
         checkpoints=(),
+        compiles=False,
         image=(32, 32),
         further_images=(),
     ),
