@@ -123,45 +123,29 @@ class Mona(ResidualAdapter):
             for parameter in self.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
 
-    def forward(self, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, grid: Grid, in_place: bool = False) -> torch.Tensor:
         """Compute what the adapter adds to a token map.
 
         Args:
             hidden_states: Tokens `x` of shape (B, P + H * W, C): P prefix tokens, then the grid, row by row.
             grid: (H, W).
+            in_place: Add it to `hidden_states`. That keeps least for the backward pass, which has the input back from
+                the output: neither may be edited in place before it has run.
 
         Returns:
-            `delta` of the shape of `hidden_states`.
+            `delta` of the shape of `hidden_states`; with `in_place` `hidden_states`, to which it has been added.
 
         Raises:
             ValueError: If there are fewer tokens than the grid has places.
         """
         self._check_grid(hidden_states, grid)
-        return mona_delta(hidden_states, grid, *self._arguments())
+        compute = add_mona_ if in_place else mona_delta
+        return compute(hidden_states, grid, *self._arguments())
 
     @property
     def adds_in_place(self) -> bool:
-        """Whether the host should call `add_`; the rarely used places of the norm gain nothing from it."""
+        """Whether the host should ask for `in_place`; the rarely used places of the norm gain nothing from it."""
         return can_fold(self.settings())
-
-    def add_(self, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Add what `forward` computes to `hidden_states`, in place.
-
-        This keeps least for the backward pass, which has the input back from the output: neither may be edited in
-        place before it has run.
-
-        Args:
-            hidden_states: As in `forward`.
-            grid: (H, W).
-
-        Returns:
-            `hidden_states`.
-
-        Raises:
-            ValueError: As `forward`.
-        """
-        self._check_grid(hidden_states, grid)
-        return add_mona_(hidden_states, grid, *self._arguments())
 
     def _check_grid(self, hidden_states: torch.Tensor, grid: Grid) -> None:
         num_places = grid[0] * grid[1]

@@ -29,8 +29,8 @@ from mona_peft.recompute import recomputed_branch
 class ResidualAdapter(nn.Module):
     """What an adapter is to the block that hosts it: `forward(hidden_states, grid) -> delta`.
 
-    An adapter that needs less memory when it adds `delta` itself says so in `adds_in_place` and has
-    `add_(hidden_states, grid)`, which writes `hidden_states + delta` into `hidden_states` and returns them.
+    One that needs less memory when it adds `delta` itself says so in `adds_in_place`; its `forward` then takes a third
+    argument, `in_place`, and adds `delta` to `hidden_states`.
     """
 
     adds_in_place = False

@@ -37,7 +37,7 @@ def by_addition(mona: Mona, x: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 def in_place(mona: Mona, x: torch.Tensor, grid: Grid) -> torch.Tensor:
     """`x` with what the module adds in place."""
-    return mona.add_(x, grid)
+    return mona(x, grid, in_place=True)
 
 
 def results(adapt: Callable, mona: Mona, x: torch.Tensor, grid: Grid, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -39,7 +39,7 @@ def swin_folder(tmp_path) -> Path:
 
 def test_python_snippets_run_in_their_order(swin_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mona_peft.blocks.KNOWN_BLOCKS", KNOWN_BLOCKS | {})
+    monkeypatch.setattr("mona_peft.blocks.families.KNOWN_BLOCKS", KNOWN_BLOCKS | {})
     codes = [code.replace(HUB_MODEL, str(swin_folder)) for code in snippets("python")]
     assert len(codes) >= 4
     names: dict = {}

@@ -60,13 +60,18 @@ def test_only_the_active_adapter_asks_for_it():
 
 
 def test_unknown_branch_is_refused_before_anything_changes(monkeypatch):
-    monkeypatch.setattr("mona_peft.blocks.KNOWN_BLOCKS", dict(KNOWN_BLOCKS))
+    monkeypatch.setattr("mona_peft.blocks.families.KNOWN_BLOCKS", dict(KNOWN_BLOCKS))
     register_block("SwinLayer", BlockAnatomy("layernorm_after", "layernorm_before", ("input_dimensions",)))
     model = build("swin")
     with pytest.raises(ValueError, match=r"recompute_mlp=True: .* SwinLayer says mlp_branch=\(\)"):
         get_peft_model(model, MonaConfig(recompute_mlp=True))
     assert not any("mona" in name for name, _ in model.named_parameters())
-    register_block("SwinLayer", BlockAnatomy(mlp_entry="layernorm_after", mlp_branch=("layernorm_after", "ffn")))
+    register_block(
+        "SwinLayer",
+        BlockAnatomy(
+            "layernorm_after", "layernorm_before", ("input_dimensions",), mlp_branch=("layernorm_after", "ffn")
+        ),
+    )
     with pytest.raises(ValueError, match=r"lacks \['ffn'\]"):
         get_peft_model(model, MonaConfig(recompute_mlp=True))
     with pytest.raises(ValueError, match="recompute_mlp='yes': choose one of"):

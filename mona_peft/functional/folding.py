@@ -78,7 +78,9 @@ def fold(w: Weights, settings: Settings, dtype: torch.dtype | None = None) -> Fo
         down_weight=w.down_weight,
         down_bias=w.down_bias,
         kernel=kernel,
-        kernel_bias=torch.stack(w.filter_biases).sum(0) * share,
+        # Not the scaled sum: each bias would be given the same tensor as its gradient, and three `.grad` that share
+        # their memory are wrong as soon as a second backward pass adds to them.
+        kernel_bias=sum([bias * share for bias in w.filter_biases[1:]], start=w.filter_biases[0] * share),
         mix_weight=w.pw_weight.flatten(1) + eye,
         mix_bias=w.pw_bias,
         up_weight=w.up_weight,

@@ -130,7 +130,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
             return self._delta_per_sample(adapters, hidden_states, grid, adapter_names)
         names = [name for name in self.active_adapters if name in adapters]
         if in_place and len(names) == 1 and adapters[names[0]].adds_in_place and not self.adapter_weights:
-            adapters[names[0]].add_(hidden_states, grid)
+            adapters[names[0]](hidden_states, grid, in_place=True)
             return None
         delta = None
         for name in names:

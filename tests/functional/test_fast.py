@@ -103,7 +103,7 @@ def test_some_parameters_ask_for_gradients(trained):
         parameter.requires_grad_(name == trained)
     leaf = x.clone().requires_grad_(trained is None)
     direction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    mona.add_(leaf + 0, (6, 5)).backward(direction)
+    mona(leaf + 0, (6, 5), in_place=True).backward(direction)
     if trained is None:
         torch.testing.assert_close(leaf.grad, exact["input"])
     for name, parameter in mona.named_parameters():
@@ -111,6 +111,28 @@ def test_some_parameters_ask_for_gradients(trained):
             torch.testing.assert_close(parameter.grad, exact[name], rtol=1e-10, atol=1e-10)
         else:
             assert parameter.grad is None
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"filter_reduction": "sum"}, {"norm_position": "none"}, {"kernel_sizes": (3,)}]
+)
+@pytest.mark.parametrize("adapt", [in_place, by_addition])
+def test_gradients_of_several_backward_passes_add_up(adapt, settings):
+    mona = random_mona(16, **settings)
+    inputs = [tokens(16, (6, 5)), tokens(16, (4, 7)), tokens(16, (6, 5))]
+    expected = {name: torch.zeros_like(parameter) for name, parameter in mona.named_parameters()}
+    for x in inputs:
+        loss = by_formula(mona, x, (4, 7) if x.shape[1] == 28 else (6, 5)).pow(2).sum()
+        for name, gradient in zip(expected, torch.autograd.grad(loss, list(mona.parameters())), strict=True):
+            expected[name] += gradient
+    mona.zero_grad()
+    for x in inputs:
+        leaf = x.clone().requires_grad_()
+        adapt(mona, leaf + 0, (4, 7) if x.shape[1] == 28 else (6, 5)).pow(2).sum().backward()
+    for name, parameter in mona.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, expected[name], rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_twice_in_one_graph():
@@ -127,7 +149,7 @@ def test_twice_in_one_graph():
 def test_in_place_on_a_view():
     mona, x = random_mona(16), tokens(16, (6, 5)).requires_grad_()
     image = (x * 2).unflatten(1, (6, 5))
-    mona.add_(image.flatten(1, 2), (6, 5))
+    mona(image.flatten(1, 2), (6, 5), in_place=True)
     ours = torch.autograd.grad(image.pow(2).sum(), [x, *mona.parameters()])
     theirs = torch.autograd.grad(by_formula(mona, x * 2, (6, 5)).pow(2).sum(), [x, *mona.parameters()])
     for our, their in zip(ours, theirs, strict=True):
@@ -142,7 +164,7 @@ def test_tokens_that_are_not_contiguous(training):
     expected = by_formula(mona, x, (6, 5))
     torch.testing.assert_close(by_addition(mona, x, (6, 5)), expected)
     written = x.clone(memory_format=torch.preserve_format)
-    torch.testing.assert_close(mona.add_(written, (6, 5)), expected)
+    torch.testing.assert_close(mona(written, (6, 5), in_place=True), expected)
     with torch.no_grad():
         torch.testing.assert_close(by_addition(mona, x, (6, 5)), expected)
 
@@ -174,7 +196,7 @@ def test_function_transforms_and_forward_mode():
 
 def test_editing_the_output_in_place_is_told_apart():
     mona, x = random_mona(16), tokens(16, (4, 3)).requires_grad_()
-    output = mona.add_(x * 2, (4, 3))
+    output = mona(x * 2, (4, 3), in_place=True)
     output += 1
     with pytest.raises(RuntimeError, match=r"edited in place .* before the backward pass"):
         output.sum().backward()
@@ -196,7 +218,7 @@ def test_keeps_its_output_and_a_bottleneck_map():
     parameters = {parameter.untyped_storage().data_ptr() for parameter in mona.parameters()}
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        output = mona.add_(x, (8, 8))
+        output = mona(x, (8, 8), in_place=True)
     maps = [t for t in kept if t.numel() >= 128 and t.untyped_storage().data_ptr() not in parameters]
     per_token = {t.untyped_storage().data_ptr(): t.numel() / 128 for t in maps if t.shape[0] in (2, 128)}
     assert per_token.pop(output.untyped_storage().data_ptr()) == 64
@@ -210,4 +232,4 @@ def test_shapes_without_data(training):
     with torch.device("meta"):
         mona = random_mona(16, dropout=0.1).train(training)
         x = tokens(16, (6, 5))
-    assert mona(x, (6, 5)).shape == mona.add_(x, (6, 5)).shape == x.shape
+    assert mona(x, (6, 5)).shape == mona(x, (6, 5), in_place=True).shape == x.shape
