@@ -14,7 +14,7 @@ IMAGE_SIZE = 64
 SCANS = {"train": range(1000), "validation": range(1000, 1297), "test": range(1297, 1797)}
 """Which of the 1,797 scans belong to a split. No two splits share a scan or a photograph."""
 
-VARIATION = Variation(size=(0.25, 0.6), angle=25, shear=0.2, stretch=1.3, contrast=25, opacity=0.55)
+VARIATION = Variation(size=(0.35, 0.7), angle=25, shear=0.2, stretch=1.3, contrast=40, opacity=0.7)
 
 
 def digit_stencil(scan: np.ndarray) -> PILImage.Image:

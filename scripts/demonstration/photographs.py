@@ -22,6 +22,7 @@ PHOTOGRAPHS: dict[str, dict[str, Callable[[], np.ndarray]]] = {
         "chelsea": skimage.data.chelsea,
         "china": lambda: load_sample_image("china.jpg"),
         "gravel": skimage.data.gravel,
+        "immunohistochemistry": skimage.data.immunohistochemistry,
         "motorcycle": lambda: skimage.data.stereo_motorcycle()[0],
     },
     "validation": {
@@ -29,8 +30,8 @@ PHOTOGRAPHS: dict[str, dict[str, Callable[[], np.ndarray]]] = {
         "moon": skimage.data.moon,
     },
     "test": {
+        "cell": skimage.data.cell,
         "flower": lambda: load_sample_image("flower.jpg"),
-        "immunohistochemistry": skimage.data.immunohistochemistry,
         "rocket": skimage.data.rocket,
     },
 }
