@@ -79,90 +79,8 @@ from transformers import (
 from transformers.models.maskformer.modeling_maskformer_swin import MaskFormerSwinBackbone, MaskFormerSwinModel
 
 from tests import naive_blocks as naive
-from tests.models import FEATURES, TWO_STAGES
-
-INTERPOLATE = {"interpolate_pos_encoding": True}
-SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
-DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-VIT = {**SMALL, **DROPOUT, "intermediate_size": 24, "image_size": 32, "patch_size": 8}
-BEIT = {**VIT, "drop_path_rate": 0.3, "layer_scale_init_value": 0.5, "use_relative_position_bias": True}
-DINO = {**SMALL, "image_size": 28, "patch_size": 7, "mlp_ratio": 2, "drop_path_rate": 0.3, "layerscale_value": 0.5}
-DINOV3 = {
-    **SMALL,
-    "intermediate_size": 24,
-    "image_size": 32,
-    "patch_size": 8,
-    "num_register_tokens": 3,
-    "drop_path_rate": 0.3,
-    "layerscale_value": 0.5,
-}
-CLIP = {**SMALL, "intermediate_size": 24, "image_size": 32, "patch_size": 8, "attention_dropout": 0.1}
-EOMT = {**DINO, "num_blocks": 1, "num_queries": 5, "num_register_tokens": 2, "num_upscale_blocks": 1}
-EOMT_DINOV3 = {**DINOV3, "num_blocks": 1, "num_queries": 5, "num_register_tokens": 2, "num_upscale_blocks": 1}
-SWIN = {**TWO_STAGES, **DROPOUT, "drop_path_rate": 0.3}
-PYRAMID = {
-    "num_encoder_blocks": 2,
-    "depths": [2, 1],
-    "hidden_sizes": [16, 32],
-    "sr_ratios": [2, 1],
-    "num_attention_heads": [2, 4],
-    "mlp_ratios": [2, 2],
-    "drop_path_rate": 0.3,
-    **DROPOUT,
-}
-SEGFORMER = {**PYRAMID, "patch_sizes": [7, 3], "strides": [4, 2]}
-PVT = {
-    **{key: value for key, value in PYRAMID.items() if key != "sr_ratios"},
-    "sequence_reduction_ratios": [2, 1],
-    "patch_sizes": [4, 2],
-    "strides": [4, 2],
-    "image_size": 64,
-}
-FOCALNET = {
-    "image_size": 64,
-    "patch_size": 4,
-    "embed_dim": 16,
-    "hidden_sizes": [16, 32],
-    "depths": [2, 1],
-    "focal_levels": [2, 2],
-    "focal_windows": [3, 3],
-    "use_layerscale": True,
-    "layerscale_value": 0.5,
-    "hidden_dropout_prob": 0.1,
-    "drop_path_rate": 0.3,
-}
-HIERA = {
-    "embed_dim": 8,
-    "image_size": [64, 64],
-    "depths": [1, 2, 1, 1],
-    "num_heads": [1, 2, 2, 2],
-    "drop_path_rate": 0.3,
-}
-SAM = {
-    **SMALL,
-    "image_size": 64,
-    "patch_size": 8,
-    "mlp_dim": 24,
-    "output_channels": 8,
-    "window_size": 3,
-    "global_attn_indexes": [1],
-    "initializer_range": 0.02,
-    "attention_dropout": 0.1,
-    "use_rel_pos": True,
-}
-VITDET = {
-    **SMALL,
-    "mlp_ratio": 2,
-    "image_size": 64,
-    "pretrain_image_size": 32,
-    "patch_size": 8,
-    "drop_path_rate": 0.3,
-    "dropout_prob": 0.1,
-    "window_size": 3,
-    "window_block_indices": [0],
-    "residual_block_indices": [0, 2],
-}
-CONVNEXT = {"hidden_sizes": [16, 32], "depths": [2, 1], "num_stages": 2, "drop_path_rate": 0.3}
+from tests import tiny_configs as tiny
+from tests.models import FEATURES
 
 
 @dataclass(frozen=True)
@@ -220,34 +138,34 @@ FIXED = {"image": (28, 28), "further_images": ()}
 BACKBONES: dict[str, Backbone] = {
     "swin": Backbone(
         "Swin",
-        lambda: SwinModel(SwinConfig(**SWIN)),
+        lambda: SwinModel(SwinConfig(**tiny.SWIN)),
         naive.SWIN,
         (4, 4, 8, 8),
         ("Swin-T", lambda: SwinModel(SwinConfig())),
-        features=lambda: SwinBackbone(SwinConfig(**SWIN, **FEATURES)),
+        features=lambda: SwinBackbone(SwinConfig(**tiny.SWIN, **FEATURES)),
         **STAGES,
     ),
     "swinv2": Backbone(
         "Swin V2",
-        lambda: Swinv2Model(Swinv2Config(**SWIN)),
+        lambda: Swinv2Model(Swinv2Config(**tiny.SWIN)),
         naive.SWINV2,
         (4, 4, 8, 8),
         ("SwinV2-T", lambda: Swinv2Model(Swinv2Config(window_size=8, image_size=256))),
-        features=lambda: Swinv2Backbone(Swinv2Config(**SWIN, **FEATURES)),
+        features=lambda: Swinv2Backbone(Swinv2Config(**tiny.SWIN, **FEATURES)),
         **STAGES,
     ),
     "maskformer-swin": Backbone(
         "MaskFormer's Swin",
-        lambda: MaskFormerSwinModel(MaskFormerSwinConfig(**SWIN)),
+        lambda: MaskFormerSwinModel(MaskFormerSwinConfig(**tiny.SWIN)),
         naive.SWIN,
         (4, 4, 8, 8),
         ("Swin-T", lambda: MaskFormerSwinModel(MaskFormerSwinConfig())),
-        features=lambda: MaskFormerSwinBackbone(MaskFormerSwinConfig(**SWIN, **FEATURES)),
+        features=lambda: MaskFormerSwinBackbone(MaskFormerSwinConfig(**tiny.SWIN, **FEATURES)),
         **STAGES,
     ),
     "donut-swin": Backbone(
         "Donut's Swin",
-        lambda: DonutSwinModel(DonutSwinConfig(**SWIN)),
+        lambda: DonutSwinModel(DonutSwinConfig(**tiny.SWIN)),
         naive.SWIN,
         (4, 4, 8, 8),
         ("Swin-T", lambda: DonutSwinModel(DonutSwinConfig())),
@@ -255,44 +173,44 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "vit": Backbone(
         "ViT",
-        lambda: ViTModel(ViTConfig(**VIT)),
+        lambda: ViTModel(ViTConfig(**tiny.VIT)),
         naive.VIT,
         (8,) * 3,
         ("ViT-B/16", lambda: ViTModel(ViTConfig(), add_pooling_layer=False)),
         prefix=1,
-        arguments=INTERPOLATE,
+        arguments=tiny.INTERPOLATE,
     ),
     "deit": Backbone(
         "DeiT",
-        lambda: DeiTModel(DeiTConfig(**VIT)),
+        lambda: DeiTModel(DeiTConfig(**tiny.VIT)),
         naive.VIT,
         (8,) * 3,
         ("DeiT-B/16", lambda: DeiTModel(DeiTConfig(), add_pooling_layer=False)),
         prefix=2,
-        arguments=INTERPOLATE,
+        arguments=tiny.INTERPOLATE,
     ),
     "beit": Backbone(
         "BEiT",
-        lambda: BeitModel(BeitConfig(**BEIT, use_absolute_position_embeddings=True)),
+        lambda: BeitModel(BeitConfig(**tiny.BEIT, use_absolute_position_embeddings=True)),
         naive.BEIT,
         (8,) * 3,
         ("BEiT-B/16", lambda: BeitModel(BeitConfig(use_relative_position_bias=True), add_pooling_layer=False)),
         prefix=1,
-        arguments=INTERPOLATE,
-        features=lambda: BeitBackbone(BeitConfig(**BEIT, out_indices=[2, 3])),
+        arguments=tiny.INTERPOLATE,
+        features=lambda: BeitBackbone(BeitConfig(**tiny.BEIT, out_indices=[2, 3])),
     ),
     "data2vec-vision": Backbone(
         "Data2Vec Vision",
-        lambda: Data2VecVisionModel(Data2VecVisionConfig(**BEIT)),
+        lambda: Data2VecVisionModel(Data2VecVisionConfig(**tiny.BEIT)),
         naive.DATA2VEC,
         (8,) * 3,
         ("Data2Vec-B/16", lambda: Data2VecVisionModel(Data2VecVisionConfig(use_relative_position_bias=True))),
         prefix=1,
-        arguments=INTERPOLATE,
+        arguments=tiny.INTERPOLATE,
     ),
     "ijepa": Backbone(
         "I-JEPA",
-        lambda: IJepaModel(IJepaConfig(**VIT)),
+        lambda: IJepaModel(IJepaConfig(**tiny.VIT)),
         naive.VIT,
         (8,) * 3,
         (
@@ -308,11 +226,11 @@ BACKBONES: dict[str, Backbone] = {
                 add_pooling_layer=False,
             ),
         ),
-        arguments=INTERPOLATE,
+        arguments=tiny.INTERPOLATE,
     ),
     "dpt": Backbone(
         "DPT's own ViT",
-        lambda: DPTModel(DPTConfig(**VIT)),
+        lambda: DPTModel(DPTConfig(**tiny.VIT)),
         naive.DPT,
         (8,) * 3,
         ("DPT ViT-B/16", lambda: DPTModel(DPTConfig(), add_pooling_layer=False)),
@@ -321,29 +239,29 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "dinov2": Backbone(
         "DINOv2",
-        lambda: Dinov2Model(Dinov2Config(**DINO)),
+        lambda: Dinov2Model(Dinov2Config(**tiny.DINO)),
         naive.DINO,
         (7,) * 3,
         ("DINOv2 ViT-B/14", lambda: Dinov2Model(Dinov2Config())),
         prefix=1,
         image=(21, 35),
         further_images=((35, 21), (14, 14)),
-        features=lambda: Dinov2Backbone(Dinov2Config(**DINO, out_indices=[1, 3])),
+        features=lambda: Dinov2Backbone(Dinov2Config(**tiny.DINO, out_indices=[1, 3])),
     ),
     "dinov2-with-registers": Backbone(
         "DINOv2 with registers",
-        lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**DINO, num_register_tokens=3)),
+        lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**tiny.DINO, num_register_tokens=3)),
         naive.DINO,
         (7,) * 3,
         ("DINOv2 ViT-B/14", lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig())),
         prefix=4,
         image=(21, 35),
         further_images=((35, 21), (14, 14)),
-        features=lambda: Dinov2WithRegistersBackbone(Dinov2WithRegistersConfig(**DINO, out_indices=[1, 3])),
+        features=lambda: Dinov2WithRegistersBackbone(Dinov2WithRegistersConfig(**tiny.DINO, out_indices=[1, 3])),
     ),
     "dinov3-vit": Backbone(
         "DINOv3 ViT",
-        lambda: DINOv3ViTModel(DINOv3ViTConfig(**DINOV3)),
+        lambda: DINOv3ViTModel(DINOv3ViTConfig(**tiny.DINOV3)),
         naive.DINO,
         (8,) * 3,
         (
@@ -353,11 +271,11 @@ BACKBONES: dict[str, Backbone] = {
             ),
         ),
         prefix=4,
-        features=lambda: DINOv3ViTBackbone(DINOv3ViTConfig(**DINOV3, out_indices=[1, 3])),
+        features=lambda: DINOv3ViTBackbone(DINOv3ViTConfig(**tiny.DINOV3, out_indices=[1, 3])),
     ),
     "eomt": Backbone(
         "EoMT",
-        lambda: EomtForUniversalSegmentation(EomtConfig(**EOMT)),
+        lambda: EomtForUniversalSegmentation(EomtConfig(**tiny.EOMT)),
         naive.DINO,
         (7,) * 3,
         ("EoMT-L/16", lambda: eomt_large(EomtForUniversalSegmentation, EomtConfig)),
@@ -368,7 +286,7 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "eomt-dinov3": Backbone(
         "EoMT on DINOv3",
-        lambda: EomtDinov3ForUniversalSegmentation(EomtDinov3Config(**EOMT_DINOV3)),
+        lambda: EomtDinov3ForUniversalSegmentation(EomtDinov3Config(**tiny.EOMT_DINOV3)),
         naive.DINO,
         (8,) * 3,
         ("EoMT-L/16", lambda: eomt_large(EomtDinov3ForUniversalSegmentation, EomtDinov3Config)),
@@ -380,27 +298,24 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "clip": Backbone(
         "CLIP vision",
-        lambda: CLIPVisionModel(CLIPVisionConfig(**CLIP)),
+        lambda: CLIPVisionModel(CLIPVisionConfig(**tiny.CLIP)),
         naive.CLIP,
         (8,) * 3,
-        (
-            "CLIP ViT-B/16",
-            lambda: CLIPVisionModel(CLIPVisionConfig(patch_size=16)),
-        ),
+        ("CLIP ViT-B/16", lambda: CLIPVisionModel(CLIPVisionConfig(patch_size=16))),
         prefix=1,
-        arguments=INTERPOLATE,
+        arguments=tiny.INTERPOLATE,
     ),
     "siglip": Backbone(
         "SigLIP, SigLIP 2 vision",
-        lambda: SiglipVisionModel(SiglipVisionConfig(**CLIP)),
+        lambda: SiglipVisionModel(SiglipVisionConfig(**tiny.CLIP)),
         naive.CLIP,
         (8,) * 3,
         ("SigLIP ViT-B/16", lambda: SiglipVisionModel(SiglipVisionConfig(vision_use_head=False))),
-        arguments=INTERPOLATE,
+        arguments=tiny.INTERPOLATE,
     ),
     "segformer": Backbone(
         "SegFormer",
-        lambda: SegformerModel(SegformerConfig(**SEGFORMER)),
+        lambda: SegformerModel(SegformerConfig(**tiny.SEGFORMER)),
         naive.SEGFORMER,
         (4, 4, 8),
         ("MiT-B0", lambda: SegformerModel(SegformerConfig())),
@@ -408,7 +323,7 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "pvt": Backbone(
         "PVT",
-        lambda: PvtModel(PvtConfig(**PVT)),
+        lambda: PvtModel(PvtConfig(**tiny.PVT)),
         naive.PVT,
         (4, 4, 8),
         ("PVT-Tiny", lambda: PvtModel(PvtConfig())),
@@ -420,17 +335,17 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "pvt-v2": Backbone(
         "PVT v2",
-        lambda: PvtV2Model(PvtV2Config(**SEGFORMER)),
+        lambda: PvtV2Model(PvtV2Config(**tiny.SEGFORMER)),
         naive.PVT_V2,
         (4, 4, 8),
         ("PVTv2-B0", lambda: PvtV2Model(PvtV2Config())),
         checkpoints=("non-reentrant",),
-        features=lambda: PvtV2Backbone(PvtV2Config(**SEGFORMER, out_indices=[0, 1])),
+        features=lambda: PvtV2Backbone(PvtV2Config(**tiny.SEGFORMER, out_indices=[0, 1])),
         **STAGES,
     ),
     "sam": Backbone(
         "SAM vision",
-        lambda: SamVisionModel(SamVisionConfig(**SAM)),
+        lambda: SamVisionModel(SamVisionConfig(**tiny.SAM)),
         naive.SAM,
         (8,) * 3,
         ("SAM ViT-B/16", lambda: SamVisionModel(SamVisionConfig())),
@@ -439,42 +354,38 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "vitdet": Backbone(
         "ViTDet",
-        lambda: VitDetModel(VitDetConfig(**VITDET)),
+        lambda: VitDetModel(VitDetConfig(**tiny.VITDET)),
         naive.VITDET,
         (8,) * 3,
         (
             "ViTDet ViT-B/16",
             lambda: VitDetModel(VitDetConfig(image_size=1024, window_size=14, residual_block_indices=())),
         ),
-        features=lambda: VitDetBackbone(VitDetConfig(**VITDET, out_indices=[1, 3])),
+        features=lambda: VitDetBackbone(VitDetConfig(**tiny.VITDET, out_indices=[1, 3])),
         image=(32, 64),
         further_images=((64, 32), (64, 64)),
     ),
     "focalnet": Backbone(
         "FocalNet",
-        lambda: FocalNetModel(FocalNetConfig(**FOCALNET)),
+        lambda: FocalNetModel(FocalNetConfig(**tiny.FOCALNET)),
         naive.FOCALNET,
         (4, 4, 8),
         ("FocalNet-T", lambda: FocalNetModel(FocalNetConfig(hidden_sizes=[96, 192, 384, 768]))),
-        features=lambda: FocalNetBackbone(FocalNetConfig(**FOCALNET, out_indices=[1, 2])),
+        features=lambda: FocalNetBackbone(FocalNetConfig(**tiny.FOCALNET, out_indices=[1, 2])),
         **STAGES,
     ),
     "focalnet-post-norm": Backbone(
         "FocalNet, post-norm",
-        lambda: FocalNetModel(FocalNetConfig(**FOCALNET, use_post_layernorm=True)),
+        lambda: FocalNetModel(FocalNetConfig(**tiny.FOCALNET, use_post_layernorm=True)),
         naive.FOCALNET,
         (4, 4, 8),
         (
             "FocalNet-L",
             lambda: FocalNetModel(
                 FocalNetConfig(
-                    embed_dim=192,
-                    hidden_sizes=[192, 384, 768, 1536],
-                    depths=[2, 2, 18, 2],
-                    focal_levels=[4, 4, 4, 4],
-                    use_conv_embed=True,
-                    use_layerscale=True,
-                    use_post_layernorm=True,
+                    **{"embed_dim": 192, "hidden_sizes": [192, 384, 768, 1536], "depths": [2, 2, 18, 2]},
+                    **{"focal_levels": [4, 4, 4, 4], "use_conv_embed": True},
+                    **{"use_layerscale": True, "use_post_layernorm": True},
                 )
             ),
         ),
@@ -482,32 +393,32 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "hiera": Backbone(
         "Hiera",
-        lambda: HieraModel(HieraConfig(**HIERA)),
+        lambda: HieraModel(HieraConfig(**tiny.HIERA)),
         naive.HIERA,
         (4, 8, 8, 16, 32),
         ("Hiera-T", lambda: HieraModel(HieraConfig(depths=[1, 2, 7, 2]), add_pooling_layer=False)),
-        arguments=INTERPOLATE,
-        features=lambda: HieraBackbone(HieraConfig(**HIERA | {"image_size": [64, 96]}, out_indices=[1, 4])),
+        arguments=tiny.INTERPOLATE,
+        features=lambda: HieraBackbone(HieraConfig(**tiny.HIERA | {"image_size": [64, 96]}, out_indices=[1, 4])),
         **STAGES,
     ),
     "convnext": Backbone(
         "ConvNeXt",
-        lambda: ConvNextModel(ConvNextConfig(**CONVNEXT, layer_scale_init_value=0.5)),
+        lambda: ConvNextModel(ConvNextConfig(**tiny.CONVNEXT, layer_scale_init_value=0.5)),
         naive.CONVNEXT,
         (4, 4, 8),
         ("ConvNeXt-T", lambda: ConvNextModel(ConvNextConfig())),
         checkpoints=(),
-        features=lambda: ConvNextBackbone(ConvNextConfig(**CONVNEXT, out_indices=[1, 2])),
+        features=lambda: ConvNextBackbone(ConvNextConfig(**tiny.CONVNEXT, out_indices=[1, 2])),
         **STAGES,
     ),
     "convnextv2": Backbone(
         "ConvNeXt V2",
-        lambda: ConvNextV2Model(ConvNextV2Config(**CONVNEXT)),
+        lambda: ConvNextV2Model(ConvNextV2Config(**tiny.CONVNEXT)),
         naive.CONVNEXT,
         (4, 4, 8),
         ("ConvNeXtV2-T", lambda: ConvNextV2Model(ConvNextV2Config())),
         checkpoints=(),
-        features=lambda: ConvNextV2Backbone(ConvNextV2Config(**CONVNEXT, out_indices=[1, 2])),
+        features=lambda: ConvNextV2Backbone(ConvNextV2Config(**tiny.CONVNEXT, out_indices=[1, 2])),
         **STAGES,
     ),
     "dinov3-convnext": Backbone(
