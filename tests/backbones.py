@@ -293,8 +293,7 @@ BACKBONES: dict[str, Backbone] = {
         prefix=(3, 3, 8),
         checkpoints=(),
         compiles=False,
-        image=(32, 32),
-        further_images=(),
+        **FIXED | {"image": (32, 32)},
     ),
     "clip": Backbone(
         "CLIP vision",
@@ -349,8 +348,7 @@ BACKBONES: dict[str, Backbone] = {
         naive.SAM,
         (8,) * 3,
         ("SAM ViT-B/16", lambda: SamVisionModel(SamVisionConfig())),
-        image=(64, 64),
-        further_images=(),
+        **FIXED | {"image": (64, 64)},
     ),
     "vitdet": Backbone(
         "ViTDet",
