@@ -49,7 +49,7 @@ from transformers import (
     VitMatteForImageMatting,
 )
 
-from tests import backbones
+from tests import tiny_configs
 from tests.models import FOUR_STAGES, mask2former, maskformer, upernet
 
 THREE_FEATURES = SwinConfig(**FOUR_STAGES | {"out_features": ["stage2", "stage3", "stage4"]})
@@ -79,7 +79,7 @@ TEXT = {
     "pad_token_id": 0,
 }
 CLIP_TEXT = {**TEXT, "vocab_size": 40}
-VISION = {**backbones.CLIP, "projection_dim": 8}
+VISION = {**tiny_configs.CLIP, "projection_dim": 8}
 TEXT_IDS = torch.tensor([[3, 4, 2], [5, 6, 2]])
 DPT_NECK = {
     "reassemble_factors": [4, 2, 1, 0.5],
@@ -87,12 +87,12 @@ DPT_NECK = {
     "fusion_hidden_size": 8,
 }
 DINOV2_FEATURES = {
-    **backbones.DINO,
+    **tiny_configs.DINO,
     "num_hidden_layers": 4,
     "out_indices": [1, 2, 3, 4],
     "reshape_hidden_states": False,
 }
-MATTING_BACKBONE = {**backbones.VITDET, "num_channels": 4, "patch_size": 16, "out_features": ["stage3"]}
+MATTING_BACKBONE = {**tiny_configs.VITDET, "num_channels": 4, "patch_size": 16, "out_features": ["stage3"]}
 
 
 def deformable_detr() -> nn.Module:
@@ -139,7 +139,7 @@ def convnext_upernet() -> nn.Module:
 def llava() -> nn.Module:
     return LlavaForConditionalGeneration(
         LlavaConfig(
-            vision_config={**backbones.CLIP, "model_type": "clip_vision_model"},
+            vision_config={**tiny_configs.CLIP, "model_type": "clip_vision_model"},
             text_config=LlamaConfig(**TEXT, vocab_size=40, num_key_value_heads=2),
             image_token_index=30,
             image_seq_length=16,
@@ -170,10 +170,10 @@ class Composed:
 
 COMPOSED: dict[str, Composed] = {
     "vit-classifier": Composed(
-        lambda: ViTForImageClassification(ViTConfig(**backbones.VIT)), "vit", 3, (32, 32), heads=("classifier",)
+        lambda: ViTForImageClassification(ViTConfig(**tiny_configs.VIT)), "vit", 3, (32, 32), heads=("classifier",)
     ),
     "segformer-segmentation": Composed(
-        lambda: SegformerForSemanticSegmentation(SegformerConfig(**backbones.SEGFORMER, decoder_hidden_size=16)),
+        lambda: SegformerForSemanticSegmentation(SegformerConfig(**tiny_configs.SEGFORMER, decoder_hidden_size=16)),
         "segformer",
         3,
         heads=("decode_head",),
@@ -199,7 +199,7 @@ COMPOSED: dict[str, Composed] = {
     ),
     "siglip": Composed(
         lambda: SiglipModel(
-            SiglipConfig(vision_config=backbones.CLIP, text_config={**CLIP_TEXT, "projection_size": 16})
+            SiglipConfig(vision_config=tiny_configs.CLIP, text_config={**CLIP_TEXT, "projection_size": 16})
         ),
         "vision_model",
         3,
@@ -263,7 +263,7 @@ COMPOSED: dict[str, Composed] = {
     ),
     "dpt": Composed(
         lambda: DPTForDepthEstimation(
-            DPTConfig(**{**backbones.VIT, "num_hidden_layers": 4}, **DPT_NECK, backbone_out_indices=[0, 1, 2, 3])
+            DPTConfig(**{**tiny_configs.VIT, "num_hidden_layers": 4}, **DPT_NECK, backbone_out_indices=[0, 1, 2, 3])
         ),
         "dpt",
         4,
@@ -283,7 +283,7 @@ COMPOSED: dict[str, Composed] = {
         lambda: VitMatteForImageMatting(
             VitMatteConfig(
                 backbone_config=VitDetConfig(
-                    **backbones.VITDET | {"num_channels": 4, "patch_size": 16}, out_features=["stage3"]
+                    **tiny_configs.VITDET | {"num_channels": 4, "patch_size": 16}, out_features=["stage3"]
                 ),
                 hidden_size=16,
                 fusion_hidden_sizes=[16, 8, 8, 8],
@@ -298,7 +298,7 @@ COMPOSED: dict[str, Composed] = {
     "sam": Composed(
         lambda: SamModel(
             SamConfig(
-                vision_config={**backbones.SAM, "num_pos_feats": 4},
+                vision_config={**tiny_configs.SAM, "num_pos_feats": 4},
                 prompt_encoder_config={"hidden_size": 8, "image_size": 64, "patch_size": 8, "mask_input_channels": 4},
                 mask_decoder_config={
                     "hidden_size": 8,

@@ -19,10 +19,10 @@ from mona_peft import BlockAnatomy, MonaConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS
 from mona_peft.blocks.grid import PatchGrid
 from mona_peft.blocks.layout import from_tokens, to_tokens
-from tests import backbones
+from tests import tiny_configs
 from tests.backbones import build, image
 
-SMALL = {**backbones.SMALL, "intermediate_size": 24}
+SMALL = {**tiny_configs.SMALL, "intermediate_size": 24}
 
 
 @pytest.mark.parametrize(

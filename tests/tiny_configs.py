@@ -1,0 +1,86 @@
+"""Settings of tiny models, by family, with dropout and stochastic depth where the family has them."""
+
+from tests.models import TWO_STAGES
+
+INTERPOLATE = {"interpolate_pos_encoding": True}
+SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+VIT = {**SMALL, **DROPOUT, "intermediate_size": 24, "image_size": 32, "patch_size": 8}
+BEIT = {**VIT, "drop_path_rate": 0.3, "layer_scale_init_value": 0.5, "use_relative_position_bias": True}
+DINO = {**SMALL, "image_size": 28, "patch_size": 7, "mlp_ratio": 2, "drop_path_rate": 0.3, "layerscale_value": 0.5}
+DINOV3 = {
+    **SMALL,
+    "intermediate_size": 24,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_register_tokens": 3,
+    "drop_path_rate": 0.3,
+    "layerscale_value": 0.5,
+}
+CLIP = {**SMALL, "intermediate_size": 24, "image_size": 32, "patch_size": 8, "attention_dropout": 0.1}
+EOMT = {**DINO, "num_blocks": 1, "num_queries": 5, "num_register_tokens": 2, "num_upscale_blocks": 1}
+EOMT_DINOV3 = {**DINOV3, "num_blocks": 1, "num_queries": 5, "num_register_tokens": 2, "num_upscale_blocks": 1}
+SWIN = {**TWO_STAGES, **DROPOUT, "drop_path_rate": 0.3}
+PYRAMID = {
+    "num_encoder_blocks": 2,
+    "depths": [2, 1],
+    "hidden_sizes": [16, 32],
+    "sr_ratios": [2, 1],
+    "num_attention_heads": [2, 4],
+    "mlp_ratios": [2, 2],
+    "drop_path_rate": 0.3,
+    **DROPOUT,
+}
+SEGFORMER = {**PYRAMID, "patch_sizes": [7, 3], "strides": [4, 2]}
+PVT = {
+    **{key: value for key, value in PYRAMID.items() if key != "sr_ratios"},
+    "sequence_reduction_ratios": [2, 1],
+    "patch_sizes": [4, 2],
+    "strides": [4, 2],
+    "image_size": 64,
+}
+FOCALNET = {
+    "image_size": 64,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "hidden_sizes": [16, 32],
+    "depths": [2, 1],
+    "focal_levels": [2, 2],
+    "focal_windows": [3, 3],
+    "use_layerscale": True,
+    "layerscale_value": 0.5,
+    "hidden_dropout_prob": 0.1,
+    "drop_path_rate": 0.3,
+}
+HIERA = {
+    "embed_dim": 8,
+    "image_size": [64, 64],
+    "depths": [1, 2, 1, 1],
+    "num_heads": [1, 2, 2, 2],
+    "drop_path_rate": 0.3,
+}
+SAM = {
+    **SMALL,
+    "image_size": 64,
+    "patch_size": 8,
+    "mlp_dim": 24,
+    "output_channels": 8,
+    "window_size": 3,
+    "global_attn_indexes": [1],
+    "initializer_range": 0.02,
+    "attention_dropout": 0.1,
+    "use_rel_pos": True,
+}
+VITDET = {
+    **SMALL,
+    "mlp_ratio": 2,
+    "image_size": 64,
+    "pretrain_image_size": 32,
+    "patch_size": 8,
+    "drop_path_rate": 0.3,
+    "dropout_prob": 0.1,
+    "window_size": 3,
+    "window_block_indices": [0],
+    "residual_block_indices": [0, 2],
+}
+CONVNEXT = {"hidden_sizes": [16, 32], "depths": [2, 1], "num_stages": 2, "drop_path_rate": 0.3}
