@@ -48,6 +48,7 @@ def main() -> None:
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.3 if "mona" in name else 0.1)
+    model.peft_config["default"].base_model_name_or_path = "base"  # not a path of one machine
     folder = FOLDER / f"transformers-{transformers.__version__}-peft-{peft.__version__}"
     model.save_pretrained(folder)
     (folder / "README.md").unlink()
