@@ -14,6 +14,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_json(output_dir / "demo.json", records)
     print(f"\n{table}\n")
 
-    reloaded = _reload(output_dir / "mona" / "adapter", output_dir)
+    reloaded = _reload(output_dir / "mona" / "adapter")
     same = int((reloaded == predictions["mona"]).sum())
     print(f"Reloaded in a fresh process by the code on its card: {same} of {len(digits)} predictions are the same.")
     if same < len(digits):
@@ -133,13 +134,14 @@ def draw(records: dict[str, dict[str, Any]], digits: Dataset, predictions: dict[
     save_figure(figure, path)
 
 
-def _reload(adapter: Path, output_dir: Path) -> np.ndarray:
+def _reload(adapter: Path) -> np.ndarray:
     """Returns the digits that the adapter predicts in a process of its own."""
-    scores_file = output_dir / "reloaded.safetensors"
-    subprocess.run([sys.executable, "-m", "scripts.demonstration.reload", str(adapter), str(scores_file)], check=True)
-    predicted = load_file(scores_file)["scores"].argmax(-1)
-    scores_file.unlink()
-    return predicted
+    with TemporaryDirectory() as folder:
+        scores_file = Path(folder, "scores.safetensors")
+        subprocess.run(
+            [sys.executable, "-m", "scripts.demonstration.reload", str(adapter), str(scores_file)], check=True
+        )
+        return load_file(scores_file)["scores"].argmax(-1)
 
 
 if __name__ == "__main__":

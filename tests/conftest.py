@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 os.environ["MPLBACKEND"] = "Agg"
@@ -12,6 +13,9 @@ atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 import pytest  # noqa: E402 (the environment comes first)
 import torch  # noqa: E402
+from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessorPil  # noqa: E402
+
+from tests.folders import write_images  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -20,3 +24,22 @@ torch.set_num_threads(1)
 def fixed_seed():
     """Makes random weights and inputs the same in every run and in any order of the tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def swin_folder(tmp_path_factory) -> Path:
+    """A random Swin with a head for seven classes, and its image processor."""
+    folder = tmp_path_factory.mktemp("swin")
+    torch.manual_seed(0)
+    config = SwinConfig(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, num_labels=7)
+    SwinForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory) -> Path:
+    """Twelve noisy images of each of three colours, in folders by class."""
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder, 12)
+    return folder

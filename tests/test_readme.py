@@ -9,11 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
 import torch
-from PIL import Image
-from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessorPil
 
 from mona_peft.blocks import KNOWN_BLOCKS
 from scripts import demo
@@ -25,16 +21,6 @@ HUB_MODEL = "microsoft/swin-tiny-patch4-window7-224"
 
 def snippets(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-
-
-@pytest.fixture
-def swin_folder(tmp_path) -> Path:
-    """A small Swin on disk in the place of the hub's."""
-    folder = tmp_path / "swin"
-    config = SwinConfig(image_size=32, embed_dim=16, depths=[1, 1], num_heads=[1, 2], window_size=4, num_labels=3)
-    SwinForImageClassification(config).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
 
 
 def test_python_snippets_run_in_their_order(swin_folder, tmp_path, monkeypatch):
@@ -54,15 +40,10 @@ def test_python_snippets_run_in_their_order(swin_folder, tmp_path, monkeypatch):
     assert torch.equal(reloaded, trained)
 
 
-def test_training_command_runs(swin_folder, tmp_path):
+def test_training_command_runs(swin_folder, image_folder, tmp_path):
     (command,) = [code for code in snippets("bash") if "scripts.train_image_classification" in code]
-    for name, level in {"dark": 60, "light": 200}.items():
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for number in range(6):
-            pixels = np.random.default_rng(number).integers(0, 50, (40, 40, 3)) + level
-            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / name / f"{number}.png")
     places = {
-        "path/to/images": tmp_path / "images",
+        "path/to/images": image_folder,
         "outputs/mine": tmp_path / "out",
         HUB_MODEL: swin_folder,
     }

@@ -13,8 +13,7 @@ from transformers import ViTImageProcessorPil
 from scripts.common.augmentation import AUGMENTATIONS, random_crop
 from scripts.common.image_classification_data import DataArguments, load_image_classification
 from scripts.common.image_dataset import ImageClassificationDataset
-
-from .conftest import CLASSES, write_images
+from tests.folders import CLASSES, write_images
 
 
 def load(folder: Path, **arguments) -> DatasetDict:
