@@ -12,6 +12,7 @@ A model of the hub, on a dataset of the hub or a folder of images:
 
 The output directory then holds checkpoints (`--resume_from_checkpoint last` goes on from the newest), `metrics.json`,
 `curves.png` and `adapter/`: adapter and head, the image processor, and a model card with the code that loads them.
+`--method full` trains everything and leaves the whole model in `model/` instead.
 """
 
 import json
@@ -27,7 +28,6 @@ from transformers import (
     AutoModelForImageClassification,
     BaseImageProcessor,
     PreTrainedModel,
-    Trainer,
     TrainingArguments,
     default_data_collator,
     set_seed,
@@ -44,8 +44,9 @@ from scripts.common.methods import METHODS
 from scripts.common.metrics import classification_metrics
 from scripts.common.model_card import load_pretrained_code
 from scripts.common.run import save_run, task_metrics
-from scripts.common.run_directory import check_same_adapter, find_checkpoint
+from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.tasks import IMAGE_CLASSIFICATION
+from scripts.common.trainer import WholeModelTrainer
 
 DEMONSTRATION_BACKBONE = os.path.relpath(Path(__file__).parent / "demonstration" / "backbone")
 
@@ -99,7 +100,7 @@ def train(
     base_model, image_processor = load_model(model_args.model_name_or_path, classes)
     model = METHODS[method_args.method](base_model, method_args)
     if checkpoint is not None:
-        check_same_adapter(checkpoint, model)
+        check_same_weights(checkpoint, model)
 
     augmentations = {"train": AUGMENTATIONS[data_args.augmentation]}
     images = {
@@ -107,7 +108,7 @@ def train(
         for name, rows in splits.items()
     }
     args.label_names = ["labels"]  # Trainer looks for it in the signature of the model, which a PeftModel hides
-    trainer = Trainer(
+    trainer = WholeModelTrainer(
         model=model,
         args=args,
         train_dataset=images["train"],
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {args.output_dir}."
         ) from None
     print(json.dumps(record["results"], indent=2))
-    print(f"Adapter, model card, curves and metrics are in {args.output_dir}.")
+    print(f"What was trained, its card, curves and metrics are in {args.output_dir}.")
 
 
 if __name__ == "__main__":

@@ -43,4 +43,13 @@ def fixed(model: PreTrainedModel, args: MethodArguments) -> PeftModel:
     return get_peft_model(model, LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=head))
 
 
-METHODS: dict[str, Callable[[PreTrainedModel, MethodArguments], PeftModel]] = {"mona": mona, "fixed": fixed}
+def full(model: PreTrainedModel, args: MethodArguments) -> PreTrainedModel:
+    """Everything is trained."""
+    return model
+
+
+METHODS: dict[str, Callable[[PreTrainedModel, MethodArguments], PeftModel | PreTrainedModel]] = {
+    "full": full,
+    "fixed": fixed,
+    "mona": mona,
+}

@@ -1,4 +1,4 @@
-"""The model card beside a trained adapter: how to load it, what it was trained on, what it reaches."""
+"""The model card beside what was trained: how to load it, what it was trained on, what it reaches."""
 
 import json
 from collections.abc import Sequence
@@ -11,12 +11,11 @@ from mona_peft.model_card import IMPORT_NOTE
 from scripts.common.tasks import Task
 
 MAX_NAMED_CLASSES = 20
-TITLES = {"mona": "Mona adapter", "fixed": "Task head"}
+TITLES = {"mona": "Mona adapter", "fixed": "Task head", "full": "Model trained whole"}
 
 BODY = """# {title}
 
-Trained on {dataset}: {num_images} images of {num_classes} classes. {trainable:,} parameters were trained, the head
-included: {share:.2%} of the model's {base:,}. The backbone is unchanged and not part of these files.
+Trained on {dataset}: {num_images} images of {num_classes} classes. {trained}
 
 ## Load it
 
@@ -40,6 +39,9 @@ The method, and the arguments of `transformers.TrainingArguments`:
 
 Seed {seed}. Versions: {versions}.
 """
+TRAINED_PART = """{trainable:,} parameters were trained, the head
+included: {trainable_share:.2%} of the model's {base:,}. The backbone is unchanged and not part of these files."""
+TRAINED_WHOLE = "All {base:,} parameters were trained."
 
 
 def load_pretrained_code(auto_class: str, name: str, classes: Sequence[str]) -> list[str]:
@@ -62,12 +64,21 @@ def load_pretrained_code(auto_class: str, name: str, classes: Sequence[str]) -> 
     ]
 
 
-def load_code(record: dict[str, Any]) -> str:
-    """Returns the Python code that loads the base model and puts the adapter on it.
+def load_code(record: dict[str, Any], task: Task) -> str:
+    """Returns the Python code that loads what was trained: the base model with the adapter, or the whole model.
 
     Args:
         record: Record of the run, as `save_run` writes it.
+        task: What was trained for.
     """
+    if _is_whole(record):
+        return "\n".join(
+            [
+                f"from transformers import {task.auto_class}",
+                "",
+                f"model = {task.auto_class}.from_pretrained({record['adapter_path']!r})",
+            ]
+        )
     lines = [
         "from peft import PeftModel",
         *record["load_base"],
@@ -89,10 +100,8 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
         dataset=record["dataset"],
         num_images=record["num_images"]["train"],
         num_classes=len(record["classes"]),
-        trainable=record["parameters"]["trainable"],
-        base=record["parameters"]["base"],
-        share=record["parameters"]["trainable_share"],
-        load_code=load_code(record),
+        trained=(TRAINED_WHOLE if _is_whole(record) else TRAINED_PART).format(**record["parameters"]),
+        load_code=load_code(record, task),
         import_note=f"{IMPORT_NOTE} " if _is_mona(record) else "",
         adapter_path=record["adapter_path"],
         results=_results_table(record["results"], task),
@@ -105,6 +114,10 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
 
 def _is_mona(record: dict[str, Any]) -> bool:
     return record["method"]["method"] == "mona"
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    return record["method"]["method"] == "full"
 
 
 def _results_table(results: dict[str, dict[str, float]], task: Task) -> str:
@@ -124,11 +137,12 @@ def _front_matter(record: dict[str, Any], task: Task, title: str) -> ModelCardDa
     hub_dataset = None if dataset is None or Path(dataset).exists() else dataset
     tags = [task.pipeline_tag, *(["mona"] if _is_mona(record) else [])]
     split, result = list(record["results"].items())[-1]
+    whole = _is_whole(record)
     return ModelCardData(
         base_model=base_model,
-        library_name="peft",
+        library_name="transformers" if whole else "peft",
         pipeline_tag=task.pipeline_tag,
-        tags=[*tags, f"base_model:adapter:{base_model}"] if base_model else tags,
+        tags=[*tags, f"base_model:{'finetune' if whole else 'adapter'}:{base_model}"] if base_model else tags,
         datasets=[hub_dataset] if hub_dataset else None,
         metrics=[task.hub_metric],
         model_name=title,

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 import mona_peft
+from mona_peft.selection import backbone_of
 from scripts.common.run_directory import replace_file
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate")
@@ -34,21 +36,33 @@ def hardware() -> dict[str, str | int]:
     return {"device": platform.processor() or platform.machine(), "num_threads": torch.get_num_threads()}
 
 
-def parameter_counts(model: PeftModel) -> dict[str, int | float]:
+def parameter_counts(model: PeftModel | PreTrainedModel) -> dict[str, int | float]:
     """Counts parameters.
 
+    Args:
+        model: With the method: a `PeftModel` whose head is among `modules_to_save`, or a model that is trained whole.
+
     Returns:
-        `base`, the model before the method; `trainable`, what the method trains; `adapter`, that without the copies of
-        the base's own modules (the head); `trainable_share`, trainable / base.
+        `base`, the model before the method; `trainable`, what the method trains; `adapter`, that without the head;
+        `trainable_share`, trainable / base.
     """
-    trained = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
-    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-    trainable = sum(trained.values())
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if isinstance(model, PeftModel):
+        # PEFT trains a copy of the head and keeps the base's own; what a method trains in place stays the base's.
+        head = {name for name in sizes if ".modules_to_save." in name}
+        added = {name for name in sizes if f".{model.base_model.prefix}" in name} | head
+    else:
+        backbone = backbone_of(model)
+        head = {name for name in sizes if backbone and not name.startswith(f"{backbone}.")}
+        added = set()
+    base = sum(size for name, size in sizes.items() if name not in added)
+    trainable = sum(sizes[name] for name in trained)
     return {
-        "base": frozen,  # PEFT trains a copy of the head and keeps the base's own head, frozen
+        "base": base,
         "trainable": trainable,
-        "adapter": sum(size for name, size in trained.items() if ".modules_to_save." not in name),
-        "trainable_share": trainable / frozen,
+        "adapter": sum(sizes[name] for name in trained if name not in head),
+        "trainable_share": trainable / base,
     }
 
 

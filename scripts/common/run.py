@@ -4,8 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from transformers import BaseImageProcessor, Trainer
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
 from scripts.common.arguments import MethodArguments, recipe
 from scripts.common.model_card import model_card
@@ -36,6 +35,8 @@ def save_run(
 ) -> dict[str, Any]:
     """Saves what a run has trained, with the image processor and a card, its curves and `metrics.json`.
 
+    An adapter is saved to `adapter/` in the output directory, a model that was trained whole to `model/`.
+
     Args:
         trainer: After training.
         task: What was trained for.
@@ -49,7 +50,8 @@ def save_run(
         The whole record, as in `metrics.json`.
     """
     args, model = trainer.args, trainer.model
-    output_dir, adapter_dir = Path(args.output_dir), Path(args.output_dir, "adapter")
+    whole = isinstance(model, PreTrainedModel)
+    output_dir, adapter_dir = Path(args.output_dir), Path(args.output_dir, "model" if whole else "adapter")
     record = {
         "task": task.name,
         **record,
@@ -66,7 +68,7 @@ def save_run(
         with replace_directory(adapter_dir) as new:
             model.save_pretrained(new)
             image_processor.save_pretrained(new)
-            record["adapter_bytes"] = (new / SAFETENSORS_WEIGHTS_NAME).stat().st_size
+            record["adapter_bytes"] = sum(file.stat().st_size for file in new.glob("*.safetensors"))
             model_card(record, task).save(new / "README.md")
         plot_curves({method_args.method: record["history"]}, output_dir / "curves.png", task)
         write_json(output_dir / "metrics.json", record)

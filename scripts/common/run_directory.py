@@ -11,9 +11,10 @@ from tempfile import mkdtemp
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 LAST = ("last", "true")  # values of --resume_from_checkpoint that stand for the newest checkpoint
 
@@ -74,21 +75,40 @@ def _is_complete(checkpoint: Path) -> bool:
     return True
 
 
-def check_same_adapter(checkpoint: str, model: PeftModel) -> None:
-    """Checks that a checkpoint holds the very tensors that the model trains; PEFT loads whatever fits, silently.
+def check_same_weights(checkpoint: str, model: PeftModel | PreTrainedModel) -> None:
+    """Checks that a checkpoint holds the very tensors that the model trains; whatever fits is loaded, silently.
 
     Raises:
         ValueError: It holds others.
     """
-    with safe_open(Path(checkpoint, SAFETENSORS_WEIGHTS_NAME), framework="pt") as file:
-        saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
-    if saved != expected:
-        different = sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
+    find = _other_adapter_weights if isinstance(model, PeftModel) else _other_model_weights
+    if different := sorted(find(Path(checkpoint), model)):
         raise ValueError(
             f"{checkpoint} holds other weights than this run trains: {len(different)} tensors differ in name or shape, "
             f"such as {different[0]}. Resume with the model, data and method arguments that the run was started with."
         )
+
+
+def _other_adapter_weights(checkpoint: Path, model: PeftModel) -> set[str]:
+    """Returns the names of the tensors that only one side has, or with another shape."""
+    expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+    file = checkpoint / SAFETENSORS_WEIGHTS_NAME
+    if not file.exists():  # a whole model's
+        return expected.keys()
+    with safe_open(file, framework="pt") as file:
+        saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    return {name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name)}
+
+
+def _other_model_weights(checkpoint: Path, model: PreTrainedModel) -> set[str]:
+    """The same for a whole model, whose names in the file are not those of its modules."""
+    if not any((checkpoint / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):  # an adapter's
+        return model.state_dict().keys()
+    _, loading = type(model).from_pretrained(
+        checkpoint, config=model.config, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    mismatched = {name for name, *_ in loading["mismatched_keys"]}
+    return mismatched.union(loading["missing_keys"], loading["unexpected_keys"])
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, Trainer
 
 
 class WholeModelTrainer(Trainer):
-    """`Trainer` for models that are trained whole.
+    """`Trainer` for models that are trained whole, and for all others.
 
     `save_pretrained` writes the names of the hub, which for Swin and others are not those of the modules. `Trainer`
     reads its checkpoints with `load_state_dict(strict=False)`, restores the tensors whose names happen to agree, and
