@@ -28,6 +28,7 @@ from transformers import (
     AutoModelForImageClassification,
     BaseImageProcessor,
     PreTrainedModel,
+    TrainerCallback,
     TrainingArguments,
     default_data_collator,
     set_seed,
@@ -81,9 +82,20 @@ def load_model(name: str, classes: list[str]) -> tuple[PreTrainedModel, BaseImag
 
 
 def train(
-    model_args: ModelArguments, data_args: DataArguments, method_args: MethodArguments, args: TrainingArguments
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    method_args: MethodArguments,
+    args: TrainingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Trains, evaluates and saves.
+
+    Args:
+        model_args: The model.
+        data_args: The images.
+        method_args: The method and its settings.
+        args: All else.
+        callbacks: Of `Trainer`, besides our own.
 
     Returns:
         The record of the run, as in `metrics.json`, and the scores of the test images (of the validation images where
@@ -116,7 +128,7 @@ def train(
         data_collator=default_data_collator,
         processing_class=image_processor,
         compute_metrics=classification_metrics(len(classes)),
-        callbacks=[EpochCallback(images["train"])],
+        callbacks=[EpochCallback(images["train"]), *callbacks],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from scripts.common.pages import fill_page, table
 from scripts.common.plots import save_figure
-from scripts.common.run_directory import replace_file
 
-MARKS = re.compile(r"(<!-- benchmark: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Methods = Mapping[str, Mapping[str, Any]]
 
 
@@ -34,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records = {path: json.loads(path.read_text(encoding="utf-8")) for path in args.records}
     cases = [case for record in records.values() for case in record["cases"].values()]
     tables = {name: make(cases) for name, make in TABLES.items()} | {"provenance": provenance(records)}
-    page = MARKS.sub(lambda mark: f"{mark[1]}{tables[mark['name']]}\n{mark[3]}", args.page.read_text(encoding="utf-8"))
-    with replace_file(args.page) as new:
-        new.write_text(page, encoding="utf-8")
+    fill_page(args.page, "benchmark", tables)
     draw(_largest(cases), args.plot)
 
 
@@ -56,12 +52,6 @@ def _with(cases: Sequence[Mapping[str, Any]], field: str, names: Sequence[str]) 
 
 def _ratio(values: Mapping[str, float]) -> str:
     return f"{values['ratio']:.2f} ({values['low']:.2f}-{values['high']:.2f})"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a Markdown table, its first column left-aligned, the others right-aligned."""
-    alignment = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, alignment, *rows))
 
 
 def step_table(cases: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """Image-classification data from the hub, a local folder or the embedded default: checked, in one form."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from scripts.common.image_files import check_images, find_images
 from scripts.demonstration.digits import handwritten_digits
 
 DIGITS = "handwritten digits over photographs (embedded default)"
+_digits = cache(handwritten_digits)  # for processes that train several times
 VALIDATION_NAMES = ("validation", "val", "valid", "dev")
 
 
@@ -78,7 +80,7 @@ def load_image_classification(args: DataArguments, seed: int) -> DatasetDict:
 
 def _load(args: DataArguments) -> DatasetDict:
     if args.dataset is None:
-        return handwritten_digits()
+        return _digits()
     folder = Path(args.dataset)
     if folder.is_dir():
         if images := find_images(folder):

@@ -43,7 +43,7 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
                 f"{output_dir} has: {_names(output_dir) or 'none'}; `last` takes the newest."
             )
         return str(wanted)
-    complete = _complete_checkpoints(output_dir)
+    complete = complete_checkpoints(output_dir)
     if not complete:
         raise ValueError(
             f"--resume_from_checkpoint {wanted}: there is no complete checkpoint in {output_dir}. Without this "
@@ -52,7 +52,7 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
     return str(complete[-1])
 
 
-def _complete_checkpoints(output_dir: Path) -> list[Path]:
+def complete_checkpoints(output_dir: Path) -> list[Path]:
     """Returns the checkpoints of a run that were written to their end, oldest first."""
     numbered = {
         int(path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")): path
@@ -63,7 +63,7 @@ def _complete_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def _names(output_dir: Path) -> str:
-    return ", ".join(str(path) for path in _complete_checkpoints(output_dir))
+    return ", ".join(str(path) for path in complete_checkpoints(output_dir))
 
 
 def _is_complete(checkpoint: Path) -> bool:

@@ -1,0 +1,30 @@
+"""Pages in Markdown, parts of which are made from records."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from scripts.common.run_directory import replace_file
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table, its first column left-aligned, the others right-aligned."""
+    alignment = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, alignment, *rows))
+
+
+def fill_page(page: Path, mark: str, parts: Mapping[str, str]) -> None:
+    """Replaces what stands between the marks `<!-- MARK: NAME -->` and `<!-- end -->` in a page.
+
+    Args:
+        page: Of Markdown, with any of the parts, in any order.
+        mark: Word that the page's marks begin with.
+        parts: New text by name.
+
+    Raises:
+        KeyError: The page marks a part that there is not.
+    """
+    marks = re.compile(rf"(<!-- {mark}: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    text = marks.sub(lambda found: f"{found[1]}{parts[found['name']]}\n{found[3]}", page.read_text(encoding="utf-8"))
+    with replace_file(page) as new:
+        new.write_text(text, encoding="utf-8")

@@ -1,0 +1,91 @@
+"""Makes page and pictures of a comparison from its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from scripts.common.pages import fill_page
+from scripts.compare_methods import plots, tables
+from scripts.compare_methods.experiments import Record, backbone_name
+from scripts.compare_methods.records import read_records
+from scripts.compare_methods.rows import ROWS
+from scripts.compare_methods.summary import summarise
+from scripts.compare_methods.tables import Summaries
+
+MARK = "comparison"
+HEADINGS = {
+    "methods": "Methods",
+    "differences": "Mona against each",
+    "widths": "Width",
+    "designs": "Design versions",
+    "backbones": "Backbones",
+    "rates": "Learning rates",
+    "warnings": "What to know",
+    "cost": "Cost",
+    "provenance": "Provenance",
+}
+
+
+def report(results: Path, page: Path) -> list[str]:
+    """Fills the marked parts of a page with tables, and draws pictures into the folder that is named like it.
+
+    Args:
+        results: Folder of records.
+        page: Markdown; one with all parts is made where there is none.
+
+    Returns:
+        What a reader should know before believing the tables.
+
+    Raises:
+        ValueError: There is no record, one can't be read, or is of a row that there is not.
+    """
+    records = read_records(results)
+    if not records:
+        raise ValueError(f"{results} holds no records. `python -m scripts.compare_methods run` makes them.")
+    backbones = summaries_by_backbone(records)
+    main = next(iter(backbones.values()))
+    warnings = tables.warnings(backbones)
+    every = list(records.values())
+    parts = {
+        "methods": tables.methods_table(main),
+        "differences": tables.differences_table(main),
+        "widths": tables.widths_table(main),
+        "designs": tables.designs_table(main),
+        "backbones": tables.backbones_table(backbones),
+        "rates": tables.rates_table(main),
+        "warnings": "\n".join(f"- {warning}" for warning in warnings),
+        "cost": tables.cost_table(every),
+        "provenance": tables.provenance(every),
+    }
+    pictures = page.with_suffix("")
+    if not page.exists():
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(_blank_page(pictures.name), encoding="utf-8")
+    fill_page(page, MARK, parts)
+    pictures.mkdir(exist_ok=True)
+    plots.draw_accuracy(main, pictures / "accuracy.png")
+    plots.draw_loss(main, pictures / "loss.png")
+    return warnings
+
+
+def summaries_by_backbone(records: Mapping[str, Record]) -> dict[str, Summaries]:
+    """Returns the summaries of all rows, by backbone, the one with the most rows first.
+
+    Raises:
+        ValueError: A record is of a row that there is not.
+    """
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for name, record in records.items():
+        if record["row"] not in ROWS:
+            raise ValueError(f"The record {name} is of a row that there is not. Rows are: {', '.join(ROWS)}.")
+        rows = groups.setdefault(backbone_name(record["base_model"]), {})
+        rows.setdefault(record["row"], []).append(record)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    return {backbone: {name: summarise(rows[name]) for name in ROWS if name in rows} for backbone, rows in ordered}
+
+
+def _blank_page(pictures: str) -> str:
+    parts = [f"## {heading}\n\n<!-- {MARK}: {name} -->\n<!-- end -->" for name, heading in HEADINGS.items()]
+    images = [f"![Test accuracy]({pictures}/accuracy.png)", f"![Loss]({pictures}/loss.png)"]
+    return "\n\n".join(["# Comparison of methods", *images, *parts]) + "\n"

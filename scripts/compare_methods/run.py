@@ -1,0 +1,156 @@
+"""Runs what a comparison still needs, in any number of processes that share the work."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import shutil
+import statistics
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from scripts.common.records import write_json
+from scripts.common.run_directory import complete_checkpoints
+from scripts.common.tasks import IMAGE_CLASSIFICATION
+from scripts.compare_methods.costs import CostCallback
+from scripts.compare_methods.experiments import Comparison, Experiment, Record, settings_of
+from scripts.compare_methods.records import check_settings, read_records, record_path, write_record
+from scripts.train_image_classification import train
+
+RUNNING = ".running"
+"""Folder in the results, of locks, and of checkpoints and logs of runs that have not ended."""
+
+COPIED = (
+    *("task", "base_model", "dataset", "num_images", "results", "parameters", "adapter_bytes"),
+    *("software", "hardware", "history"),
+)
+"""What a record takes from that of the training script."""
+
+WAIT_SECONDS = 1.0
+
+
+def run_all(comparison: Comparison, results: Path, jobs: int, threads: int) -> None:
+    """Runs all experiments that a comparison still needs.
+
+    Args:
+        comparison: What is compared.
+        results: Folder of the records.
+        jobs: Number of processes. More can be started by hand, at any time, also on another machine that sees the folder
+            and its locks.
+        threads: Of each process, on a CPU.
+
+    Raises:
+        ValueError: A record in the folder can't be read, or ran with other settings.
+        RuntimeError: Some experiments failed; the others have run.
+    """
+    _check(comparison, results)
+    if jobs == 1:
+        worker(comparison, results, threads)
+    else:
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=_process, args=(comparison, results, threads)) for _ in range(jobs)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    missing = comparison.missing(read_records(results))
+    if missing:
+        raise RuntimeError(
+            f"{len(missing)} experiments have failed, such as {missing[0].name}; their errors are above. The same "
+            "command tries them again."
+        )
+
+
+def _process(comparison: Comparison, results: Path, threads: int) -> None:
+    with contextlib.suppress(KeyboardInterrupt):  # which reaches the parent too
+        worker(comparison, results, threads)
+
+
+def worker(comparison: Comparison, results: Path, threads: int) -> None:
+    """Runs one experiment after the other until none is left that is neither done, nor failed here, nor running."""
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    failed: set[str] = set()
+    while parent is None or parent.is_alive():
+        missing = [e for e in comparison.missing(_check(comparison, results)) if e.name not in failed]
+        if not missing:
+            return
+        if not any(_run_unless_taken(experiment, results, failed) for experiment in missing):
+            time.sleep(WAIT_SECONDS)  # all are in other hands; what they find decides what is needed next
+
+
+def _check(comparison: Comparison, results: Path) -> dict[str, Record]:
+    """Reads the records; those that are about to be used must be of this comparison."""
+    records = read_records(results)
+    for experiment in comparison.all():
+        if experiment.name in records:
+            check_settings(record_path(results, experiment), records[experiment.name], experiment)
+    return records
+
+
+def _run_unless_taken(experiment: Experiment, results: Path, failed: set[str]) -> bool:
+    """Runs an experiment unless it is done or another process is at it; returns whether it ran."""
+    lock = results / RUNNING / f"{experiment.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    path = record_path(results, experiment)
+    try:
+        # The system frees the lock of a process that ends in whatever way.
+        with FileLock(lock, timeout=0):
+            if path.exists():
+                return False
+            record = run_one(experiment, results / RUNNING / experiment.name)
+            write_record(path, record, record["metric"])
+    except Timeout:
+        return False
+    except Exception:
+        failed.add(experiment.name)
+        print(f"{experiment.name} failed:\n{traceback.format_exc()}", flush=True)
+        return True
+    shutil.rmtree(results / RUNNING / experiment.name)
+    score = record["results"]["validation"][record["metric"]]
+    print(f"{experiment.name}: {record['metric']} {score:.4f} (validation), {record['seconds']:.0f} s", flush=True)
+    return True
+
+
+def run_one(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Runs an experiment, or goes on with it from its newest checkpoint.
+
+    Args:
+        experiment: What is run.
+        folder: Of its checkpoints and its log.
+
+    Returns:
+        Its record.
+    """
+    started = time.monotonic()
+    settings = settings_of(experiment)
+    output_dir, settings_file = folder / "training", folder / "settings.json"
+    same = settings_file.is_file() and json.loads(settings_file.read_text(encoding="utf-8")) == settings
+    if not same or not complete_checkpoints(output_dir):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(settings_file, settings)
+    arguments = experiment.arguments(str(output_dir))
+    if output_dir.exists():
+        arguments[-1].resume_from_checkpoint = "last"
+    costs = CostCallback()
+    with (folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        trained, _ = train(*arguments, callbacks=[costs])
+    return {
+        "experiment": experiment.name,
+        "row": experiment.row.name,
+        "learning_rate": experiment.learning_rate,
+        "seed": experiment.seed,
+        "metric": IMAGE_CLASSIFICATION.main_metric,
+        "settings": settings,
+        **{name: trained[name] for name in COPIED},
+        # None where all steps were done before an interruption.
+        "step_seconds": statistics.median(costs.step_seconds) if costs.step_seconds else None,
+        "kept_bytes": costs.kept_bytes,
+        "seconds": costs.seconds_before + time.monotonic() - started,
+    }

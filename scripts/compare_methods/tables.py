@@ -1,0 +1,198 @@
+"""Tables of a comparison, made of its records."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from scripts.common.pages import table
+from scripts.compare_methods.experiments import RATES, Record
+from scripts.compare_methods.rows import BACKBONE_ROWS, DESIGN_ROWS, METHOD_ROWS, REFERENCE, ROWS, WIDTH_ROWS, Row
+from scripts.compare_methods.summary import CONFIDENCE, Spread, Summary, test_split
+
+Summaries = Mapping[str, Summary]
+"""Of one backbone, by the name of the row, in the order of `ROWS`."""
+
+
+def percent(spread: Spread | None, signed: bool = False) -> str:
+    """Returns mean and standard deviation of a metric between 0 and 1, in percent (points, if signed)."""
+    if spread is None:
+        return ""
+    sign = "+" if signed else ""
+    deviation = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
+    return f"{100 * spread.mean:{sign}.1f}{deviation}"
+
+
+def methods_table(summaries: Summaries) -> str:
+    """Returns what every method trains, costs and reaches."""
+    header = [
+        *("", "trained parameters", "of them in the backbone", "share of the model", "file", "kept", "step"),
+        *("learning rate", "validation, %", "test, %"),
+    ]
+    return table(header, [_method_cells(row, summaries[row.name]) for row in METHOD_ROWS if row.name in summaries])
+
+
+def _method_cells(row: Row, summary: Summary) -> list[str]:
+    first, parameters = summary.first, summary.first["parameters"]
+    steps = [run["step_seconds"] for run in summary.runs.values() if run["step_seconds"] is not None]
+    return [
+        row.title,
+        f"{parameters['trainable']:,}",
+        f"{parameters['adapter']:,}",
+        f"{parameters['trainable_share']:.2%}",
+        f"{first['adapter_bytes'] / 1000:,.0f} kB",
+        f"{first['kept_bytes'] / 1e6:.1f} MB",
+        f"{1000 * statistics.median(steps):.0f} ms" if steps else "",
+        f"{summary.rate:g}{' (edge)' if at_edge(summary) else ''}",
+        percent(summary.result("validation")),
+        percent(summary.result(test_split(first))),
+    ]
+
+
+def differences_table(summaries: Summaries) -> str:
+    """Returns the reference row's lead over every other one, within seeds."""
+    if REFERENCE not in summaries:
+        return f"There is no run of {ROWS[REFERENCE].title} yet."
+    reference = summaries[REFERENCE]
+    split = test_split(reference.first)
+    header = [f"{ROWS[REFERENCE].title} minus", "points", f"{CONFIDENCE:.0%} interval of the mean", "ahead in", ""]
+    rows = []
+    for name, summary in summaries.items():
+        difference = reference.difference(summary, split)
+        if name == REFERENCE or difference is None:
+            continue
+        shared = [seed for seed in reference.runs if seed in summary.runs]
+        ahead = sum(_result(reference.runs[seed], split) > _result(summary.runs[seed], split) for seed in shared)
+        rows.append(
+            [
+                ROWS[name].title,
+                percent(difference, signed=True),
+                _interval(difference),
+                f"{ahead} of {len(shared)} seeds",
+                _verdict(difference),
+            ]
+        )
+    return table(header, rows)
+
+
+def _result(record: Record, split: str) -> float:
+    return record["results"][split][record["metric"]]
+
+
+def _interval(difference: Spread) -> str:
+    half = difference.interval
+    if half is None:
+        return ""
+    return f"{100 * (difference.mean - half):+.1f} to {100 * (difference.mean + half):+.1f}"
+
+
+def _verdict(difference: Spread) -> str:
+    half = difference.interval
+    if half is None or abs(difference.mean) <= half:
+        return "undecided"
+    return "ahead" if difference.mean > 0 else "behind"
+
+
+def widths_table(summaries: Summaries) -> str:
+    """Returns the results by the width of the bottleneck (the paper's Table 4)."""
+    narrow, wide = WIDTH_ROWS
+    return _ablation_table("width of the bottleneck", summaries, (narrow, ROWS[REFERENCE], wide), _width)
+
+
+def designs_table(summaries: Summaries) -> str:
+    """Returns the results of the design versions of Mona."""
+    return _ablation_table("design", summaries, (*DESIGN_ROWS, ROWS[REFERENCE]), lambda row, summary: row.title)
+
+
+def _width(row: Row, summary: Summary) -> str:
+    return str(summary.first["settings"]["bottleneck_dim"])
+
+
+def _ablation_table(label: str, summaries: Summaries, rows: Sequence[Row], cell) -> str:
+    header = [label, "trained parameters", "learning rate", "validation, %", "test, %"]
+    present = [(row, summaries[row.name]) for row in rows if row.name in summaries]
+    return table(
+        header,
+        [
+            [
+                cell(row, summary),
+                f"{summary.first['parameters']['trainable']:,}",
+                f"{summary.rate:g}{' (edge)' if at_edge(summary) else ''}",
+                percent(summary.result("validation")),
+                percent(summary.result(test_split(summary.first))),
+            ]
+            for row, summary in present
+        ],
+    )
+
+
+def backbones_table(backbones: Mapping[str, Summaries]) -> str:
+    """Returns the results by backbone (the paper's Table 5)."""
+    rival = "full"
+    header = [
+        *("backbone", "parameters", *(f"{row.title}, test, %" for row in BACKBONE_ROWS)),
+        f"{ROWS[REFERENCE].title} minus {ROWS[rival].title}",
+    ]
+    rows = []
+    for backbone, summaries in backbones.items():
+        any_summary = next(iter(summaries.values()))
+        split = test_split(any_summary.first)
+        cells = [percent(summaries[row.name].result(split)) if row.name in summaries else "" for row in BACKBONE_ROWS]
+        both = REFERENCE in summaries and rival in summaries
+        lead = summaries[REFERENCE].difference(summaries[rival], split) if both else None
+        rows.append([backbone, f"{any_summary.first['parameters']['base']:,}", *cells, percent(lead, signed=True)])
+    return table(header, rows)
+
+
+def rates_table(summaries: Summaries) -> str:
+    """Returns the search for every row's learning rate: validation results with one seed, the chosen one in bold."""
+    rates = sorted({rate for summary in summaries.values() for rate in summary.scores} | set(RATES))
+    rows = []
+    for name, summary in summaries.items():
+        cells = [f"{100 * summary.scores[rate][0]:.1f}" if rate in summary.scores else "" for rate in rates]
+        cells[rates.index(summary.rate)] = f"**{cells[rates.index(summary.rate)]}**"
+        rows.append([ROWS[name].title, *cells])
+    return table(["validation, %", *(f"{rate:g}" for rate in rates)], rows)
+
+
+def at_edge(summary: Summary) -> bool:
+    """Tells whether a rate is the lowest or the highest of those tried, so that the best may lie outside."""
+    return summary.rate in (min(summary.scores), max(summary.scores))
+
+
+def warnings(backbones: Mapping[str, Summaries]) -> list[str]:
+    """Returns what a reader should know before believing the tables."""
+    found = []
+    for backbone, summaries in backbones.items():
+        counts = {len(summary.runs) for summary in summaries.values()}
+        for name, summary in summaries.items():
+            title = f"{ROWS[name].title} on {backbone}"
+            if at_edge(summary):
+                found.append(f"{title}: the best learning rate, {summary.rate:g}, is at the edge of those tried.")
+            if len(summary.runs) < max(counts):
+                found.append(f"{title}: {len(summary.runs)} of {max(counts)} seeds so far.")
+    return found
+
+
+def cost_table(records: Sequence[Record]) -> str:
+    """Returns how long all runs took, by row."""
+    rows = [
+        [row.title, str(len(seconds)), f"{sum(seconds) / 60:.1f}", f"{statistics.fmean(seconds):.0f}"]
+        for row in ROWS.values()
+        if (seconds := [record["seconds"] for record in records if record["row"] == row.name])
+    ]
+    total = [record["seconds"] for record in records]
+    rows.append(["all", str(len(total)), f"{sum(total) / 60:.1f}", f"{statistics.fmean(total):.0f}"])
+    return table(["", "runs", "minutes", "seconds a run"], rows)
+
+
+def provenance(records: Sequence[Record]) -> str:
+    """Returns where the figures come from: each combination of machine, versions and commit once."""
+    lines = {}
+    for record in records:
+        software, hardware = record["software"], record["hardware"]
+        versions = ", ".join(f"{name} {software[name]}" for name in ("torch", "transformers", "peft"))
+        threads = f", {hardware['num_threads']} thread(s) a run" if "num_threads" in hardware else ""
+        line = f"- {hardware['device']}{threads}; {versions}; commit `{(software['commit'] or 'unknown')[:12]}`"
+        lines[line] = lines.get(line, 0) + 1
+    return "\n".join(f"{line}: {count} runs" for line, count in lines.items())
