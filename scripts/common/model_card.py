@@ -7,16 +7,16 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mona_peft.model_card import IMPORT_NOTE
+from mona_peft.model_card import import_note
+from scripts.common.methods import METHODS
 from scripts.common.tasks import Task
 
 MAX_NAMED_CLASSES = 20
-TITLES = {"mona": "Mona adapter", "fixed": "Task head"}
 
 BODY = """# {title}
 
 Trained on {dataset}: {num_images} images of {num_classes} classes. {trainable:,} parameters were trained, the head
-included: {share:.2%} of the model's {base:,}. The backbone is unchanged and not part of these files.
+included: {share:.2%} of the model's {base:,}. What was not trained is not part of these files.
 
 ## Load it
 
@@ -73,7 +73,7 @@ def load_code(record: dict[str, Any]) -> str:
         *record["load_base"],
         f"model = PeftModel.from_pretrained(base, {record['adapter_path']!r})",
     ]
-    return "\n".join(["import mona_peft  # registers Mona with PEFT", *lines] if _is_mona(record) else lines)
+    return "\n".join(["import mona_peft  # registers the method with PEFT", *lines] if _peft_type(record) else lines)
 
 
 def model_card(record: dict[str, Any], task: Task) -> ModelCard:
@@ -83,7 +83,7 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
         record: Record of the run, as `save_run` writes it.
         task: What was trained for.
     """
-    title = f"{TITLES[record['method']['method']]} for {record['base_model']}"
+    title = f"{METHODS[record['method']['method']].title} for {record['base_model']}"
     body = BODY.format(
         title=title,
         dataset=record["dataset"],
@@ -93,7 +93,7 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
         base=record["parameters"]["base"],
         share=record["parameters"]["trainable_share"],
         load_code=load_code(record),
-        import_note=f"{IMPORT_NOTE} " if _is_mona(record) else "",
+        import_note=f"{import_note(_peft_type(record))} " if _peft_type(record) else "",
         adapter_path=record["adapter_path"],
         results=_results_table(record["results"], task),
         settings=json.dumps({**record["method"], **record["training"]}, indent=2),
@@ -103,8 +103,9 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
     return ModelCard(f"---\n{_front_matter(record, task, title).to_yaml()}\n---\n\n{body}")
 
 
-def _is_mona(record: dict[str, Any]) -> bool:
-    return record["method"]["method"] == "mona"
+def _peft_type(record: dict[str, Any]) -> str | None:
+    """Returns the name of the method in PEFT, if it is there by `mona_peft` alone."""
+    return METHODS[record["method"]["method"]].peft_type
 
 
 def _results_table(results: dict[str, dict[str, float]], task: Task) -> str:
@@ -122,7 +123,7 @@ def _front_matter(record: dict[str, Any], task: Task, title: str) -> ModelCardDa
     base_model = None if Path(record["base_model"]).exists() else record["base_model"]
     dataset = record["data"]["dataset"]
     hub_dataset = None if dataset is None or Path(dataset).exists() else dataset
-    tags = [task.pipeline_tag, *(["mona"] if _is_mona(record) else [])]
+    tags = [task.pipeline_tag, *([_peft_type(record).lower()] if _peft_type(record) else [])]
     split, result = list(record["results"].items())[-1]
     return ModelCardData(
         base_model=base_model,

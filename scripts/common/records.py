@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 import mona_peft
+from mona_peft.selection import backbone_of
 from scripts.common.run_directory import replace_file
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate")
@@ -34,21 +36,23 @@ def hardware() -> dict[str, str | int]:
     return {"device": platform.processor() or platform.machine(), "num_threads": torch.get_num_threads()}
 
 
-def parameter_counts(model: PeftModel) -> dict[str, int | float]:
+def parameter_counts(model: PeftModel | PreTrainedModel) -> dict[str, int | float]:
     """Counts parameters.
 
     Returns:
-        `base`, the model before the method; `trainable`, what the method trains; `adapter`, that without the copies of
-        the base's own modules (the head); `trainable_share`, trainable / base.
+        `base`, the model before the method; `trainable`, what the method trains; `adapter`, that without what stands
+        outside the backbone (the head); `trainable_share`, trainable / base.
     """
     trained = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
-    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-    trainable = sum(trained.values())
+    trainable, backbone = sum(trained.values()), backbone_of(model)
+    base = sum(parameter.numel() for parameter in model.parameters())
+    if isinstance(model, PeftModel):
+        base -= trainable  # PEFT trains additions and copies, and keeps what the base has itself, frozen
     return {
-        "base": frozen,  # PEFT trains a copy of the head and keeps the base's own head, frozen
+        "base": base,
         "trainable": trainable,
-        "adapter": sum(size for name, size in trained.items() if ".modules_to_save." not in name),
-        "trainable_share": trainable / frozen,
+        "adapter": sum(size for name, size in trained.items() if name.startswith(backbone)),
+        "trainable_share": trainable / base,
     }
 
 
