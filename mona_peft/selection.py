@@ -152,6 +152,12 @@ def backbone_of(model: nn.Module) -> str:
     return next((name for name, module in around if module is around[0][1].base_model), "")
 
 
+def backbone_prefix(model: nn.Module) -> str:
+    """Return what the names of all parameters and modules in the backbone begin with."""
+    backbone = backbone_of(model)
+    return f"{backbone}." if backbone else ""
+
+
 def idle_modules(model: nn.Module) -> list[str]:
     """Return the names of modules in the backbone of a model whose output nothing uses; nothing in them is trained."""
     return [

@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_mod
 from torch import nn
 from torch.nn.utils import parametrize
 
-from mona_peft.selection import backbone_of, idle_modules
+from mona_peft.selection import backbone_prefix, idle_modules
 
 BIAS, RELATIVE_POSITION_BIAS = "bias", "relative_position_bias_table"
 
@@ -132,8 +132,7 @@ class BitFitModel(BaseTuner):
 
     def _biased_modules(self, model: nn.Module, config: BitFitConfig) -> dict[str, list[str]]:
         """Return the names of the parameters to be trained, by the name of their module."""
-        backbone = backbone_of(model)
-        inside = f"{backbone}." if backbone else ""
+        inside = backbone_prefix(model)
         idle = tuple(f"{name}." for name in idle_modules(model))
         targets = {}
         for name, module in model.named_modules():

@@ -18,7 +18,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mona_peft import AdapterConfig, AdaptFormerConfig, BitFitConfig, CoLinConfig, LoRandConfig, MonaConfig
-from mona_peft.selection import TASK_HEAD, backbone_of, idle_modules, input_embeddings, known_blocks, modules_outside
+from mona_peft.selection import (
+    TASK_HEAD,
+    backbone_of,
+    backbone_prefix,
+    idle_modules,
+    input_embeddings,
+    known_blocks,
+    modules_outside,
+)
 
 if TYPE_CHECKING:
     from scripts.common.arguments import MethodArguments
@@ -99,11 +107,11 @@ def _lora(model: PreTrainedModel, bottleneck_dim: int) -> PeftModel:
 
 def _norm_tuning(model: PreTrainedModel) -> PeftModel:
     """PEFT's LayerNorm tuning on every norm of the backbone that is used, its output norms included."""
-    inside, idle = backbone_of(model), tuple(idle_modules(model))
+    inside, idle = backbone_prefix(model), idle_modules(model)
     norms = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm) and f".{name}".startswith(f".{inside}") and name not in idle
+        if isinstance(module, nn.LayerNorm) and name.startswith(inside) and name not in idle
     ]
     return _by_peft(model, LNTuningConfig(target_modules=norms))
 

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 import mona_peft
-from mona_peft.selection import backbone_of
+from mona_peft.selection import backbone_prefix
 from scripts.common.run_directory import replace_file
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate")
@@ -44,14 +44,14 @@ def parameter_counts(model: PeftModel | PreTrainedModel) -> dict[str, int | floa
         outside the backbone (the head); `trainable_share`, trainable / base.
     """
     trained = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
-    trainable, backbone = sum(trained.values()), backbone_of(model)
+    trainable, inside = sum(trained.values()), backbone_prefix(model)
     base = sum(parameter.numel() for parameter in model.parameters())
     if isinstance(model, PeftModel):
         base -= trainable  # PEFT trains additions and copies, and keeps what the base has itself, frozen
     return {
         "base": base,
         "trainable": trainable,
-        "adapter": sum(size for name, size in trained.items() if name.startswith(backbone)),
+        "adapter": sum(size for name, size in trained.items() if name.startswith(inside)),
         "trainable_share": trainable / base,
     }
 
