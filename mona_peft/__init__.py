@@ -1,15 +1,37 @@
-"""Mona, the multi-cognitive visual adapter, as a PEFT tuner. Importing this package registers it with PEFT."""
+"""Mona, the multi-cognitive visual adapter, and its rivals, as PEFT tuners. Importing this registers them with PEFT."""
 
 from mona_peft.blocks import BlockAnatomy, register_block
 from mona_peft.hotswap import hotswap_adapter
 from mona_peft.mona import Mona, MonaConfig, MonaLayer, MonaModel
 from mona_peft.official_checkpoints import load_official_checkpoint, official_state_dict
 from mona_peft.registration import register_method
+from mona_peft.rivals import (
+    AdapterConfig,
+    AdapterModel,
+    AdaptFormerConfig,
+    AdaptFormerModel,
+    BitFitConfig,
+    BitFitModel,
+    CoLinConfig,
+    CoLinModel,
+    LoRandConfig,
+    LoRandModel,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptFormerConfig",
+    "AdaptFormerModel",
+    "AdapterConfig",
+    "AdapterModel",
+    "BitFitConfig",
+    "BitFitModel",
     "BlockAnatomy",
+    "CoLinConfig",
+    "CoLinModel",
+    "LoRandConfig",
+    "LoRandModel",
     "Mona",
     "MonaConfig",
     "MonaLayer",
@@ -20,4 +42,12 @@ __all__ = [
     "register_block",
 ]
 
-register_method("mona", MonaConfig, MonaModel)
+for _config_cls, _model_cls in (
+    (MonaConfig, MonaModel),
+    (AdapterConfig, AdapterModel),
+    (AdaptFormerConfig, AdaptFormerModel),
+    (LoRandConfig, LoRandModel),
+    (CoLinConfig, CoLinModel),
+    (BitFitConfig, BitFitModel),
+):
+    register_method(_config_cls, _model_cls)

@@ -16,8 +16,6 @@ from mona_peft.selection import TASK_HEAD, backbone_of, modules_outside, paramet
 if TYPE_CHECKING:
     from mona_peft.tuner import ResidualAdapterConfig
 
-REMEDY = "MonaConfig(modules_to_save='task-head')"
-
 
 def resolve_modules_to_save(model: nn.Module, config: ResidualAdapterConfig) -> list[str] | None:
     """Return `config.modules_to_save` as names of modules.
@@ -79,7 +77,8 @@ def _warn_of_frozen_head(model: nn.Module, config: ResidualAdapterConfig) -> Non
     if heads and not config.inference_mode:
         warnings.warn(
             f"Only the adapters will be trained: {heads} outside the backbone stay frozen. To train and save them too, "
-            f"write {REMEDY}; if this is what you want, modules_to_save=[] says so.",
+            f"write {type(config).__name__}(modules_to_save={TASK_HEAD!r}); if this is what you want, "
+            "modules_to_save=[] says so.",
             stacklevel=2,
         )
 

@@ -14,17 +14,13 @@ from peft.utils import CONFIG_NAME
 
 from mona_peft.tuner import ResidualAdapterConfig
 
-IMPORT_NOTE = (
-    "`import mona_peft` comes first: it registers the method with PEFT, which otherwise stops with `KeyError: 'MONA'`. "
-    "It is installed by `pip install git+https://github.com/mona-peft/mona-peft`."
-)
 NOT_FILLED_IN = "[More Information Needed]"
 MOST_GAPS = 10
 """A card with more gaps than this is a template that nobody has filled in."""
 BOOKKEEPING = {"auto_mapping", "peft_version", "revision", "inference_mode", "base_model_name_or_path", "task_type"}
 """Fields of a saved configuration that say nothing of the method."""
 
-TITLE = "# {method} adapter for {base_model}"
+TITLE = "# {method} for {base_model}"
 
 LOADING = """## Load it
 
@@ -50,6 +46,14 @@ model = PeftModel.from_pretrained(base, {adapter})
 Saved with {versions}."""
 
 
+def import_note(peft_type: str) -> str:
+    """Return the sentences that say why a program that loads an adapter of this type imports `mona_peft`."""
+    return (
+        "`import mona_peft` comes first: it registers the method with PEFT, which otherwise stops with "
+        f"`KeyError: '{peft_type}'`. It is installed by `pip install git+https://github.com/mona-peft/mona-peft`."
+    )
+
+
 def write_card(folder: Path, model_config: Any = None, repo_id: str | None = None) -> None:
     """Write the card of the adapter in a folder, or complete the one that is there; does nothing without an adapter.
 
@@ -71,7 +75,7 @@ def write_card(folder: Path, model_config: Any = None, repo_id: str | None = Non
     subfolder = saved[0].parent.relative_to(folder).as_posix()
     loading = _loading(config, model_config, repo_id, None if subfolder == "." else subfolder)
     if card.text.count(NOT_FILLED_IN) > MOST_GAPS:
-        title = TITLE.format(method=config["peft_type"].capitalize(), base_model=_base_name(config))
+        title = TITLE.format(method=_method(config), base_model=_base_name(config))
         # PEFT enters its version below this heading when it updates a card, and looks for it.
         card.text = f"{title}\n\n{loading}\n\n### Framework versions\n\n- PEFT {version('peft')}\n"
     elif "import mona_peft" not in card.text:
@@ -95,6 +99,10 @@ def _complete_front_matter(data: ModelCardData, config: dict[str, Any]) -> None:
     data.tags = sorted(tags)
 
 
+def _method(config: dict[str, Any]) -> str:
+    return PEFT_TYPE_TO_CONFIG_MAPPING[config["peft_type"]].title
+
+
 def _base_name(config: dict[str, Any]) -> str:
     name = config["base_model_name_or_path"]
     return Path(name).name if name else _base_class(config)
@@ -115,8 +123,8 @@ def _loading(config: dict[str, Any], model_config: Any, repo_id: str | None, sub
         base_class=_base_class(config),
         arguments=", ".join(arguments),
         adapter=f"{adapter}, subfolder={subfolder!r}" if subfolder else adapter,
-        import_note=IMPORT_NOTE,
-        description=f"The weights of a {config['peft_type'].capitalize()} adapter, {trained}.",
+        import_note=import_note(config["peft_type"]),
+        description=f"{_method(config)} weights, {trained}.",
         settings=json.dumps({key: config[key] for key in sorted(config.keys() - BOOKKEEPING)}, indent=2),
         versions=", ".join(f"{name} {version(name)}" for name in ("mona-peft", "peft", "transformers", "torch")),
     )

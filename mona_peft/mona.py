@@ -258,6 +258,7 @@ class MonaConfig(ResidualAdapterConfig):
     filter_reduction: str = field(default="mean", metadata={"help": "'mean' or 'sum' of the filters' outputs."})
 
     method = "mona"
+    title = "Mona adapter"
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
@@ -273,8 +274,7 @@ class MonaConfig(ResidualAdapterConfig):
                 f"kernel_sizes={self.kernel_sizes!r}: give at least one positive odd number and none twice, up to "
                 f"{MAX_KERNEL_SIZE}, such as (3, 5, 7). An even filter has no centre and would move the map."
             )
-        if not isinstance(self.dropout, (int, float)) or isinstance(self.dropout, bool) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r}: give a probability from 0 up to but not including 1.")
+        self._check_probability("dropout")
         self._check_choice("norm_position", NORM_POSITIONS)
         self._check_choice("filter_reduction", FILTER_REDUCTIONS)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import peft
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
@@ -36,7 +37,8 @@ def _without_others(original: Callable[..., dict[str, Any]]) -> Callable[..., di
     ) -> dict[str, Any]:
         config = model.peft_config[adapter_name]
         if isinstance(config, ResidualAdapterConfig):
-            pattern = re.compile(rf"\.{config.method}_[^.]+\.(?P<adapter>[^.]+)\.[^.]+$")
+            prefix = re.escape(PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type])
+            pattern = re.compile(rf"\.{prefix}[^.]+\.(?P<adapter>[^.]+)\.[^.]+$")
             state_dict = {
                 key: tensor
                 for key, tensor in (model.state_dict() if state_dict is None else state_dict).items()

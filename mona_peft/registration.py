@@ -41,16 +41,15 @@ def add_peft_type(name: str) -> PeftType:
     return member
 
 
-def register_method(name: str, config_cls: type[PeftConfig], model_cls: type[BaseTuner]) -> None:
-    """Make PEFT know the method `name`; does nothing when PEFT knows it already.
+def register_method(config_cls: type[PeftConfig], model_cls: type[BaseTuner]) -> None:
+    """Make PEFT know a method; does nothing when PEFT knows it already.
 
     Args:
-        name: Name of the method, lower case; the `PeftType` is its upper case, the parameter prefix `name + "_"`.
-        config_cls: Configuration class of the method.
-        model_cls: Tuner class of the method.
+        config_cls: Configuration class of the method. Its `method` is the name; the `PeftType` is its upper case.
+        model_cls: Tuner class of the method. Its `prefix` is that of the parameters.
     """
-    if add_peft_type(name.upper()) in PEFT_TYPE_TO_TUNER_MAPPING:
+    if add_peft_type(config_cls.method.upper()) in PEFT_TYPE_TO_TUNER_MAPPING:
         return
-    register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)
+    register_peft_method(name=config_cls.method, config_cls=config_cls, model_cls=model_cls, prefix=model_cls.prefix)
     adapt_peft_model()
     keep_adapters_apart()

@@ -20,6 +20,10 @@ TASK_HEAD = "task-head"
 """Value of `modules_to_save` that stands for all that stands outside the backbone."""
 
 
+IDLE_IN_BACKBONES = {"SwinBackbone": ("swin.layernorm",), "MaskFormerSwinBackbone": ("model.layernorm",)}
+"""By class of backbone, modules in it whose output nothing uses: a norm in whose place it has its own."""
+
+
 @dataclass(frozen=True)
 class BlockSelection:
     """Names of the blocks that a configuration chooses, and of those that it leaves out by name."""
@@ -75,9 +79,13 @@ def select_blocks(model: nn.Module, config: ResidualAdapterConfig) -> BlockSelec
         )
     for name in sorted(chosen):
         check_token_map(model, name)
-    sites = {site for name in chosen for site in anatomy_of(model.get_submodule(name)).sites}
+        config.place.check(model.get_submodule(name), config.sites)
+    sites = {site for name in chosen for site in config.place.sites_of(anatomy_of(model.get_submodule(name)))}
     if not sites & set(config.sites):
-        raise ValueError(f"sites={config.sites!r}: the chosen blocks have one residual each, and its site is {sites}.")
+        raise ValueError(
+            f"sites={config.sites!r}: the chosen blocks have one residual each, so the sites of this method in them "
+            f"are {sites or 'none'}."
+        )
     return BlockSelection(frozenset(chosen), frozenset(excluded))
 
 
@@ -142,6 +150,21 @@ def backbone_of(model: nn.Module) -> str:
     if models:
         return models[-1]
     return next((name for name, module in around if module is around[0][1].base_model), "")
+
+
+def backbone_prefix(model: nn.Module) -> str:
+    """Return what the names of all parameters and modules in the backbone begin with."""
+    backbone = backbone_of(model)
+    return f"{backbone}." if backbone else ""
+
+
+def idle_modules(model: nn.Module) -> list[str]:
+    """Return the names of modules in the backbone of a model whose output nothing uses; nothing in them is trained."""
+    return [
+        f"{name}.{idle}".lstrip(".")
+        for name, module in model.named_modules()
+        for idle in IDLE_IN_BACKBONES.get(type(module).__name__, ())
+    ]
 
 
 def input_embeddings(model: PreTrainedModel) -> nn.Module | None:

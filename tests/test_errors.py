@@ -27,7 +27,7 @@ from tests.models import TWO_STAGES, build, images, outputs
         ({"dropout": 1.0}, r"dropout=1.0: give a probability from 0 up to but not including 1"),
         ({"dropout": -0.1}, r"dropout=-0.1"),
         ({"dropout": "0.1"}, r"dropout='0.1'"),
-        ({"sites": ()}, r"sites=\(\): choose one or both of \('attention', 'mlp'\)"),
+        ({"sites": ()}, r"sites=\(\): choose from \('attention', 'mlp'\)"),
         ({"sites": ("attn",)}, r"sites=\('attn',\)"),
         ({"norm_position": "output"}, r"norm_position='output': choose one of \('input', 'bottleneck', 'none'\)"),
         ({"filter_reduction": "max"}, r"filter_reduction='max': choose one of \('mean', 'sum'\)"),

@@ -8,7 +8,7 @@ from mona_peft.blocks.layout import LAYOUTS
 
 ATTENTION, MLP = "attention", "mlp"
 SITES = (ATTENTION, MLP)
-"""Where in a block an adapter may stand: after the attention residual, after the MLP residual."""
+"""The two halves of a block, at each of which an adapter may stand."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,12 @@ class BlockAnatomy:
             only site is the block's end, `"mlp"`.
         norm: Name of a norm of the block; the length of its weight is the width C.
         mlp_branch: Names of the submodules of the MLP branch, `mlp_entry` first, in the order in which hidden states go
-            through them and nothing else; without them the branch cannot be recomputed (`recompute_mlp`).
+            through them and nothing else; without them the branch cannot be recomputed (`recompute_mlp`), and no
+            adapter can stand on its output.
+        attention_branch: Name of the last submodule of the attention branch, whose output (or the first of its
+            outputs) is what the block adds to its input, but for dropout, stochastic depth and the order of tokens;
+            without it no adapter can stand on the output of the branch. Its batch may be windows, those of a sample
+            together.
         fresh_sums: Whether `h` and `out` are sums that the block itself has just made, and the tensor that `mlp_entry`
             receives is the one to which the block adds its MLP branch. An adapter may then add to them in place.
         grid_arguments: Names of the arguments of the block's `forward` that hold (H, W): one that holds the pair, or
@@ -57,6 +62,7 @@ class BlockAnatomy:
     unroll_schedule: str | None = None
     vision_config: str | None = None
     mlp_branch: tuple[str, ...] = ()
+    attention_branch: str | None = None
     fresh_sums: bool = False
 
     def __post_init__(self) -> None:
@@ -78,8 +84,3 @@ class BlockAnatomy:
                 f"grid_arguments={self.grid_arguments!r}: name one argument that holds (H, W), or two, height and "
                 "width."
             )
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """The sites that such a block has."""
-        return SITES if self.mlp_entry is not None else (MLP,)

@@ -13,6 +13,7 @@ _SWIN = BlockAnatomy(
     norm="layernorm_before",
     grid_arguments=("input_dimensions",),
     mlp_branch=("layernorm_after", "mlp"),
+    attention_branch="attention",
     fresh_sums=True,
 )
 _THREE_PART_SWIN = replace(_SWIN, mlp_branch=("layernorm_after", "intermediate", "output"))
@@ -37,7 +38,13 @@ _TIMM_VIT = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patc
 
 KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "SwinLayer": _SWIN,
-    "Swinv2Layer": replace(_SWIN, mlp_entry="intermediate", mlp_branch=("intermediate", "output")),
+    # Each of its branches ends with its norm.
+    "Swinv2Layer": replace(
+        _SWIN,
+        mlp_entry="intermediate",
+        mlp_branch=("intermediate", "output", "layernorm_after"),
+        attention_branch="layernorm_before",
+    ),
     "MaskFormerSwinLayer": _THREE_PART_SWIN,
     "DonutSwinLayer": _THREE_PART_SWIN,
     "ViTLayer": _VIT,

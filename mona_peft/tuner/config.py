@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from peft import PeftConfig, PeftType
 
 from mona_peft.adapter_files import check_weight_file
 from mona_peft.adapter_saving import finish_interrupted_save
 from mona_peft.blocks import SITES
+from mona_peft.places import AfterResidual, Place
 from mona_peft.selection import TASK_HEAD
 
 INIT_WEIGHTS = (True, False, "paper")
@@ -36,7 +37,7 @@ class ResidualAdapterConfig(PeftConfig):
         metadata={"help": "Modules trained and saved besides the adapters; 'task-head' is all outside the backbone."},
     )
     sites: tuple[str, ...] = field(
-        default=SITES, metadata={"help": "After which residual an adapter stands: 'attention', 'mlp' or both."}
+        default=SITES, metadata={"help": "At which half of a block an adapter stands: 'attention', 'mlp' or both."}
     )
     init_weights: bool | Literal["paper"] = field(
         default=True,
@@ -47,7 +48,11 @@ class ResidualAdapterConfig(PeftConfig):
     )
 
     method = ""
-    """Name of the method, lower case."""
+    """Name of the method, lower case; its upper case is the `PeftType`."""
+    title = ""
+    """What an adapter of the method is called in prose."""
+    place: ClassVar[type[Place]] = AfterResidual
+    """Where in a block the method's adapters stand."""
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
@@ -76,8 +81,8 @@ class ResidualAdapterConfig(PeftConfig):
                 "outside the backbone."
             )
         self.sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
-        if not self.sites or not set(self.sites) <= set(SITES):
-            raise ValueError(f"sites={self.sites!r}: choose one or both of {SITES}.")
+        if not self.sites or not set(self.sites) <= set(self.place.sites):
+            raise ValueError(f"sites={self.sites!r}: choose from {self.place.sites}.")
         self._check_choice("init_weights", INIT_WEIGHTS)
         self._check_choice("recompute_mlp", (True, False))
 
@@ -90,6 +95,16 @@ class ResidualAdapterConfig(PeftConfig):
         value = getattr(self, name)
         if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
             raise ValueError(f"{name}={value!r}: give a whole number of at least {minimum} and at most {maximum}.")
+
+    def _check_probability(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
+            raise ValueError(f"{name}={value!r}: give a probability from 0 up to but not including 1.")
+
+    def _check_finite(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
+            raise ValueError(f"{name}={value!r}: give a number of at least 0.")
 
     def _check_pattern(self, name: str) -> None:
         try:

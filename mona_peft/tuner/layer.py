@@ -33,6 +33,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
     Attributes:
         dim: Width C of the block.
         anatomy: The block's anatomy.
+        place: Where in the block the adapters stand.
         recompute_mlp: Whether an adapter asks for the MLP branch to be recomputed, by its name.
         adapter_weights: Factor of each active adapter's output; an adapter that is not named has 1.
         trained_heads: The heads of the whole model that PEFT trains and saves.
@@ -61,10 +62,11 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: ResidualAdapterConfig, block: nn.Module) -> None:
         """Add the adapters called `adapter_name` at the sites that `config` names, on the device of `block`."""
+        self.place = config.place
         self.recompute_mlp[adapter_name] = config.recompute_mlp
         device, dtype = _device_and_dtype(block)
         for site, adapters in self._adapters_by_site().items():
-            if site in config.sites and site in self.anatomy.sites:
+            if site in config.sites and site in self.place.sites_of(self.anatomy):
                 adapter = self.make_adapter(config).train(block.training)
                 if next(adapter.parameters()).device.type != "meta":
                     adapter = adapter.to(device, dtype)
@@ -112,7 +114,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         """Compute the weighted sum of what the active adapters add at a site, or add it in place to save memory.
 
         Args:
-            hidden_states: Tokens of shape (B, N, C).
+            hidden_states: Tokens of shape (B, N, C); adapters that need no grid take any shape (B, ..., C).
             grid: (H, W).
             site: One of `SITES`.
             adapter_names: B names: each sample gets its own adapter alone, whichever are active.

@@ -31,7 +31,7 @@ def _check_before_load(
 
 
 class ResidualAdapterModel(BaseTuner):
-    """Puts adapters after the residuals of every targeted block; see `residual.py` for how.
+    """Puts adapters into every targeted block; see `places.py` for where, and `residual.py` for how.
 
     Each method sets `prefix`, `tuner_layer_cls` and `block_mixin`.
     """

@@ -51,24 +51,41 @@ RECIPE = (
 
 @dataclass
 class MethodArguments:
-    """What is trained, and the settings of Mona (explained in `mona_peft.MonaConfig`)."""
+    """What is trained, and how: a method, and the settings that it takes (`METHODS` has which those are)."""
 
     method: str = field(
         default="mona",
-        metadata={"choices": sorted(METHODS), "help": "mona: Mona and the task head. fixed: the task head alone."},
+        metadata={
+            "choices": list(METHODS),
+            "help": "What is trained besides the task head; "
+            + "; ".join(f"{name}: {method.title}" for name, method in METHODS.items())
+            + ".",
+        },
     )
-    bottleneck_dim: int = field(default=64, metadata={"help": "Mona: width of the bottleneck."})
+    bottleneck_dim: int = field(
+        default=64,
+        metadata={
+            "help": "Width of the bottleneck of Mona, Adapter and AdaptFormer, rank of LoRA; the sizes of LoRand and "
+            "CoLin are scaled with it, and are their authors' at 64."
+        },
+    )
     kernel_sizes: list[int] = field(
         default_factory=lambda: [3, 5, 7], metadata={"help": "Mona: sizes of the depthwise filters, odd."}
     )
-    dropout: float = field(default=0.1, metadata={"help": "Mona: dropout before the up projection."})
+    dropout: float = field(
+        default=0.1, metadata={"help": "Mona, Adapter, AdaptFormer: dropout before the up projection."}
+    )
     sites: list[str] = field(
         default_factory=lambda: ["attention", "mlp"],
-        metadata={"help": "Mona: where it stands in a block, after the attention's residual, the MLP's, or both."},
+        metadata={
+            "help": "At which half of a block an adapter stands, attention, mlp, or both (AdaptFormer: mlp alone)."
+        },
     )
     init_weights: Literal[True, "paper"] = field(
         default=True,
-        metadata={"help": "Mona: True starts at the pre-trained model's outputs, paper with the authors' init."},
+        metadata={
+            "help": "True starts at the pre-trained model's outputs, paper with the initialisation of the authors."
+        },
     )
 
 

@@ -7,15 +7,16 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mona_peft.model_card import IMPORT_NOTE
+from mona_peft.model_card import import_note
+from scripts.common.methods import METHODS
 from scripts.common.tasks import Task
 
 MAX_NAMED_CLASSES = 20
-TITLES = {"mona": "Mona adapter", "fixed": "Task head", "full": "Model trained whole"}
 
 BODY = """# {title}
 
-Trained on {dataset}: {num_images} images of {num_classes} classes. {trained}
+Trained on {dataset}: {num_images} images of {num_classes} classes. {trainable:,} parameters were trained, the head
+included: {share:.2%} of the model's {base:,}. {files}
 
 ## Load it
 
@@ -39,9 +40,8 @@ The method, and the arguments of `transformers.TrainingArguments`:
 
 Seed {seed}. Versions: {versions}.
 """
-TRAINED_PART = """{trainable:,} parameters were trained, the head
-included: {trainable_share:.2%} of the model's {base:,}. The backbone is unchanged and not part of these files."""
-TRAINED_WHOLE = "All {base:,} parameters were trained."
+PART = "What was not trained is not part of these files."
+WHOLE = "These files hold the whole model."
 
 
 def load_pretrained_code(auto_class: str, name: str, classes: Sequence[str]) -> list[str]:
@@ -84,7 +84,7 @@ def load_code(record: dict[str, Any], task: Task) -> str:
         *record["load_base"],
         f"model = PeftModel.from_pretrained(base, {record['adapter_path']!r})",
     ]
-    return "\n".join(["import mona_peft  # registers Mona with PEFT", *lines] if _is_mona(record) else lines)
+    return "\n".join(["import mona_peft  # registers the method with PEFT", *lines] if _peft_type(record) else lines)
 
 
 def model_card(record: dict[str, Any], task: Task) -> ModelCard:
@@ -94,15 +94,18 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
         record: Record of the run, as `save_run` writes it.
         task: What was trained for.
     """
-    title = f"{TITLES[record['method']['method']]} for {record['base_model']}"
+    title = f"{METHODS[record['method']['method']].title} for {record['base_model']}"
     body = BODY.format(
         title=title,
         dataset=record["dataset"],
         num_images=record["num_images"]["train"],
         num_classes=len(record["classes"]),
-        trained=(TRAINED_WHOLE if _is_whole(record) else TRAINED_PART).format(**record["parameters"]),
+        trainable=record["parameters"]["trainable"],
+        base=record["parameters"]["base"],
+        share=record["parameters"]["trainable_share"],
+        files=WHOLE if _is_whole(record) else PART,
         load_code=load_code(record, task),
-        import_note=f"{IMPORT_NOTE} " if _is_mona(record) else "",
+        import_note=f"{import_note(_peft_type(record))} " if _peft_type(record) else "",
         adapter_path=record["adapter_path"],
         results=_results_table(record["results"], task),
         settings=json.dumps({**record["method"], **record["training"]}, indent=2),
@@ -112,8 +115,9 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
     return ModelCard(f"---\n{_front_matter(record, task, title).to_yaml()}\n---\n\n{body}")
 
 
-def _is_mona(record: dict[str, Any]) -> bool:
-    return record["method"]["method"] == "mona"
+def _peft_type(record: dict[str, Any]) -> str | None:
+    """Returns the name of the method in PEFT, if it is there by `mona_peft` alone."""
+    return METHODS[record["method"]["method"]].peft_type
 
 
 def _is_whole(record: dict[str, Any]) -> bool:
@@ -135,7 +139,7 @@ def _front_matter(record: dict[str, Any], task: Task, title: str) -> ModelCardDa
     base_model = None if Path(record["base_model"]).exists() else record["base_model"]
     dataset = record["data"]["dataset"]
     hub_dataset = None if dataset is None or Path(dataset).exists() else dataset
-    tags = [task.pipeline_tag, *(["mona"] if _is_mona(record) else [])]
+    tags = [task.pipeline_tag, *([_peft_type(record).lower()] if _peft_type(record) else [])]
     split, result = list(record["results"].items())[-1]
     whole = _is_whole(record)
     return ModelCardData(

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 import mona_peft
-from mona_peft.selection import backbone_of
+from mona_peft.selection import backbone_prefix
 from scripts.common.run_directory import replace_file
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate")
@@ -39,29 +39,19 @@ def hardware() -> dict[str, str | int]:
 def parameter_counts(model: PeftModel | PreTrainedModel) -> dict[str, int | float]:
     """Counts parameters.
 
-    Args:
-        model: With the method: a `PeftModel` whose head is among `modules_to_save`, or a model that is trained whole.
-
     Returns:
-        `base`, the model before the method; `trainable`, what the method trains; `adapter`, that without the head;
-        `trainable_share`, trainable / base.
+        `base`, the model before the method; `trainable`, what the method trains; `adapter`, that without what stands
+        outside the backbone (the head); `trainable_share`, trainable / base.
     """
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trainable, inside = sum(trained.values()), backbone_prefix(model)
+    base = sum(parameter.numel() for parameter in model.parameters())
     if isinstance(model, PeftModel):
-        # PEFT trains a copy of the head and keeps the base's own; what a method trains in place stays the base's.
-        head = {name for name in sizes if ".modules_to_save." in name}
-        added = {name for name in sizes if f".{model.base_model.prefix}" in name} | head
-    else:
-        backbone = backbone_of(model)
-        head = {name for name in sizes if backbone and not name.startswith(f"{backbone}.")}
-        added = set()
-    base = sum(size for name, size in sizes.items() if name not in added)
-    trainable = sum(sizes[name] for name in trained)
+        base -= trainable  # PEFT trains additions and copies, and keeps what the base has itself, frozen
     return {
         "base": base,
         "trainable": trainable,
-        "adapter": sum(sizes[name] for name in trained if name not in head),
+        "adapter": sum(size for name, size in trained.items() if name.startswith(inside)),
         "trainable_share": trainable / base,
     }
 

@@ -1,12 +1,12 @@
 """The end of every training script: the record of the run, what was trained, its card and its curves, saved."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
 from scripts.common.arguments import MethodArguments, recipe
+from scripts.common.methods import METHODS
 from scripts.common.model_card import model_card
 from scripts.common.plots import plot_curves
 from scripts.common.records import hardware, parameter_counts, software, write_json
@@ -55,7 +55,7 @@ def save_run(
     record = {
         "task": task.name,
         **record,
-        "method": asdict(method_args) if method_args.method == "mona" else {"method": method_args.method},
+        "method": {"method": method_args.method, **METHODS[method_args.method].settings(method_args)},
         "training": recipe(args),
         "seed": args.seed,
         "parameters": parameter_counts(model),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.arguments import recipe
+from scripts.common.methods import METHODS
 from scripts.compare_methods.rows import BACKBONE_ROWS, METHOD_ROWS, ROWS, Row
 from scripts.train_image_classification import parse
 
@@ -57,7 +58,7 @@ class Experiment:
         argv = [
             *self.defaults,
             *("--model_name_or_path", self.backbone, "--method", self.row.method, "--bottleneck_dim", str(width)),
-            *("--learning_rate", repr(self.learning_rate), "--seed", str(self.seed), *self.row.options),
+            *("--learning_rate", repr(self.learning_rate), "--seed", str(self.seed)),
             *("--output_dir", output_dir, "--save_total_limit", "1", "--disable_tqdm", "true"),
         ]
         return parse(argv)
@@ -67,8 +68,9 @@ class Experiment:
 def settings_of(experiment: Experiment) -> dict[str, Any]:
     """Returns all that decides what comes out of an experiment, as JSON has it; by this its record is known again."""
     model_args, data_args, method_args, args = experiment.arguments("outputs")
-    settings = {**asdict(model_args), **asdict(data_args), **asdict(method_args), **recipe(args)}
-    return json.loads(json.dumps({**settings, "seed": experiment.seed}))
+    method = {"method": method_args.method, **METHODS[method_args.method].settings(method_args)}
+    settings = {**asdict(model_args), **asdict(data_args), **method, **recipe(args), "seed": experiment.seed}
+    return json.loads(json.dumps(settings))
 
 
 def backbone_name(backbone: str) -> str:

@@ -5,8 +5,7 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
-from peft import LoraConfig, get_peft_model
-from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft import get_peft_model
 from transformers import AutoModelForImageClassification, TrainingArguments
 
 from mona_peft import MonaConfig
@@ -74,7 +73,7 @@ def test_parameter_counts(swin_folder):
     assert counts["trainable_share"] == pytest.approx(counts["trainable"] / num_base)
 
 
-def test_parameter_counts_of_what_is_trained_in_place(swin_folder):
+def test_parameter_counts_of_a_whole_model(swin_folder):
     base = AutoModelForImageClassification.from_pretrained(swin_folder)
     num_base, num_head = base.num_parameters(), base.classifier.weight.numel() + base.classifier.bias.numel()
     assert parameter_counts(base) == {
@@ -83,13 +82,6 @@ def test_parameter_counts_of_what_is_trained_in_place(swin_folder):
         "adapter": num_base - num_head,
         "trainable_share": 1,
     }
-    num_biases = sum(parameter.numel() for name, parameter in base.swin.named_parameters() if name.endswith("bias"))
-    model = get_peft_model(base, LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=["classifier"]))
-    for name, parameter in model.named_parameters():
-        if ".swin." in name and name.endswith("bias"):
-            parameter.requires_grad_(True)
-    counts = parameter_counts(model)
-    assert (counts["base"], counts["trainable"], counts["adapter"]) == (num_base, num_biases + num_head, num_biases)
 
 
 CLASSES = ["barn owl", "eagle's owl"]

@@ -1,0 +1,209 @@
+"""BitFit: the biases of the backbone are trained, and nothing else of it.
+
+Source: Ben Zaken et al., "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models",
+ACL 2022, section 2.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig, PeftType
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
+from torch import nn
+from torch.nn.utils import parametrize
+
+from mona_peft.selection import backbone_prefix, idle_modules
+
+BIAS, RELATIVE_POSITION_BIAS = "bias", "relative_position_bias_table"
+
+
+@dataclass
+class BitFitConfig(PeftConfig):
+    """Configuration of BitFit (ACL 2022): every bias of the backbone is trained.
+
+    Args:
+        target_modules: Modules of the backbone whose biases are trained, by PEFT's rules: a list of names or their
+            endings, or a regular expression for the whole name. `None` takes all of them.
+        modules_to_save: Names of modules that are trained and saved besides, such as the head.
+        relative_position_bias: Train Swin's relative position bias tables too, as Mona's authors do, who take every
+            parameter with "bias" in its name.
+    """
+
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Modules whose biases are trained, by PEFT's rules. None takes the backbone's."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules trained and saved besides the biases, such as the head."}
+    )
+    relative_position_bias: bool = field(
+        default=True, metadata={"help": "Train relative position bias tables too, as Mona's authors do."}
+    )
+
+    method = "bitfit"
+
+    def __post_init__(self) -> None:
+        """Check and normalise the fields."""
+        super().__post_init__()
+        self.peft_type = PeftType.BITFIT
+        if isinstance(self.modules_to_save, str):
+            raise ValueError(f"modules_to_save={self.modules_to_save!r}: give a list of names of modules.")
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Last parts of the names of the parameters that are trained."""
+        return (BIAS, RELATIVE_POSITION_BIAS) if self.relative_position_bias else (BIAS,)
+
+
+class BitFitLayer(nn.Module, BaseTunerLayer):
+    """What was learnt for one parameter, by adapter name: `parameter = pre-trained value + shift`.
+
+    It is a PyTorch parametrisation of the parameter, so modules, their classes and their forward stay as they are, and
+    the pre-trained value stays too: switching the adapter off, or taking it off, gives it back.
+    """
+
+    adapter_layer_names = ("bitfit_shift",)
+    other_param_names = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bitfit_shift = nn.ParameterDict()
+        self._disable_adapters = False
+        self._active_adapter: str | list[str] = []
+        self.merged_adapters: list[str] = []
+
+    def forward(self, parameter: torch.Tensor) -> torch.Tensor:
+        """Return the pre-trained parameter with the shifts of the active adapters."""
+        if not self.disable_adapters:
+            for name in self.active_adapters:
+                if name in self.bitfit_shift:
+                    parameter = parameter + self.bitfit_shift[name].to(parameter.dtype)
+        return parameter
+
+    def get_base_layer(self) -> nn.Module:
+        """Return the layer itself: it wraps no module."""
+        return self
+
+    @property
+    def weight(self) -> None:
+        """No weight is adapted, so there is none to show."""
+        return None
+
+    @property
+    def bias(self) -> None:
+        """The bias is that of the module around the parametrisation."""
+        return None
+
+
+class BitFitModel(BaseTuner):
+    """Trains the biases of a model's backbone; see `BitFitConfig`.
+
+    Args:
+        model: Model to adapt; modules stay where they are, each trained parameter becomes a parametrised one.
+        config: A `BitFitConfig`.
+        adapter_name: Name of the adapter.
+        low_cpu_mem_usage: Create the adapter's weights on the meta device.
+
+    Raises:
+        ValueError: If the model's backbone is not known, or has no bias.
+    """
+
+    prefix = "bitfit_"
+    tuner_layer_cls = BitFitLayer
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Attach the adapter `adapter_name`; arguments are those of `BaseTuner.inject_adapter`."""
+        self._targets = self._biased_modules(model, self.peft_config[adapter_name])
+        if state_dict is not None:
+            # PEFT takes what stands before the prefix for the adapted module.
+            state_dict = {re.sub(r"\.parametrizations\.\w+\.0\.", ".", key): value for key, value in state_dict.items()}
+        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+
+    def _biased_modules(self, model: nn.Module, config: BitFitConfig) -> dict[str, list[str]]:
+        """Return the names of the parameters to be trained, by the name of their module."""
+        inside = backbone_prefix(model)
+        idle = tuple(f"{name}." for name in idle_modules(model))
+        targets = {}
+        for name, module in model.named_modules():
+            is_inside = name.startswith(inside) and not f"{name}.".startswith(idle)
+            if not is_inside or not (config.target_modules is None or check_target_module_exists(config, name)):
+                continue
+            names = [
+                parameter
+                for parameter in config.parameters
+                if isinstance(module._parameters.get(parameter), nn.Parameter)
+                or parametrize.is_parametrized(module, parameter)
+            ]
+            if names:
+                targets[name] = names
+        if not targets:
+            raise ValueError(
+                f"The backbone of {type(model).__name__} has no parameter called {' or '.join(config.parameters)} in "
+                f"target_modules={config.target_modules!r}."
+            )
+        return targets
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
+        return peft_config
+
+    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool:
+        return key in self._targets
+
+    def _create_and_replace(
+        self,
+        peft_config: BitFitConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+    ) -> None:
+        for name in self._targets[current_key]:
+            if not parametrize.is_parametrized(target, name):
+                original = target.get_parameter(name)
+                parametrize.register_parametrization(target, name, BitFitLayer(), unsafe=True)
+                # With `low_cpu_mem_usage` a parameter that is registered here loses its value.
+                target.parametrizations[name]._parameters["original"] = original
+            parametrized = target.parametrizations[name]
+            layer = parametrized[0]
+            layer.bitfit_shift[adapter_name] = nn.Parameter(torch.zeros_like(parametrized.original))
+            layer.set_adapter(self.active_adapters)
+
+    def _get_module_names_tied_with_embedding(self) -> list[str]:
+        # A bias is not tied to an embedding, and several detectors raise when they are asked for theirs.
+        return []
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        """Give the model back with the trained biases in place (merged), or with those that it came with."""
+        for module in list(self.model.modules()):
+            if parametrize.is_parametrized(module) and any(
+                isinstance(layers[0], BitFitLayer) for layers in module.parametrizations.values()
+            ):
+                _give_back(module, merge)
+        return super()._unload_and_optionally_merge(False, *args, **kwargs)
+
+
+def _give_back(module: nn.Module, merge: bool) -> None:
+    """Make parametrised parameters plain ones again, with their trained values or the pre-trained ones.
+
+    PyTorch's `remove_parametrizations` edits the class that a module shares with its deep copies, which then break.
+    """
+    values = {
+        name: getattr(module, name).detach() if merge else layers.original.detach()
+        for name, layers in module.parametrizations.items()
+    }
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
