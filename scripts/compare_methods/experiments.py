@@ -1,8 +1,8 @@
 """Experiments, and which of them a comparison still needs.
 
 The learning rate of every row is chosen in the same way, with the first seed, on the validation images, from the same
-grid. Rates are tried from the middle of the grid outwards, until the best one has worse neighbours on both sides or lies
-at the grid's edge. The other seeds run at the chosen rate only, and only there is a test image looked at.
+grid. Rates are tried from the middle of the grid outwards, until the best one has worse neighbours on both sides or
+lies at the grid's edge. The other seeds run at the chosen rate only, and only of these runs are test results shown.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Comparison:
 
 
 Score = tuple[float, float]
-"""Of a run on the validation images, the greater the better: the metric that decides and, among equals, minus the loss."""
+"""Of a run on the validation images, the greater the better: the metric that decides; among equals, minus the loss."""
 
 
 def validation_score(record: Record) -> Score:

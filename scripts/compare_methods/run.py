@@ -41,8 +41,7 @@ def run_all(comparison: Comparison, results: Path, jobs: int, threads: int) -> N
     Args:
         comparison: What is compared.
         results: Folder of the records.
-        jobs: Number of processes. More can be started by hand, at any time, also on another machine that sees the folder
-            and its locks.
+        jobs: Number of processes. The same command, given again while it runs, adds more.
         threads: Of each process, on a CPU.
 
     Raises:

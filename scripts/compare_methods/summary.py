@@ -59,7 +59,7 @@ class Summary:
         return Spread.of(list(self._results(split).values()))
 
     def difference(self, other: Summary, split: str) -> Spread | None:
-        """Returns mean and spread of this minus the other's metric, each within a seed; None where no seed is shared."""
+        """Returns mean and spread of this minus the other's metric, within seeds; None where no seed is shared."""
         mine, its = self._results(split), other._results(split)
         differences = [mine[seed] - its[seed] for seed in mine if seed in its]
         return Spread.of(differences) if differences else None
