@@ -138,7 +138,7 @@ def run_one(experiment: Experiment, folder: Path) -> dict[str, Any]:
     if output_dir.exists():
         arguments[-1].resume_from_checkpoint = "last"
     costs = CostCallback()
-    with (folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+    with (folder / "log.txt").open("a", buffering=1, encoding="utf-8") as log, contextlib.redirect_stdout(log):
         trained, _ = train(*arguments, callbacks=[costs])
     return {
         "experiment": experiment.name,

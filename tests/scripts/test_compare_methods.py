@@ -1,0 +1,339 @@
+"""The comparison: run, interrupted, shared among processes; rates chosen; tables made of records."""
+
+import itertools
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from PIL import Image
+from transformers import SwinConfig, SwinForImageClassification, Trainer, ViTImageProcessorPil
+
+from scripts.compare_methods import run
+from scripts.compare_methods.__main__ import comparison, main, parser
+from scripts.compare_methods.experiments import best_rate, rates_to_try
+from scripts.compare_methods.plots import mean_curve
+from scripts.compare_methods.report import report
+from scripts.compare_methods.rows import ROWS
+from scripts.compare_methods.summary import summarise
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def arguments(swin_folder, image_folder, results) -> list[str]:
+    """Runs of four steps."""
+    return [
+        *("run", "--results", str(results), "--models", str(swin_folder), "--dataset", str(image_folder)),
+        *("--bottleneck_dim", "4", "--num_train_epochs", "2", "--per_device_train_batch_size", "14", "--use_cpu"),
+        *("--validation_fraction", "0.25", "--logging_steps", "1", "--rates", "0.001", "0.01", "0.1"),
+    ]
+
+
+def contents(results: Path) -> dict[str, bytes]:
+    return {path.relative_to(results).as_posix(): path.read_bytes() for path in results.glob("*/*/*.json")}
+
+
+def without_times(record: dict) -> dict:
+    history = [{key: value for key, value in entry.items() if key != "seconds"} for entry in record["history"]]
+    return {name: record[name] for name in ("results", "parameters", "settings", "adapter_bytes")} | {
+        "history": history
+    }
+
+
+def test_every_row_is_run_once_and_reported(arguments, results, tmp_path, capsys):
+    arguments = [*arguments, "--rows", "fixed", "full", "mona", "--seeds", "3", "5"]
+    main(arguments)
+    assert capsys.readouterr().out.count("(validation)") == 12
+    before = contents(results)
+    # Three rates with the first seed, the best of them with the second.
+    assert len(before) == 3 * (3 + 1)
+    records = [json.loads(record) for record in before.values()]
+    assert {record["row"] for record in records if record["seed"] == 5} == {"fixed", "full", "mona"}
+    for row in ("fixed", "full", "mona"):
+        mine = [record for record in records if record["row"] == row]
+        scores = {r["learning_rate"]: r["results"]["validation"]["top1"] for r in mine if r["seed"] == 3}
+        (second,) = [r["learning_rate"] for r in mine if r["seed"] == 5]
+        assert scores[second] == max(scores.values())
+    fixed, full, mona = (next(r for r in records if r["row"] == row) for row in ("fixed", "full", "mona"))
+    assert fixed["parameters"]["adapter"] == 0
+    assert fixed["kept_bytes"] < mona["kept_bytes"] < full["kept_bytes"]
+    assert fixed["adapter_bytes"] < mona["adapter_bytes"] < full["adapter_bytes"]
+    assert mona["settings"]["bottleneck_dim"] == 4
+    assert {record["software"]["torch"] for record in records} == {fixed["software"]["torch"]}
+    assert 0 < mona["step_seconds"] < mona["seconds"]
+    assert [entry["epoch"] for entry in mona["history"] if "eval_loss" in entry] == [1, 2]
+    assert not list((results / run.RUNNING).rglob("*.safetensors"))
+
+    main(arguments)  # nothing is missing
+    assert contents(results) == before
+
+    page = tmp_path / "page.md"
+    main(["report", "--results", str(results), "--page", str(page)])
+    text = page.read_text()
+    assert "| Full fine-tuning | " in text
+    assert "| all | 12 | " in text
+    for picture in ("accuracy.png", "loss.png"):
+        assert f"(page/{picture})" in text
+        with Image.open(tmp_path / "page" / picture) as image:
+            assert image.width > 500
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(arguments, results, monkeypatch):
+    arguments = [*arguments, "--rows", "mona", "--rates", "0.01", "--seeds", "0"]
+    main([*arguments, "--results", str(results.with_name("straight"))])
+    original, counter = Trainer.training_step, itertools.count()
+
+    def training_step(self, *args, **kwargs):
+        if next(counter) == 3:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", training_step)
+    with pytest.raises(SystemExit, match=r"Interrupted. The same command goes on."):
+        main(arguments)
+    assert not contents(results)
+    main(arguments)
+    assert next(counter) == 4 + 2  # the second epoch alone was done again
+    (record,), (straight,) = (
+        map(json.loads, contents(folder).values()) for folder in (results, results.with_name("straight"))
+    )
+    assert without_times(record) == without_times(straight)
+    seconds = [entry["seconds"] for entry in record["history"]]
+    assert seconds == sorted(seconds)
+    assert record["seconds"] > seconds[-1]
+
+
+def test_two_processes_share_the_work(arguments, results, capfd):
+    main([*arguments, "--rows", "fixed", "--seeds", "0", "1", "--jobs", "2"])
+    finished = [line.split(":")[0] for line in capfd.readouterr().out.splitlines() if "(validation)" in line]
+    assert sorted(f"{name}.json" for name in finished) == sorted(contents(results))
+    assert len(finished) == 4
+
+
+def hold_and_die(lock: Path) -> None:
+    FileLock(lock).acquire()
+    os._exit(9)
+
+
+def test_a_run_in_other_hands_is_waited_for_and_a_dead_processs_taken_over(
+    arguments, swin_folder, results, monkeypatch
+):
+    folder = results / run.RUNNING / swin_folder.name / "fixed"
+    folder.mkdir(parents=True)
+    process = multiprocessing.get_context("fork").Process(target=hold_and_die, args=(folder / "rate-0.01-seed-0.lock",))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    other = FileLock(folder / "rate-0.001-seed-0.lock")
+    other.acquire()
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(list(contents(results)))
+        other.release()  # the other process ends without a result
+
+    monkeypatch.setattr(run.time, "sleep", sleep)
+    main([*arguments, "--rows", "fixed", "--rates", "0.001", "0.01", "--seeds", "0"])
+    assert waits == [[f"{swin_folder.name}/fixed/rate-0.01-seed-0.json"]]
+    assert len(contents(results)) == 2
+
+
+def test_an_experiment_that_fails_does_not_stop_the_others(arguments, results, monkeypatch, capsys):
+    original = run.train
+
+    def train(model_args, data_args, method_args, args, callbacks):
+        if args.learning_rate == 0.01:
+            raise MemoryError("too large")
+        return original(model_args, data_args, method_args, args, callbacks)
+
+    monkeypatch.setattr(run, "train", train)
+    with pytest.raises(RuntimeError, match=r"1 experiments have failed, such as .*/fixed/rate-0.01-seed-0"):
+        main([*arguments, "--rows", "fixed", "--seeds", "0"])
+    assert "MemoryError: too large" in capsys.readouterr().out
+    assert len(contents(results)) == 2
+
+
+def test_equal_seeds_mean_equal_heads_and_orders_for_all_methods(arguments, results, tmp_path):
+    config = SwinConfig(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, drop_path_rate=0)
+    SwinForImageClassification(config).save_pretrained(tmp_path / "plain")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "plain")
+    options = ["--models", str(tmp_path / "plain"), "--rates", "0.001", "--max_steps", "1"]
+    main([*arguments, *options, "--rows", "fixed", "full", "mona", "--seeds", "0", "1"])
+    first = {}
+    for record in map(json.loads, contents(results).values()):
+        (loss,) = [entry["loss"] for entry in record["history"] if "loss" in entry]
+        first.setdefault(record["seed"], []).append(loss)
+    assert first[0] == pytest.approx([first[0][0]] * 3, abs=1e-5)
+    assert first[1] == pytest.approx([first[1][0]] * 3, abs=1e-5)
+    assert abs(first[0][0] - first[1][0]) > 1e-3
+
+
+def test_records_of_other_settings_and_broken_ones_are_named(arguments, results):
+    arguments = [*arguments, "--rows", "fixed", "--rates", "0.001", "--seeds", "0"]
+    main(arguments)
+    (name,) = contents(results)
+    with pytest.raises(
+        ValueError, match=rf"{name} ran with other settings .*max_steps=-1 \(now 1\).*another --results"
+    ):
+        main([*arguments, "--max_steps", "1"])
+    whole = (results / name).read_bytes()
+    (results / name).write_bytes(whole[:100])
+    for command in (arguments, ["report", "--results", str(results)]):
+        with pytest.raises(ValueError, match=rf"{name} holds no record of a run .*Remove it"):
+            main(command)
+    misplaced = results / name.replace("seed-0", "seed-7")
+    (results / name).rename(misplaced)
+    misplaced.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"seed-7.json holds the record of .*seed-0. Move it"):
+        main(arguments)
+
+
+@pytest.mark.parametrize("argument", ["--learning_rate", "--seed=3", "--method"])
+def test_arguments_that_the_comparison_gives_are_refused(arguments, argument):
+    with pytest.raises(ValueError, match=rf"{argument.split('=')[0]}: the comparison gives these itself; see --rows"):
+        main([*arguments, argument])
+
+
+GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "wanted"),
+    [
+        ({}, {3e-4, 1e-3, 3e-3}),
+        ({1e-3: 0.5}, {3e-4, 3e-3}),
+        ({3e-4: 0.4, 1e-3: 0.5, 3e-3: 0.3}, set()),
+        ({3e-4: 0.6, 1e-3: 0.5, 3e-3: 0.3}, {1e-4}),
+        ({1e-4: 0.7, 3e-4: 0.6, 1e-3: 0.5, 3e-3: 0.3}, set()),  # the grid's edge
+        ({3e-4: 0.4, 1e-3: 0.5, 3e-3: 0.6}, {1e-2}),
+    ],
+)
+def test_rates_are_tried_outwards_until_the_best_has_neighbours(scores, wanted):
+    assert rates_to_try(GRID, {rate: (score, -1.0) for rate, score in scores.items()}) == wanted
+
+
+def test_small_grids_are_tried_whole():
+    assert rates_to_try((1e-3, 1e-2), {}) == {1e-3, 1e-2}
+    assert rates_to_try((1e-3,), {1e-3: (0.5, -1.0)}) == set()
+
+
+def test_of_equal_accuracies_the_lower_loss_wins_then_the_lower_rate():
+    assert best_rate({1e-3: (0.5, -1.0), 1e-2: (0.5, -0.9), 1e-1: (0.4, -0.1)}) == 1e-2
+    assert best_rate({1e-2: (0.5, -1.0), 1e-3: (0.5, -1.0)}) == 1e-3
+
+
+def make_record(row: str, rate: float, seed: int, validation: float, test: float, backbone: str = "small") -> dict:
+    trained = {"fixed": 1000, "full": 100_000, "mona": 5000, "mona-half-width": 3000, "mona-v1": 4900}[row]
+    return {
+        "experiment": f"{backbone}/{row}/rate-{rate:g}-seed-{seed}",
+        "row": row,
+        "learning_rate": rate,
+        "seed": seed,
+        "metric": "top1",
+        "settings": {"bottleneck_dim": {"mona-half-width": 8}.get(row, 16)},
+        "base_model": f"models/{backbone}",
+        "results": {"validation": {"top1": validation, "loss": 1.0}, "test": {"top1": test, "loss": 1.0}},
+        "parameters": {
+            "base": 100_000,
+            "trainable": trained,
+            "adapter": trained - 1000,
+            "trainable_share": trained / 1e5,
+        },
+        "adapter_bytes": 4 * trained,
+        "step_seconds": 0.25,
+        "kept_bytes": 2_000_000,
+        "seconds": 30.0,
+        "software": {"torch": "2.0", "transformers": "5.0", "peft": "0.2", "commit": "0123456789abcdef"},
+        "hardware": {"device": "abacus", "num_threads": 1},
+        "history": [{"epoch": 0.5, "loss": 2.0 + seed}, {"epoch": 1.0, "eval_loss": None, "eval_top1": validation}],
+    }
+
+
+def write_records(results: Path, records: list[dict]) -> None:
+    for record in records:
+        path = results / f"{record['experiment']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+
+
+RECORDS = [
+    # By the test images 1e-2 would be the better rate of Mona.
+    *(make_record("mona", rate, 0, *scores) for rate, scores in {1e-4: (0.5, 0.1), 1e-3: (0.7, 0.60), 1e-2: (0.6, 0.9)}.items()),
+    make_record("mona", 1e-3, 1, 0.71, 0.64),
+    make_record("mona", 1e-3, 2, 0.69, 0.62),
+    *(make_record("full", rate, 0, *scores) for rate, scores in {1e-4: (0.8, 0.5), 1e-3: (0.7, 0.9)}.items()),
+    make_record("full", 1e-4, 1, 0.71, 0.56),
+    make_record("full", 1e-4, 2, 0.69, 0.53),
+    make_record("fixed", 1e-3, 0, 0.3, 0.65),
+    make_record("fixed", 1e-3, 1, 0.3, 0.60),
+    make_record("mona-half-width", 1e-3, 0, 0.6, 0.5),
+    make_record("mona-v1", 1e-3, 0, 0.6, 0.4),
+    make_record("full", 1e-3, 0, 0.5, 0.45, backbone="tiny"),
+    make_record("mona", 1e-3, 0, 0.5, 0.50, backbone="tiny"),
+]  # fmt: skip
+
+
+def row_of(page: str, heading: str, first: str) -> list[str]:
+    part = page.split(f"## {heading}\n")[1].split("<!-- end -->")[0]
+    (line,) = [line for line in part.splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_tables_are_those_of_the_records(results, tmp_path):
+    write_records(results, RECORDS)
+    warnings = report(results, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert row_of(page, "Methods", "Mona") == [
+        *("Mona", "5,000", "4,000", "5.00%", "20 kB", "2.0 MB", "250 ms", "0.001", "70.0 ± 1.0", "62.0 ± 2.0")
+    ]
+    assert row_of(page, "Methods", "Full fine-tuning")[7:] == ["0.0001 (edge)", "73.3 ± 5.9", "53.0 ± 3.0"]
+    # 10, 8 and 9 points, deviation 1; Student's quantile for two degrees of freedom is 4.303.
+    assert row_of(page, "Mona against each", "Full fine-tuning")[1:] == [
+        *("+9.0 ± 1.0", "+6.5 to +11.5", "3 of 3 seeds", "ahead")
+    ]
+    # Seeds that both have: -5 and +4.
+    assert row_of(page, "Mona against each", "Task head alone")[1:2] == ["-0.5 ± 6.4"]
+    assert row_of(page, "Mona against each", "Task head alone")[3:] == ["1 of 2 seeds", "undecided"]
+    assert row_of(page, "Width", "8")[1:] == ["3,000", "0.001 (edge)", "60.0", "50.0"]
+    assert row_of(page, "Width", "16")[4] == "62.0 ± 2.0"
+    assert row_of(page, "Design versions", ROWS["mona-v1"].title)[4] == "40.0"
+    assert row_of(page, "Backbones", "tiny") == ["tiny", "100,000", "45.0", "", "50.0", "+5.0"]
+    assert row_of(page, "Backbones", "small")[5] == "+9.0 ± 1.0"
+    assert row_of(page, "Learning rates", "Mona") == ["Mona", "50.0", "", "**70.0**", "", "60.0", "", ""]
+    assert row_of(page, "Cost", "all")[1:] == ["15", "7.5", "30"]
+    assert "abacus, 1 thread(s) a run; torch 2.0, transformers 5.0, peft 0.2; commit `0123456789ab`: 15 runs" in page
+    assert "Full fine-tuning on small: the best learning rate, 0.0001, is at the edge of those tried." in warnings
+    assert "Task head alone on small: 2 of 3 seeds so far." in warnings
+    assert not [warning for warning in warnings if warning.startswith("Mona on small")]
+    # Made again it changes the parts, and nothing else.
+    (tmp_path / "page.md").write_text("Our words.\n" + page.replace("62.0 ± 2.0", "stale"))
+    report(results, tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == "Our words.\n" + page
+
+
+def test_curves_are_means_over_the_seeds_at_the_chosen_rate():
+    summary = summarise([record for record in RECORDS if record["row"] == "mona" and "small" in record["experiment"]])
+    assert mean_curve(summary, "loss") == ([0.5], [3.0])
+    assert mean_curve(summary, "eval_loss") == ([], [])
+
+
+def test_records_of_unknown_rows_and_empty_folders_are_refused(results, tmp_path):
+    with pytest.raises(ValueError, match=r"holds no records"):
+        report(results, tmp_path / "page.md")
+    write_records(results, [{**RECORDS[0], "row": "magic"}])
+    with pytest.raises(ValueError, match=r"of a row that there is not. Rows are: full, fixed"):
+        report(results, tmp_path / "page.md")
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_further_backbones_run_the_main_rows_alone():
+    args, defaults = parser().parse_known_args(["run", "--models", "first", "second"])
+    rows = {(e.backbone, e.row.name) for e in comparison(args, defaults).missing({})}
+    assert {row for backbone, row in rows if backbone == "first"} == set(ROWS)
+    assert {row for backbone, row in rows if backbone == "second"} == {"full", "fixed", "mona"}
