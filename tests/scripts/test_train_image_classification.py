@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import SwinConfig, SwinForImageClassification, Trainer, ViTImageProcessorPil
 
 from scripts import train_image_classification
+from scripts.common.methods import METHODS
 from scripts.train_image_classification import AutoImageProcessor, main, parse
 
 ROOT = Path(__file__).parents[2]
@@ -254,7 +255,9 @@ def test_wrong_argument_is_named(arguments, tmp_path, options, message):
 def test_unknown_method_names_the_methods(arguments, capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--method", "magic"])
-    assert re.search(r"invalid choice: 'magic' \(choose from '?fixed'?, '?full'?, '?mona'?\)", capsys.readouterr().err)
+    error = capsys.readouterr().err
+    assert "invalid choice: 'magic'" in error
+    assert all(name in error for name in METHODS)
 
 
 def test_training_in_bfloat16_saves_full_precision(arguments, tmp_path):

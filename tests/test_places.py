@@ -1,0 +1,141 @@
+"""The places beside Mona's: on the output of each branch, and parallel to the MLP. Each against a naive block."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers import ConvNextConfig, ConvNextModel, SegformerConfig, SegformerModel
+
+from mona_peft import AdapterConfig, AdaptFormerConfig, BlockAnatomy, LoRandConfig, register_block
+from mona_peft.blocks import KNOWN_BLOCKS
+from tests.models import build, images, outputs
+from tests.test_placement import BLOCKS, DIM, GRID, attention_half
+from tests.tiny_configs import CONVNEXT, SEGFORMER
+
+
+def adapted(stock: nn.Module, config) -> nn.Module:
+    holder = nn.ModuleDict({"block": copy.deepcopy(stock)})
+    return get_peft_model(holder, config).eval().base_model.model["block"]
+
+
+def on_branch(stock: nn.Module, name: str, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """`h = x + a + f1(a)`, `out = h + m + f2(m)`."""
+    branch = attention_half(stock, name, x) - x
+    for adapter in layer.houlsby_attn.values():
+        branch = branch + adapter(branch)
+    hidden = x + branch
+    branch = BLOCKS[name][1](stock, hidden)
+    for adapter in layer.houlsby_mlp.values():
+        branch = branch + adapter(branch)
+    return hidden + branch
+
+
+def beside_mlp(stock: nn.Module, name: str, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """`out = h + m + f(h)`."""
+    hidden = attention_half(stock, name, x)
+    return hidden + BLOCKS[name][1](stock, hidden) + layer.adaptformer_mlp["default"](hidden)
+
+
+@pytest.mark.parametrize(
+    ("config", "naive"),
+    [
+        (AdapterConfig(init_weights=False), on_branch),
+        (AdapterConfig(init_weights=False, sites="attention"), on_branch),
+        (AdapterConfig(init_weights=False, sites="mlp", recompute_mlp=True), on_branch),
+        (AdaptFormerConfig(init_weights=False), beside_mlp),
+    ],
+    ids=["adapter", "adapter-attention", "adapter-mlp", "adaptformer"],
+)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_block_equals_naive_block(name, config, naive):
+    """The map is padded to windows inside the block, and the windows are shifted."""
+    stock = BLOCKS[name][0]().requires_grad_(False).eval()
+    block = adapted(stock, config)
+    layer = getattr(block, block.adapter_layer_name)
+    x = torch.randn(2, GRID[0] * GRID[1], DIM, requires_grad=True)
+    ours, theirs = block(x, GRID)[0], naive(stock, name, layer, x)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+    assert (ours - stock(x, GRID)[0]).abs().max() > 1e-3, "the adapter must change the output"
+
+    cotangent, inputs = torch.randn_like(ours), [x, *layer.parameters()]
+    gradients = (torch.autograd.grad((output * cotangent).sum(), inputs) for output in (ours, theirs))
+    for our, their in zip(*gradients, strict=True):
+        torch.testing.assert_close(our, their, atol=2e-5, rtol=1e-4)
+        assert torch.count_nonzero(our) > 0
+
+
+class Dropped(nn.Module):
+    """Stochastic depth that drops the branch of every sample."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 0
+
+
+def test_stochastic_depth_drops_the_adapter_of_a_branch_but_not_the_one_beside():
+    stock = BLOCKS["swinv2"][0]().eval()  # where both branches have it
+    stock.drop_path = Dropped()
+    x = torch.randn(2, GRID[0] * GRID[1], DIM)
+    assert torch.equal(adapted(stock, LoRandConfig(init_weights=False))(x, GRID)[0], x)
+    block = adapted(stock, AdaptFormerConfig(init_weights=False))
+    torch.testing.assert_close(block(x, GRID)[0], x + block.adaptformer.adaptformer_mlp["default"](x))
+
+
+@pytest.mark.parametrize("config_cls", [AdapterConfig, AdaptFormerConfig, LoRandConfig])
+@pytest.mark.parametrize("name", ["swin-classifier", "swinv2-classifier"])
+def test_an_adapter_for_each_sample(name, config_cls):
+    """Adapters on the attention's output see windows, of which each image has several."""
+    model = build(name)
+    torch.manual_seed(1)
+    model = get_peft_model(model, config_cls(init_weights=False, modules_to_save=[]))
+    model.add_adapter("other", config_cls(init_weights=False, modules_to_save=[]))
+    model.eval()
+    batch = images(3)
+    with torch.no_grad():
+        mixed = model(batch, adapter_names=["other", "__base__", "default"]).logits
+        with model.disable_adapter():
+            base = model(batch).logits
+        model.set_adapter("default")
+        default = model(batch).logits
+        model.set_adapter("other")
+        other = model(batch).logits
+    assert (default - other).abs().max() > 1e-4
+    assert (default - base).abs().max() > 1e-4
+    torch.testing.assert_close(mixed, torch.stack([other[0], base[1], default[2]]), atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="should be the same as the number of inputs, but got 2 and 3"):
+        model(batch, adapter_names=["other", "default"])
+
+
+def test_a_family_whose_branches_are_not_known_is_refused_until_they_are(monkeypatch):
+    model = SegformerModel(SegformerConfig(**SEGFORMER)).eval()
+    before = outputs(model, images())
+    with pytest.raises(
+        ValueError, match=r"of SegformerLayer it is not known where attention and mlp ends.*register_block"
+    ):
+        get_peft_model(model, AdapterConfig())
+    for ours, theirs in zip(outputs(model, images()), before, strict=True):
+        assert torch.equal(ours, theirs)
+
+    anatomy = KNOWN_BLOCKS["SegformerLayer"]
+    monkeypatch.setitem(KNOWN_BLOCKS, "SegformerLayer", anatomy)  # puts the row back afterwards
+    register_block(
+        "SegformerLayer",
+        BlockAnatomy(
+            mlp_entry=anatomy.mlp_entry,
+            norm=anatomy.norm,
+            grid_arguments=anatomy.grid_arguments,
+            attention_branch="attention",
+            mlp_branch=("layernorm_after", "mlp"),
+        ),
+    )
+    adapted_model = get_peft_model(model, AdapterConfig(init_weights=False)).eval()
+    assert max((a - b).abs().max() for a, b in zip(outputs(adapted_model, images()), before, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("config", [AdapterConfig(), AdaptFormerConfig()], ids=["adapter", "adaptformer"])
+def test_a_block_with_one_residual_has_no_place(config):
+    with pytest.raises(ValueError, match=r"not known where|one residual each, .* are none"):
+        get_peft_model(ConvNextModel(ConvNextConfig(**CONVNEXT)), config)
