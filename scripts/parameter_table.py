@@ -61,8 +61,8 @@ The column "per block" is what a method adds to a block of width C; the counts a
 {authors}
 
 These are the counts of the backbone in the training logs of Mona's authors. Their Swin-L, for a detector, returns three
-stages and lacks the norm of the first, of 384 parameters; all else is equal. Of the other methods there is no log. There
-the authors' code trains, and we count:
+stages and lacks the norm of the first, of 384 parameters; all else is equal. There is no log of the other methods. Of
+those the authors' code trains, and we count:
 
 - BitFit: every parameter with "bias" in its name, which takes the relative position bias tables along.
   `BitFitConfig(relative_position_bias=False)` leaves them out.
