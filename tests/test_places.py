@@ -11,8 +11,13 @@ from torch import nn
 from transformers import ConvNextConfig, ConvNextModel, SegformerConfig, SegformerModel
 
 from mona_peft import AdapterConfig, AdaptFormerConfig, BlockAnatomy, LoRandConfig, register_block
-from mona_peft.blocks import KNOWN_BLOCKS
+from mona_peft.blocks import KNOWN_BLOCKS, SITES, anatomy_of
+from mona_peft.places import OnBranch
+from mona_peft.selection import known_blocks
+from tests.backbones import BACKBONES
+from tests.backbones import build as build_backbone
 from tests.models import build, images, outputs
+from tests.test_backbones import adapted_blocks, calls, first
 from tests.test_placement import BLOCKS, DIM, GRID, attention_half
 from tests.tiny_configs import CONVNEXT, SEGFORMER
 
@@ -139,3 +144,46 @@ def test_a_family_whose_branches_are_not_known_is_refused_until_they_are(monkeyp
 def test_a_block_with_one_residual_has_no_place(config):
     with pytest.raises(ValueError, match=r"not known where|one residual each, .* are none"):
         get_peft_model(ConvNextModel(ConvNextConfig(**CONVNEXT)), config)
+
+
+FAMILIES = [name for name, row in BACKBONES.items() if row.naive.attention is not None]
+
+
+def has_known_branches(name: str) -> bool:
+    model = build_backbone(name)
+    return all(OnBranch.sites_of(anatomy_of(model.get_submodule(block))) == SITES for block in known_blocks(model))
+
+
+BRANCHES_KNOWN = [name for name in FAMILIES if has_known_branches(name)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_beside_the_mlp_in_every_family(name):
+    row = BACKBONES[name]
+    model = get_peft_model(build_backbone(name), AdaptFormerConfig(init_weights=False, modules_to_save=[])).eval()
+    blocks, grids = adapted_blocks(model), row.grids(row.image)
+    for block, grid, (x, args, kwargs) in zip(blocks, grids, calls(model, row, row.image), strict=True):
+        hidden = row.naive.attention(block, x, *args, **kwargs)
+        delta = block.adaptformer.adaptformer_mlp["default"](row.naive.tokens(hidden, grid, block))
+        out = hidden + row.naive.mlp(block, hidden, grid) + row.naive.untokens(delta, grid, block)
+        ours = first(block(x, *args, **kwargs))
+        torch.testing.assert_close(ours, row.naive.finish(block, out, grid), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", BRANCHES_KNOWN)
+def test_on_the_branches_in_every_family_where_they_are_known(name):
+    row = BACKBONES[name]
+    model = get_peft_model(build_backbone(name), AdapterConfig(init_weights=False, modules_to_save=[])).eval()
+    blocks, grids = adapted_blocks(model), row.grids(row.image)
+    for block, grid, (x, args, kwargs) in zip(blocks, grids, calls(model, row, row.image), strict=True):
+        branch = row.naive.attention(block, x, *args, **kwargs) - x
+        hidden = x + branch + block.houlsby.houlsby_attn["default"](branch)
+        branch = row.naive.mlp(block, hidden, grid)
+        ours = first(block(x, *args, **kwargs))
+        expected = hidden + branch + block.houlsby.houlsby_mlp["default"](branch)
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_families_with_known_branches():
+    assert BRANCHES_KNOWN[:4] == ["swin", "swinv2", "maskformer-swin", "donut-swin"]
+    assert {"vit", "deit", "ijepa", "dinov2", "dinov3-vit", "clip", "siglip"} <= set(BRANCHES_KNOWN)

@@ -9,6 +9,7 @@ from peft import get_peft_model
 from mona_peft import BlockAnatomy, MonaConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS
 from scripts.benchmark.measure import kept_bytes
+from tests import backbones as vision_backbones
 from tests.models import BACKBONES, HEADED, build, images
 
 
@@ -34,6 +35,21 @@ def test_same_gradients(name):
     assert expected.keys() == ours.keys()
     for key, gradient in expected.items():
         torch.testing.assert_close(ours[key], gradient, rtol=1e-4, atol=1e-4 * gradient.abs().max().item(), msg=key)
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2", "dinov3-vit", "clip", "siglip"])
+def test_same_gradients_in_vision_transformers(name):
+    row = vision_backbones.BACKBONES[name]
+    found = []
+    for recompute_mlp in (False, True):
+        torch.manual_seed(2)
+        config = MonaConfig(init_weights=False, modules_to_save=[], recompute_mlp=recompute_mlp)
+        model = get_peft_model(vision_backbones.build(name), config).train()
+        torch.manual_seed(3)
+        model(vision_backbones.image(row.image), **row.arguments)[0].square().sum().backward()
+        found.append([parameter.grad for parameter in model.parameters() if parameter.requires_grad])
+    for plain, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=1e-4, atol=1e-4 * plain.abs().max().item())
 
 
 @pytest.mark.parametrize("name", ["swin", "swinv2", "maskformer-swin", "donut-swin"])

@@ -23,12 +23,22 @@ _VIT = BlockAnatomy(
     patch_projection="patch_embeddings.projection",
     fresh_sums=True,
 )
-_DINO = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embeddings.projection", fresh_sums=True)
+_PLAIN_VIT = replace(_VIT, mlp_branch=("layernorm_after", "mlp"), attention_branch="attention")
+_DINO = BlockAnatomy(
+    mlp_entry="norm2",
+    norm="norm1",
+    patch_projection="patch_embeddings.projection",
+    mlp_branch=("norm2", "mlp", "layer_scale2"),
+    attention_branch="layer_scale1",
+    fresh_sums=True,
+)
 _CLIP = BlockAnatomy(
     mlp_entry="layer_norm2",
     norm="layer_norm1",
     patch_projection="patch_embedding",
     vision_config="self_attn.config",
+    mlp_branch=("layer_norm2", "mlp"),
+    attention_branch="self_attn",
     fresh_sums=True,
 )
 _PVT = BlockAnatomy(mlp_entry="layer_norm_2", norm="layer_norm_1", grid_arguments=("height", "width"), fresh_sums=True)
@@ -47,11 +57,11 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     ),
     "MaskFormerSwinLayer": _THREE_PART_SWIN,
     "DonutSwinLayer": _THREE_PART_SWIN,
-    "ViTLayer": _VIT,
-    "DeiTLayer": _VIT,
+    "ViTLayer": _PLAIN_VIT,
+    "DeiTLayer": _PLAIN_VIT,
     "BeitLayer": _VIT,
     "Data2VecVisionLayer": _VIT,
-    "IJepaLayer": _VIT,
+    "IJepaLayer": _PLAIN_VIT,
     "DPTViTLayer": _VIT,
     "Dinov2Layer": _DINO,
     "Dinov2WithRegistersLayer": _DINO,

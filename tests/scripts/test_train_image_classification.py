@@ -119,6 +119,11 @@ def interrupt(monkeypatch, steps: int) -> None:
         ("mona", []),  # between epochs
         ("fixed", ["--save_strategy", "steps", "--save_steps", "2"]),
         ("full", ["--save_strategy", "steps", "--save_steps", "2"]),
+        ("bitfit", ["--save_strategy", "steps", "--save_steps", "2"]),
+        *(
+            pytest.param(method, ["--save_strategy", "steps", "--save_steps", "2"], marks=pytest.mark.slow)
+            for method in ("norm-tuning", "partial-1", "adapter", "lora", "adaptformer", "lorand", "colin")
+        ),
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(arguments, tmp_path, monkeypatch, method, options):
