@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -27,6 +28,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "warmup_steps": 0.1,  # below 1: a share of all steps
     "weight_decay": 0.05,
     "max_grad_norm": 5.0,
+    "use_cpu": not torch.accelerator.is_available(),  # without it transformers refuses bf16 where there is no device
     "remove_unused_columns": False,  # our datasets return what the model takes, and nothing else
 }
 """Defaults of every script, where those of `TrainingArguments` do not suit adapters of vision models."""

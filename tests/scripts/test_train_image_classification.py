@@ -174,7 +174,8 @@ def test_whole_model_loads_by_its_card(arguments, tmp_path, swin_folder):
     record = json.loads((tmp_path / "run" / "metrics.json").read_text())
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "transformers"
-    assert f"All {record['parameters']['base']:,} parameters were trained" in card.text
+    assert f"{record['parameters']['base']:,} parameters were trained" in card.text
+    assert "These files hold the whole model." in card.text
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     loaded: dict = {}
     exec(code, loaded)
