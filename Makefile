@@ -4,6 +4,7 @@
 #   make test-versions            the tests on the oldest and the newest supported transformers and PEFT
 #   make test-quantization        those of a backbone in int8, with torchao
 #   make benchmark                time and memory beside other ways of fine-tuning; ARGS go to the command
+#   make compare                  compare all methods; ARGS go to the runs
 #   make quality                  ruff's checks, as CI runs them
 #   make style                    ruff's fixes and format
 # PYTHON=/path/to/python chooses the interpreter, VENV=.venv the environment's folder.
@@ -20,13 +21,17 @@ CODE := $(wildcard mona_peft scripts tests notebooks)
 # transformers and PEFT, oldest and newest supported; pyproject.toml has the range.
 VERSIONS := 5.9.0+0.19.1 5.23.0+0.21.2
 
-.PHONY: demo benchmark test test-versions test-quantization quality style clean
+.PHONY: demo benchmark compare test test-versions test-quantization quality style clean
 
 demo: $(VENV)/demo.stamp
 	$(RUN) -m scripts.demo $(ARGS)
 
 benchmark: $(VENV)/demo.stamp
 	$(RUN) -m scripts.benchmark $(ARGS)
+
+compare: $(VENV)/demo.stamp
+	$(RUN) -m scripts.compare_methods run --jobs 2 $(ARGS)
+	$(RUN) -m scripts.compare_methods report
 
 # One thread a worker: two workers on two cores would otherwise compete.
 test: $(VENV)/test.stamp

@@ -33,6 +33,8 @@ COPIED = (
 """What a record takes from that of the training script."""
 
 WAIT_SECONDS = 1.0
+START_METHOD = "spawn"
+"""How processes start: afresh, since threads of this one would not survive a fork."""
 
 
 def run_all(comparison: Comparison, results: Path, jobs: int, threads: int) -> None:
@@ -45,14 +47,15 @@ def run_all(comparison: Comparison, results: Path, jobs: int, threads: int) -> N
         threads: Of each process, on a CPU.
 
     Raises:
-        ValueError: A record in the folder can't be read, or ran with other settings.
+        ValueError: An argument is wrong, or a record in the folder can't be read or ran with other settings.
         RuntimeError: Some experiments failed; the others have run.
     """
-    _check(comparison, results)
+    for experiment in comparison.missing(_check(comparison, results)):
+        settings_of(experiment)  # arguments that are wrong are so for all, and known before anything runs
     if jobs == 1:
         worker(comparison, results, threads)
     else:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(START_METHOD)
         processes = [context.Process(target=_process, args=(comparison, results, threads)) for _ in range(jobs)]
         for process in processes:
             process.start()

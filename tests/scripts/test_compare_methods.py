@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,10 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(arguments, results, monk
     assert record["seconds"] > seconds[-1]
 
 
-def test_two_processes_share_the_work(arguments, results, capfd):
+def test_two_processes_share_the_work(arguments, results, capfd, monkeypatch):
+    args, defaults = parser().parse_known_args(arguments)
+    assert pickle.loads(pickle.dumps(comparison(args, defaults))) == comparison(args, defaults)  # for new processes
+    monkeypatch.setattr(run, "START_METHOD", "fork")  # quicker: nothing is imported anew
     main([*arguments, "--rows", "fixed", "--seeds", "0", "1", "--jobs", "2"])
     finished = [line.split(":")[0] for line in capfd.readouterr().out.splitlines() if "(validation)" in line]
     assert sorted(f"{name}.json" for name in finished) == sorted(contents(results))
@@ -191,6 +195,13 @@ def test_records_of_other_settings_and_broken_ones_are_named(arguments, results)
     misplaced.write_bytes(whole)
     with pytest.raises(ValueError, match=r"seed-7.json holds the record of .*seed-0. Move it"):
         main(arguments)
+
+
+@pytest.mark.parametrize("options", [["--num_train_epochs", "many"], ["--optim", "magic"]])
+def test_wrong_arguments_are_known_before_anything_runs(arguments, results, options):
+    with pytest.raises((SystemExit, ValueError)):
+        main([*arguments, *options])
+    assert not results.exists()
 
 
 @pytest.mark.parametrize("argument", ["--learning_rate", "--seed=3", "--method"])
