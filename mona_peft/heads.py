@@ -100,9 +100,9 @@ class TrainedHead:
     def delete_adapter(self, adapter_name: str, new_active_adapters: Sequence[str] | None) -> None:
         """Delete the head of an adapter, if it has one, and make that of the adapter active that is active then."""
         names = [name for name in new_active_adapters or [] if name in self.modules_to_save and name != adapter_name]
-        super().delete_adapter(adapter_name, names)
         if names != self.active_adapters:
             self.set_adapter(names)
+        super().delete_adapter(adapter_name, names)
 
     def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
         """Call the head of the active adapter, or of each sample's adapter."""
