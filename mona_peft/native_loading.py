@@ -2,7 +2,7 @@
 
 transformers loads what fits of an adapter and reports the rest in its log. It asks no one between the moment when the
 adapter is attached and the one when its file is read, so `load_adapter` is wrapped once, and the model's loader for the
-time of a call. Adapters of other methods are loaded as before. `AutoModel...from_pretrained(adapter)` comes by here too.
+time of a call. Adapters of other methods are loaded as before. `AutoModel...from_pretrained(adapter)` comes by here.
 """
 
 from __future__ import annotations

@@ -178,9 +178,9 @@ def test_contexts_in_one_another():
 def test_layers_that_disagree_are_warned_of():
     model = adapted()
     layers(model)[0].enable_adapters(False)
-    with pytest.warns(UserWarning, match="some adapter layers that are enabled and others that are disabled"):
-        with model.disable_adapter():
-            pass
+    message = "some adapter layers that are enabled and others that are disabled"
+    with pytest.warns(UserWarning, match=message), model.disable_adapter():
+        pass
     assert not any(layer.disable_adapters for layer in layers(model))
 
 

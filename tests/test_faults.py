@@ -205,7 +205,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing weight": (change_tensors(lambda tensors: tensors.pop(UP)), "1 are missing, such as swin"),
     "missing head": (
         change_tensors(lambda tensors: tensors.pop(f"{PREFIX}classifier.weight")),
-        r"lacks 'base_model.model.classifier.weight', and nothing|nothing was loaded.*missing, such as classifier.weight",
+        r"lacks 'base_model.model.classifier.weight', and nothing|nothing was loaded.* missing, such as classifier",
     ),
     "unknown weight": (
         change_tensors(lambda tensors: tensors.update(extra=torch.zeros(1))),
@@ -254,6 +254,9 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
         r"target_modules='\(\(' is no regular expression",
     ),
 }
+
+
+WAYS = ("from_pretrained", "trainable", "load_adapter", "over an adapter", "native", "native beside another")
 
 
 def everything(model: nn.Module) -> list:

@@ -174,7 +174,7 @@ def test_a_head_of_another_size_on_request(tmp_path):
     model = trained("swin-classifier")
     model.save_pretrained(tmp_path)
     base = SwinForImageClassification(SwinConfig(**TWO_STAGES | {"num_labels": 2}))
-    with pytest.raises(ValueError, match="1 have another shape|2 have another shape"):
+    with pytest.raises(ValueError, match="2 have another shape"):
         PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
     loaded = PeftModel.from_pretrained(base, tmp_path, ignore_mismatched_sizes=True)
     saved, state = load_file(tmp_path / WEIGHTS), get_peft_model_state_dict(loaded)

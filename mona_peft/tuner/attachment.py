@@ -1,4 +1,4 @@
-"""The tuners that a call has made: who undoes an interrupted loading has to know them, and PEFT does not return them."""
+"""The tuners that a call has attached: PEFT returns none, and who undoes a failed loading has to know them."""
 
 from __future__ import annotations
 
