@@ -91,6 +91,19 @@ def check_adapter_state(
     }
     if not given and adapter_name is None:
         return
+    check_tensors(expected, given)
+
+
+def check_tensors(expected: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> None:
+    """Refuse tensors that are not those of a whole adapter.
+
+    Args:
+        expected: Tensors of the model's adapter by name; several names of one tensor hold the same object.
+        given: Tensors of the saved adapter, by the same names.
+
+    Raises:
+        ValueError: If tensors are missing, have no place, or have another shape or kind of numbers.
+    """
     in_both = [key for key in expected if key in given]
     # A detector may have one tensor under several names, of which one is saved.
     loaded = {id(expected[key]) for key in in_both}

@@ -87,13 +87,21 @@ class TrainedHead:
     """Mixin in front of `ModulesToSaveWrapper`.
 
     PEFT's own forward takes a head for each sample only if the heads are one linear layer or convolution, and
-    transformers activates an adapter in all heads, also in those that it has not trained.
+    transformers activates an adapter in all heads, also in those that it has not trained. When an adapter without a
+    head is deleted, PEFT leaves the head of the one that becomes active switched off.
     """
 
     def set_adapter(self, adapter_names: str | list[str], *args: Any, **kwargs: Any) -> None:
         """Make the head of an adapter active, or the frozen head if the adapter has none."""
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
         super().set_adapter([name for name in names if name in self.modules_to_save], *args, **kwargs)
+
+    def delete_adapter(self, adapter_name: str, new_active_adapters: Sequence[str] | None) -> None:
+        """Delete the head of an adapter, if it has one, and make that of the adapter active that is active then."""
+        names = [name for name in new_active_adapters or [] if name in self.modules_to_save and name != adapter_name]
+        if names != self.active_adapters:
+            self.set_adapter(names)
+        super().delete_adapter(adapter_name, names)
 
     def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
         """Call the head of the active adapter, or of each sample's adapter."""

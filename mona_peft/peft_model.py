@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,9 @@ from mona_peft.class_swap import swap_class
 from mona_peft.model_card import write_card
 from mona_peft.renamed_blocks import rename_blocks
 from mona_peft.tuner import ResidualAdapterModel
+from mona_peft.tuner.attachment import attached_tuners
 
 HUB_ARGUMENTS = ("subfolder", "revision", "cache_dir", "token", "force_download", "local_files_only")
-
-_made_for_loading: ContextVar[list[PeftModel] | None] = ContextVar("made_for_loading", default=None)
 
 
 class ResidualAdapterPeftModel:
@@ -110,7 +108,7 @@ class ResidualAdapterPeftModel:
         """Load weights as `nn.Module.load_state_dict` does; what `load_adapter` loads has to be one whole adapter."""
         if self._loading is not None:
             state_dict = dict(state_dict)
-            rename_blocks(self.base_model, state_dict, "base_model.", self._loading)
+            rename_blocks(self.base_model, state_dict, "base_model.model.", self._loading)
             check_adapter_state(self.base_model, state_dict, "base_model.", self._loading)
         return super().load_state_dict(state_dict, *args, **kwargs)
 
@@ -160,8 +158,6 @@ def _swapping(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **kwargs)
         if isinstance(self.base_model, ResidualAdapterModel):
             swap_class(self, ResidualAdapterPeftModel)
-            if (made := _made_for_loading.get()) is not None:
-                made.append(self)
 
     return swap_after_init
 
@@ -169,16 +165,13 @@ def _swapping(init: Callable[..., None]) -> Callable[..., None]:
 def _all_or_nothing(from_pretrained: Callable[..., PeftModel]) -> Callable[..., PeftModel]:
     @functools.wraps(from_pretrained)
     def load_or_give_back(cls: type[PeftModel], *args: Any, **kwargs: Any) -> PeftModel:
-        made: list[PeftModel] = []
-        token = _made_for_loading.set(made)
-        try:
-            return from_pretrained(cls, *args, **kwargs)
-        except BaseException:
-            for peft_model in made:
-                peft_model.base_model.give_back()
-            raise
-        finally:
-            _made_for_loading.reset(token)
+        with attached_tuners() as tuners:
+            try:
+                return from_pretrained(cls, *args, **kwargs)
+            except BaseException:
+                for tuner in tuners:
+                    tuner.give_back()
+                raise
 
     return load_or_give_back
 

@@ -1,6 +1,6 @@
 """Registration of adapter methods with PEFT: the only file that touches `PeftType` and PEFT's mappings.
 
-`peft_model.py` alone changes how `PeftModel` behaves around them.
+`peft_model.py` alone changes how `PeftModel` behaves around them, `native_loading.py` how transformers loads them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import register_peft_method
 
+from mona_peft.native_loading import adapt_native_loading
 from mona_peft.peft_compat import keep_adapters_apart
 from mona_peft.peft_model import adapt_peft_model
 
@@ -52,4 +53,5 @@ def register_method(config_cls: type[PeftConfig], model_cls: type[BaseTuner]) ->
         return
     register_peft_method(name=config_cls.method, config_cls=config_cls, model_cls=model_cls, prefix=model_cls.prefix)
     adapt_peft_model()
+    adapt_native_loading()
     keep_adapters_apart()

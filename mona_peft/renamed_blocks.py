@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 
-def rename_blocks(tuner: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, adapter_name: str) -> None:
+def rename_blocks(
+    tuner: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, adapter_name: str, is_named: bool = True
+) -> None:
     """Give the weights of an adapter, in place, the names of the adapted blocks, if none of its blocks is there.
 
     Does nothing if their numbers differ: the adapter is then one for another backbone.
@@ -21,8 +23,9 @@ def rename_blocks(tuner: nn.Module, state_dict: dict[str, torch.Tensor], prefix:
     Args:
         tuner: Tuner that holds the adapter.
         state_dict: Weights that are about to be loaded.
-        prefix: What stands before the tuner's own names in the keys of `state_dict`.
+        prefix: What stands before the model's own names in the keys of `state_dict`.
         adapter_name: Name of the adapter.
+        is_named: Whether the new keys hold that name, as the model's do, or not, as those of a file.
     """
     layer = re.escape(f"{tuner.block_mixin.adapter_layer_name}.{tuner.prefix}")
     pattern = re.compile(
@@ -31,7 +34,7 @@ def rename_blocks(tuner: nn.Module, state_dict: dict[str, torch.Tensor], prefix:
     matches = {key: match for key in state_dict if (match := pattern.fullmatch(key))}
     saved = sorted({match["block"] for match in matches.values()}, key=_natural_order)
     here = [
-        f"{prefix}model.{name}"
+        f"{prefix}{name}"
         for name, block in tuner.model.named_modules()
         if isinstance(block, tuner.block_mixin) and _has_adapter(block, adapter_name)
     ]
@@ -39,11 +42,11 @@ def rename_blocks(tuner: nn.Module, state_dict: dict[str, torch.Tensor], prefix:
         return
     names = dict(zip(saved, here, strict=True))
     for key, match in matches.items():
-        new_key = f"{names[match['block']]}.{match['site']}.{adapter_name}.{match['parameter']}"
-        state_dict[new_key] = state_dict.pop(key)
+        path = [names[match["block"]], match["site"], *([adapter_name] if is_named else []), match["parameter"]]
+        state_dict[".".join(path)] = state_dict.pop(key)
     warnings.warn(
-        f"The adapter was saved for blocks of other names, such as {saved[0].removeprefix(f'{prefix}model.')}; its "
-        f"{len(saved)} blocks were taken in their order for {here[0].removeprefix(f'{prefix}model.')} and so on.",
+        f"The adapter was saved for blocks of other names, such as {saved[0].removeprefix(prefix)}; its "
+        f"{len(saved)} blocks were taken in their order for {here[0].removeprefix(prefix)} and so on.",
         stacklevel=2,
     )
 

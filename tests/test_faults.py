@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import signal
 import threading
 import time
@@ -204,7 +205,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing weight": (change_tensors(lambda tensors: tensors.pop(UP)), "1 are missing, such as swin"),
     "missing head": (
         change_tensors(lambda tensors: tensors.pop(f"{PREFIX}classifier.weight")),
-        "lacks 'base_model.model.classifier.weight', and nothing was loaded",
+        r"lacks 'base_model.model.classifier.weight', and nothing|nothing was loaded.* missing, such as classifier",
     ),
     "unknown weight": (
         change_tensors(lambda tensors: tensors.update(extra=torch.zeros(1))),
@@ -255,9 +256,20 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+WAYS = ("from_pretrained", "trainable", "load_adapter", "over an adapter", "native", "native beside another")
+
+
 def everything(model: nn.Module) -> list:
     state = [tensor.clone() for tensor in model.state_dict().values()]
     return [state, [type(module) for module in model.modules()], [p.requires_grad for p in model.parameters()]]
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory) -> Path:
+    """Folder of a trained adapter; to be copied."""
+    folder = tmp_path_factory.mktemp("intact")
+    trained("swin-classifier").save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -265,26 +277,37 @@ def everything(model: nn.Module) -> list:
     [
         (corruption, way)
         for corruption in CORRUPTIONS
-        for way in ("from_pretrained", "trainable", "load_adapter", "over an adapter")
+        for way in (
+            "from_pretrained",
+            "trainable",
+            "load_adapter",
+            "over an adapter",
+            "native",
+            "native beside another",
+        )
         # What is loaded over an adapter that is there takes nothing from a configuration.
         if way != "over an adapter" or not corruption.startswith("config")
+        if way != "native beside another" or corruption in ("half", "missing head", "weight of the backbone", "pickle")
     ],
 )
-def test_corrupted_adapter(corruption, way, tmp_path, monkeypatch):
+def test_corrupted_adapter(corruption, way, intact, tmp_path, monkeypatch):
     """One clear error; the model is as it was; no code ran."""
     corrupt, message = CORRUPTIONS[corruption]
-    folder = tmp_path / "adapter"
-    trained("swin-classifier").save_pretrained(folder)
+    folder = shutil.copytree(intact, tmp_path / "adapter")
     corrupt(folder)
     monkeypatch.chdir(tmp_path)
-    is_first = way in ("from_pretrained", "trainable")
+    is_first = way in ("from_pretrained", "trainable", "native", "native beside another")
     model = build("swin-classifier") if is_first else trained("swin-classifier")
+    if way == "native beside another":
+        model.add_adapter(MonaConfig(modules_to_save="task-head"), "first")
     before = everything(model)
     ways = {
         "from_pretrained": lambda: PeftModel.from_pretrained(model, folder),
         "trainable": lambda: PeftModel.from_pretrained(model, folder, is_trainable=True),
         "load_adapter": lambda: model.load_adapter(folder, "second"),
         "over an adapter": lambda: model.load_adapter(folder, "default"),
+        "native": lambda: model.load_adapter(str(folder)),
+        "native beside another": lambda: model.load_adapter(str(folder), "second"),
     }
     with pytest.raises(ValueError, match=message):
         ways[way]()

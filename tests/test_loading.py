@@ -237,6 +237,25 @@ def test_blocks_that_had_other_names(name, saved, adapter_name):
     assert_same_outputs(model, expected)
 
 
+@pytest.mark.native
+def test_native_loading_of_blocks_that_had_other_names(name, saved):
+    folder, expected = saved
+    rename(folder, ".encoder.layers.", ".stem.stage.")
+    model = build(name)
+    with pytest.warns(UserWarning, match=r"saved for blocks of other names, such as .*stem\.stage\.0\.blocks\.0"):
+        model.load_adapter(str(folder))
+    assert_same_outputs(model, expected)
+
+
+def test_native_loading_of_another_methods_adapter_is_as_before(tmp_path):
+    """LoRA of another backbone: loaded in part, as transformers does."""
+    get_peft_model(build("swin"), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    model = build("swin")
+    model.add_adapter(MonaConfig(), "mona")
+    model.load_adapter(str(tmp_path), "lora")
+    assert sorted(model.peft_config) == ["lora", "mona"]
+
+
 def test_renamed_blocks_keep_their_order(tmp_path):
     """By number, not by letter: block 10 comes after block 9."""
 

@@ -6,15 +6,25 @@ import copy
 
 import pytest
 import torch
-from peft import PeftModel, PeftType, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+import torch.distributed as dist
+from peft import (
+    PeftModel,
+    PeftType,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from transformers import SwinConfig, SwinForImageClassification
 
 from mona_peft import MonaConfig, MonaLayer, MonaModel
-from tests.models import build, images, largest_difference, outputs
+from tests.models import TWO_STAGES, build, images, largest_difference, outputs
 from tests.test_save_load import WEIGHTS, trained
 
 NAMES = ["swin-classifier", "swinv2-classifier", "upernet"]
@@ -65,19 +75,22 @@ def test_one_configuration_for_several_adapters():
     assert model.active_adapters == ["second"]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("autocast", [True, False])
-def test_type_of_the_adapters_numbers(dtype, autocast, tmp_path):
+@pytest.mark.parametrize("low_cpu_mem_usage", [True, False])
+def test_type_of_the_adapters_numbers(dtype, autocast, low_cpu_mem_usage, tmp_path):
     config = MonaConfig(init_weights=False, modules_to_save=[])
     model = get_peft_model(build("swin-classifier").to(dtype), config, autocast_adapter_dtype=autocast)
     model.add_adapter("added", copy.deepcopy(config), autocast_adapter_dtype=autocast)
     model.save_pretrained(tmp_path)
-    model.load_adapter(tmp_path, "loaded", autocast_adapter_dtype=autocast)
-    for adapter_name in ("default", "added", "loaded"):
-        found = {p.dtype for key, p in model.named_parameters() if f".{adapter_name}." in key}
-        assert found == {torch.float32 if autocast else dtype}
-    if dtype is torch.bfloat16:
-        assert model(images().to(dtype)).logits.dtype is dtype
+    ways = {"autocast_adapter_dtype": autocast, "low_cpu_mem_usage": low_cpu_mem_usage}
+    model.load_adapter(tmp_path, "loaded", **ways)
+    reloaded = PeftModel.from_pretrained(build("swin-classifier").to(dtype), tmp_path, **ways)
+    for adapted_model, adapter_names in [(model, ("default", "added", "loaded")), (reloaded, ("default",))]:
+        for adapter_name in adapter_names:
+            found = {p.dtype for key, p in adapted_model.named_parameters() if f".{adapter_name}." in key}
+            assert found == {torch.float32 if autocast else dtype}
+        assert adapted_model(images().to(dtype)).logits.dtype is dtype
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,6 +160,48 @@ def test_prepared_for_low_precision():
     model = get_peft_model(model, MonaConfig(modules_to_save="task-head")).train()
     model(pixel_values=images(), labels=torch.tensor([0, 1])).loss.backward()
     assert all(p.grad is not None for key, p in model.named_parameters() if ".mona." in key)
+
+
+def test_loaded_by_a_device_map(tmp_path):
+    model = trained("swin-classifier")
+    model.save_pretrained(tmp_path)
+    reloaded = PeftModel.from_pretrained(build("swin-classifier"), tmp_path, device_map={"": "cpu"}).eval()
+    assert largest_difference(outputs(reloaded, images()), outputs(model, images())) == 0
+
+
+def test_a_head_of_another_size_on_request(tmp_path):
+    """As LoRA's: what fits is loaded, the head stays as it is."""
+    model = trained("swin-classifier")
+    model.save_pretrained(tmp_path)
+    base = SwinForImageClassification(SwinConfig(**TWO_STAGES | {"num_labels": 2}))
+    with pytest.raises(ValueError, match="2 have another shape"):
+        PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
+    loaded = PeftModel.from_pretrained(base, tmp_path, ignore_mismatched_sizes=True)
+    saved, state = load_file(tmp_path / WEIGHTS), get_peft_model_state_dict(loaded)
+    assert state.keys() == saved.keys()
+    assert all(torch.equal(tensor, saved[key]) for key, tensor in state.items() if ".mona." in key)
+    assert loaded(images()).logits.shape == (2, 2)
+
+
+@pytest.fixture
+def process_group():
+    """A group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*FSDP.*:FutureWarning", "ignore:.*FullyShardedDataParallel.*")
+def test_state_of_a_model_in_fsdp1(process_group):
+    model = trained("swin-classifier")
+    expected = outputs(model, images())
+    state_dict = get_peft_model_state_dict(
+        FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+    )
+    reloaded = adapted().eval()
+    assert largest_difference(outputs(reloaded, images()), expected) > 1e-3
+    assert set_peft_model_state_dict(reloaded, state_dict).unexpected_keys == []
+    assert largest_difference(outputs(reloaded, images()), expected) == 0
 
 
 def test_card_that_is_there_is_kept(tmp_path):

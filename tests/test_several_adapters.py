@@ -163,6 +163,7 @@ def test_an_adapter_without_a_head_uses_the_frozen_one():
     ("names", "message"),
     [
         (["wide"], r"Length of `adapter_names` should be the same as the number of inputs, but got 1 and 2"),
+        (["__base__"] * 3, r"Length of `adapter_names` should be the same as the number of inputs, but got 3 and 2"),
         (["wide", "missing"], r"non-existing adapter\(s\): missing. The model has wide, narrow"),
     ],
     ids=str,

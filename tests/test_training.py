@@ -14,7 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from tests.models import build, images, largest_difference, outputs
-from tests.training_runs import adapted_model, losses, train_by_hand, train_with_trainer
+from tests.training_runs import LOSSES, STEPS, TASKS, adapted_model, resume, train_by_hand, train_with_trainer
 
 WEIGHTS = "adapter_model.safetensors"
 ACCELERATE_CONFIGS = Path(__file__).parents[1] / "scripts" / "accelerate_configs"
@@ -29,19 +29,23 @@ def assert_same_weights(folder: Path, expected: Path, atol: float = 1e-10) -> No
         torch.testing.assert_close(ours[key], tensor, atol=atol, rtol=0, msg=lambda m, key=key: f"{key}: {m}")
 
 
+def losses(folder: Path) -> list[float]:
+    return load_file(folder / LOSSES)["losses"].tolist()
+
+
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory) -> Path:
-    """Folder with what one process trains, on Trainer and by hand, and the losses."""
+    """Folder with what one process trains of each task, on Trainer and by hand."""
     folder = tmp_path_factory.mktemp("one_process")
-    trainer = train_with_trainer(folder / "trainer")
-    train_by_hand(folder / "by_hand")
-    torch.save(losses(trainer), folder / "losses.pt")
+    for name in TASKS:
+        train_with_trainer(name, folder / name / "trainer")
+        train_by_hand(name, folder / name / "by_hand")
     return folder
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:
-    """Folder with what two processes train together: `ddp` on Trainer, `fsdp2` by hand, and the losses."""
+    """Folder with what two processes train together: DDP on Trainer, FSDP2 by hand; and resumed."""
     folder = tmp_path_factory.mktemp("two_processes")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
@@ -55,47 +59,59 @@ def two_processes(tmp_path_factory) -> Path:
     return folder
 
 
-def test_training_changes_the_outputs(one_process):
+@pytest.mark.parametrize("name", TASKS)
+def test_training_changes_the_outputs(name, one_process):
     """What the other tests compare is not the start."""
-    trained = PeftModel.from_pretrained(build("swin-classifier"), one_process / "trainer").eval()
-    before = outputs(adapted_model().eval().float(), images())
+    trained = PeftModel.from_pretrained(build(name), one_process / name / "trainer").eval()
+    before = outputs(adapted_model(name).eval().float(), images())
     assert largest_difference(outputs(trained, images()), before) > 1e-3
-    assert len(set(torch.load(one_process / "losses.pt"))) == 3
+    assert len(set(losses(one_process / name / "trainer"))) == STEPS
 
 
-def test_data_parallel_processes(one_process, two_processes):
-    assert_same_weights(two_processes / "ddp", one_process / "trainer")
-    found = load_file(two_processes / "losses.safetensors")["losses"]
-    assert found.tolist() == pytest.approx(torch.load(one_process / "losses.pt"), abs=LOSS_ROUNDING)
+@pytest.mark.parametrize("name", TASKS)
+def test_data_parallel_processes(name, one_process, two_processes):
+    ours, theirs = two_processes / name / "trainer", one_process / name / "trainer"
+    assert_same_weights(ours, theirs)
+    assert losses(ours) == pytest.approx(losses(theirs), abs=LOSS_ROUNDING)
 
 
-def test_sharded_processes(one_process, two_processes):
-    assert_same_weights(two_processes / "fsdp2", one_process / "by_hand")
-    PeftModel.from_pretrained(build("swin-classifier"), two_processes / "fsdp2")
+@pytest.mark.parametrize("name", TASKS)
+def test_sharded_processes(name, one_process, two_processes):
+    ours, theirs = two_processes / name / "by_hand", one_process / name / "by_hand"
+    assert_same_weights(ours, theirs)
+    assert losses(ours) == pytest.approx(losses(theirs), abs=1e-10)
+    PeftModel.from_pretrained(build(name), ours)
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_checkpointing_with_accumulation(one_process, tmp_path, use_reentrant):
-    trainer = train_with_trainer(
+    train_with_trainer(
+        "swin-classifier",
         tmp_path,
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,
         gradient_checkpointing=True,
         gradient_checkpointing_kwargs={"use_reentrant": use_reentrant},
     )
-    assert_same_weights(tmp_path, one_process / "trainer")
-    assert losses(trainer) == pytest.approx(torch.load(one_process / "losses.pt"), abs=LOSS_ROUNDING)
+    expected = one_process / "swin-classifier" / "trainer"
+    assert_same_weights(tmp_path, expected)
+    assert losses(tmp_path) == pytest.approx(losses(expected), abs=LOSS_ROUNDING)
+
+
+def assert_resumed_exactly(folder: Path) -> None:
+    assert_same_weights(folder / "resumed", folder / "whole", atol=0.0)
+    assert losses(folder / "resumed") == losses(folder / "whole")
+    early, late = (load_file(folder / "whole" / f"checkpoint-{step}" / WEIGHTS) for step in (STEPS - 1, STEPS))
+    assert any(not torch.equal(early[key], late[key]) for key in early)
 
 
 def test_resuming_is_exact(tmp_path):
-    settings = {"optim": "adamw_torch", "learning_rate": 1e-3, "lr_scheduler_type": "linear", "save_strategy": "steps"}
-    train_with_trainer(tmp_path / "whole", save_steps=1, **settings)
-    train_with_trainer(
-        tmp_path / "resumed", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"), **settings
-    )
-    assert_same_weights(tmp_path / "resumed", tmp_path / "whole", atol=0.0)
-    early, late = (load_file(tmp_path / "whole" / f"checkpoint-{step}" / WEIGHTS) for step in (2, 3))
-    assert any(not torch.equal(early[key], late[key]) for key in early)
+    resume(tmp_path)
+    assert_resumed_exactly(tmp_path)
+
+
+def test_resuming_on_two_processes_is_exact(two_processes):
+    assert_resumed_exactly(two_processes)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed_zero2"])

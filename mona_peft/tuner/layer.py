@@ -31,7 +31,7 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         token_map: Reads the grid and the tokens of the block.
 
     Attributes:
-        dim: Width C of the block.
+        dim: Width C of the block; `in_features` and `out_features` are the same.
         anatomy: The block's anatomy.
         place: Where in the block the adapters stand.
         recompute_mlp: Whether an adapter asks for the MLP branch to be recomputed, by its name.
@@ -39,11 +39,13 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         trained_heads: The heads of the whole model that PEFT trains and saves.
     """
 
-    other_param_names = ()
+    # What PEFT deletes of an adapter besides its modules.
+    other_param_names = ("recompute_mlp", "adapter_weights")
 
     def __init__(self, block: nn.Module, token_map: TokenMap) -> None:
         super().__init__()
         self.dim = width_of(block)
+        self.in_features = self.out_features = self.dim
         self.anatomy = anatomy_of(block)
         self.token_map = token_map
         for name in self.adapter_layer_names:
@@ -91,12 +93,14 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         """Whether any adapter of this block takes part in the forward pass.
 
         Args:
-            adapter_names: Names of the adapters of each sample; without them the active adapters count.
+            adapter_names: Names of the adapters of each sample, which have to fit the batch, whatever they are;
+                without them the active adapters count.
         """
-        names = self.active_adapters if adapter_names is None else adapter_names
-        return not self.disable_adapters and any(
-            name in adapters for name in names for adapters in self._adapters_by_site().values()
-        )
+        if self.disable_adapters:
+            return False
+        if adapter_names is not None:
+            return True
+        return any(name in adapters for name in self.active_adapters for adapters in self._adapters_by_site().values())
 
     @property
     def recomputes_mlp(self) -> bool:

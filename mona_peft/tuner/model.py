@@ -20,6 +20,7 @@ from mona_peft.heads import resolve_modules_to_save, trained_heads
 from mona_peft.per_sample import BASE, adapters_per_sample
 from mona_peft.residual import AdaptedBlock
 from mona_peft.selection import BlockSelection, backbone_of, select_blocks
+from mona_peft.tuner.attachment import note_attached
 from mona_peft.tuner.config import ResidualAdapterConfig
 from mona_peft.tuner.layer import MERGE_MESSAGE, ResidualAdapterLayer
 
@@ -44,6 +45,7 @@ class ResidualAdapterModel(BaseTuner):
         self._trained_before = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         super().__init__(model, *args, **kwargs)
         self.register_load_state_dict_pre_hook(_check_before_load)
+        note_attached(self)
 
     def inject_adapter(
         self,
