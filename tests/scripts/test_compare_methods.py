@@ -47,12 +47,12 @@ def without_times(record: dict) -> dict:
 
 
 def test_every_row_is_run_once_and_reported(arguments, results, tmp_path, capsys):
-    arguments = [*arguments, "--rows", "fixed", "full", "mona", "--seeds", "3", "5"]
+    arguments = [*arguments, "--rows", "fixed", "full", "mona", "--rates", "0.001", "0.01", "--seeds", "3", "5"]
     main(arguments)
-    assert capsys.readouterr().out.count("(validation)") == 12
+    assert capsys.readouterr().out.count("(validation)") == 9
     before = contents(results)
-    # Three rates with the first seed, the best of them with the second.
-    assert len(before) == 3 * (3 + 1)
+    # Two rates with the first seed, the best of them with the second.
+    assert len(before) == 3 * (2 + 1)
     records = [json.loads(record) for record in before.values()]
     assert {record["row"] for record in records if record["seed"] == 5} == {"fixed", "full", "mona"}
     for row in ("fixed", "full", "mona"):
@@ -77,7 +77,7 @@ def test_every_row_is_run_once_and_reported(arguments, results, tmp_path, capsys
     main(["report", "--results", str(results), "--page", str(page)])
     text = page.read_text()
     assert "| Full fine-tuning | " in text
-    assert "| all | 12 | " in text
+    assert "| all | 9 | " in text
     for picture in ("accuracy.png", "loss.png"):
         assert f"(page/{picture})" in text
         with Image.open(tmp_path / "page" / picture) as image:
@@ -166,14 +166,14 @@ def test_equal_seeds_mean_equal_heads_and_orders_for_all_methods(arguments, resu
     config = SwinConfig(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, drop_path_rate=0)
     SwinForImageClassification(config).save_pretrained(tmp_path / "plain")
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "plain")
-    options = ["--models", str(tmp_path / "plain"), "--rates", "0.001", "--max_steps", "1"]
-    main([*arguments, *options, "--rows", "fixed", "full", "mona", "--seeds", "0", "1"])
+    arguments = [*arguments, "--models", str(tmp_path / "plain"), "--rates", "0.001", "--max_steps", "1"]
+    main([*arguments, "--rows", "fixed", "full", "mona", "--seeds", "0"])
+    main([*arguments, "--rows", "fixed", "--seeds", "1"])
     first = {}
     for record in map(json.loads, contents(results).values()):
         (loss,) = [entry["loss"] for entry in record["history"] if "loss" in entry]
         first.setdefault(record["seed"], []).append(loss)
     assert first[0] == pytest.approx([first[0][0]] * 3, abs=1e-5)
-    assert first[1] == pytest.approx([first[1][0]] * 3, abs=1e-5)
     assert abs(first[0][0] - first[1][0]) > 1e-3
 
 
