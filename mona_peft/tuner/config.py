@@ -13,6 +13,7 @@ from mona_peft.adapter_files import check_weight_file
 from mona_peft.adapter_saving import finish_interrupted_save
 from mona_peft.blocks import SITES
 from mona_peft.places import AfterResidual, Place
+from mona_peft.residual import ResidualAdapter
 from mona_peft.selection import TASK_HEAD
 
 INIT_WEIGHTS = (True, False, "paper")
@@ -85,6 +86,10 @@ class ResidualAdapterConfig(PeftConfig):
             raise ValueError(f"sites={self.sites!r}: choose from {self.place.sites}.")
         self._check_choice("init_weights", INIT_WEIGHTS)
         self._check_choice("recompute_mlp", (True, False))
+
+    def make_adapter(self, dim: int) -> ResidualAdapter:
+        """Build one adapter of this method for blocks of `dim` channels, at its settings here."""
+        raise NotImplementedError
 
     def _check_choice(self, name: str, allowed: tuple) -> None:
         value = getattr(self, name)
