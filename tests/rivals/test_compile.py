@@ -11,7 +11,7 @@ from tests.models import build
 @pytest.mark.parametrize(
     "config",
     [
-        AdapterConfig(init_weights=False, dropout=0.0),
+        pytest.param(AdapterConfig(init_weights=False, dropout=0.0), marks=pytest.mark.slow),
         CoLinConfig(init_weights=False, bottleneck_dim=20, rank=8),
         pytest.param(BitFitConfig(), marks=pytest.mark.slow),
     ],
