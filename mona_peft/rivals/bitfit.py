@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftConfig, PeftType
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 from torch.nn.utils import parametrize
 
 from mona_peft.selection import backbone_prefix, idle_modules
-from mona_peft.tuner import FreeTunerLayer
+from mona_peft.tuner import FreeTunerLayer, MethodConfig
 
 BIAS, RELATIVE_POSITION_BIAS = "bias", "relative_position_bias_table"
 
 
 @dataclass
-class BitFitConfig(PeftConfig):
+class BitFitConfig(MethodConfig):
     """Configuration of BitFit (ACL 2022): every bias of the backbone is trained.
 
     Args:
@@ -45,11 +45,11 @@ class BitFitConfig(PeftConfig):
     )
 
     method = "bitfit"
+    title = "BitFit"
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
         super().__post_init__()
-        self.peft_type = PeftType.BITFIT
         if isinstance(self.modules_to_save, str):
             raise ValueError(f"modules_to_save={self.modules_to_save!r}: give a list of names of modules.")
 

@@ -20,7 +20,22 @@ INIT_WEIGHTS = (True, False, "paper")
 
 
 @dataclass
-class ResidualAdapterConfig(PeftConfig):
+class MethodConfig(PeftConfig):
+    """Configuration of a method of this package: what it is called in PEFT, and in prose."""
+
+    method = ""
+    """Name of the method, lower case; its upper case is the `PeftType`."""
+    title = ""
+    """What an adapter of the method is called in prose."""
+
+    def __post_init__(self) -> None:
+        """Set the type by which PEFT knows the method."""
+        super().__post_init__()
+        self.peft_type = PeftType(self.method.upper())
+
+
+@dataclass
+class ResidualAdapterConfig(MethodConfig):
     """Fields that all residual adapters share; see `MonaConfig` for what they mean."""
 
     target_modules: list[str] | str | None = field(
@@ -48,17 +63,12 @@ class ResidualAdapterConfig(PeftConfig):
         default=False, metadata={"help": "Recompute the MLP branches in the backward pass: less memory, more time."}
     )
 
-    method = ""
-    """Name of the method, lower case; its upper case is the `PeftType`."""
-    title = ""
-    """What an adapter of the method is called in prose."""
     place: ClassVar[type[Place]] = AfterResidual
     """Where in a block the method's adapters stand."""
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
         super().__post_init__()
-        self.peft_type = PeftType(self.method.upper())
         if self.target_modules == "all-linear":
             raise ValueError(
                 "target_modules='all-linear' names linear layers, but these adapters go into whole blocks. Leave "
