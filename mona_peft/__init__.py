@@ -5,18 +5,11 @@ from mona_peft.hotswap import hotswap_adapter
 from mona_peft.mona import Mona, MonaConfig, MonaLayer, MonaModel
 from mona_peft.official_checkpoints import load_official_checkpoint, official_state_dict
 from mona_peft.registration import register_method
-from mona_peft.rivals import (
-    AdapterConfig,
-    AdapterModel,
-    AdaptFormerConfig,
-    AdaptFormerModel,
-    BitFitConfig,
-    BitFitModel,
-    CoLinConfig,
-    CoLinModel,
-    LoRandConfig,
-    LoRandModel,
-)
+from mona_peft.rivals.adapter import AdapterConfig, AdapterModel
+from mona_peft.rivals.adaptformer import AdaptFormerConfig, AdaptFormerModel
+from mona_peft.rivals.bitfit import BitFitConfig, BitFitModel
+from mona_peft.rivals.colin import CoLinConfig, CoLinModel
+from mona_peft.rivals.lorand import LoRandConfig, LoRandModel
 
 __version__ = "0.1.0"
 

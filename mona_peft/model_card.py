@@ -12,7 +12,7 @@ from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import CONFIG_NAME
 
-from mona_peft.tuner import ResidualAdapterConfig
+from mona_peft.tuner import MethodConfig
 
 NOT_FILLED_IN = "[More Information Needed]"
 MOST_GAPS = 10
@@ -67,7 +67,7 @@ def write_card(folder: Path, model_config: Any = None, repo_id: str | None = Non
     """
     saved = [path for path in (folder / CONFIG_NAME, *sorted(folder.glob(f"*/{CONFIG_NAME}"))) if path.is_file()]
     config = json.loads(saved[0].read_text(encoding="utf-8")) if saved else {}
-    if not issubclass(PEFT_TYPE_TO_CONFIG_MAPPING.get(config.get("peft_type"), PeftConfig), ResidualAdapterConfig):
+    if not issubclass(PEFT_TYPE_TO_CONFIG_MAPPING.get(config.get("peft_type"), PeftConfig), MethodConfig):
         return
     path = folder / "README.md"
     card = ModelCard.load(path) if path.is_file() else ModelCard.from_template(ModelCardData())

@@ -278,24 +278,17 @@ class MonaConfig(ResidualAdapterConfig):
         self._check_choice("norm_position", NORM_POSITIONS)
         self._check_choice("filter_reduction", FILTER_REDUCTIONS)
 
+    def make_adapter(self, dim: int) -> Mona:
+        """Build one Mona for blocks of `dim` channels."""
+        return Mona(
+            dim, self.bottleneck_dim, self.kernel_sizes, self.dropout, self.norm_position, self.filter_reduction
+        )
+
 
 class MonaLayer(ResidualAdapterLayer):
     """The Monas of one block, by site and adapter name: `mona_attn` and `mona_mlp`."""
 
     adapter_layer_names = ("mona_attn", "mona_mlp")
-
-    def make_adapter(self, config: MonaConfig) -> Mona:
-        """Build one Mona of the block's width, initialised as `config` says."""
-        adapter = Mona(
-            self.dim,
-            config.bottleneck_dim,
-            config.kernel_sizes,
-            config.dropout,
-            config.norm_position,
-            config.filter_reduction,
-        )
-        adapter.reset_parameters(config.init_weights)
-        return adapter
 
 
 class MonaBlock(AdaptedBlock):

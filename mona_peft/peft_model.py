@@ -23,14 +23,35 @@ from mona_peft.adapter_saving import add_digest, move_into_place, unfinished_fol
 from mona_peft.class_swap import swap_class
 from mona_peft.model_card import write_card
 from mona_peft.renamed_blocks import rename_blocks
-from mona_peft.tuner import ResidualAdapterModel
+from mona_peft.tuner import MethodConfig, ResidualAdapterModel
 from mona_peft.tuner.attachment import attached_tuners
 
 HUB_ARGUMENTS = ("subfolder", "revision", "cache_dir", "token", "force_download", "local_files_only")
 
 
-class ResidualAdapterPeftModel:
-    """Mixin in front of the class of a `PeftModel`."""
+class PeftModelWithCard:
+    """Mixin in front of the class of a `PeftModel` of a method of ours: presents it."""
+
+    def save_pretrained(
+        self, save_directory: str | Path, *args: Any, is_main_process: bool = True, **kwargs: Any
+    ) -> None:
+        """Save adapters as `PeftModel.save_pretrained` does, with a card that says how to load them."""
+        super().save_pretrained(str(save_directory), *args, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            write_card(Path(save_directory), self._base_config)
+
+    def create_or_update_model_card(self, output_dir: str | Path) -> None:
+        """Write the adapter's card: how to load it, the base model, the tag of the method."""
+        super().create_or_update_model_card(str(output_dir))
+        write_card(Path(output_dir), self._base_config)
+
+    @property
+    def _base_config(self) -> Any:
+        return getattr(self.get_base_model(), "config", None)
+
+
+class ResidualAdapterPeftModel(PeftModelWithCard):
+    """Mixin in front of the class of a `PeftModel` with residual adapters: saves, loads and presents them."""
 
     _loading: str | None = None
     """Name of the adapter that `load_adapter` is about to load."""
@@ -112,20 +133,11 @@ class ResidualAdapterPeftModel:
             check_adapter_state(self.base_model, state_dict, "base_model.", self._loading)
         return super().load_state_dict(state_dict, *args, **kwargs)
 
-    def create_or_update_model_card(self, output_dir: str | Path) -> None:
-        """Write the adapter's card: how to load it, the base model, the tag of the method."""
-        super().create_or_update_model_card(str(output_dir))
-        write_card(Path(output_dir), self._base_config)
-
     def _forget(self, adapter_name: str, is_new: bool, trained: set[str]) -> None:
         if is_new and adapter_name in self.peft_config:
             self.delete_adapter(adapter_name)
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(name in trained)
-
-    @property
-    def _base_config(self) -> Any:
-        return getattr(self.get_base_model(), "config", None)
 
 
 def _check_weights(model_id: str | Path, arguments: dict[str, Any]) -> None:
@@ -158,6 +170,8 @@ def _swapping(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **kwargs)
         if isinstance(self.base_model, ResidualAdapterModel):
             swap_class(self, ResidualAdapterPeftModel)
+        elif isinstance(self.active_peft_config, MethodConfig):
+            swap_class(self, PeftModelWithCard)
 
     return swap_after_init
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -157,12 +158,20 @@ def has_known_branches(name: str) -> bool:
 BRANCHES_KNOWN = [name for name in FAMILIES if has_known_branches(name)]
 
 
+def block_calls(name: str, config_cls: type) -> Iterator[tuple]:
+    """Each adapted block of a backbone, its grid, and the arguments with which it is called for an image."""
+    row = BACKBONES[name]
+    model = get_peft_model(build_backbone(name), config_cls(init_weights=False, modules_to_save=[])).eval()
+    for block, grid, call in zip(
+        adapted_blocks(model), row.grids(row.image), calls(model, row, row.image), strict=True
+    ):
+        yield block, grid, *call
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_beside_the_mlp_in_every_family(name):
     row = BACKBONES[name]
-    model = get_peft_model(build_backbone(name), AdaptFormerConfig(init_weights=False, modules_to_save=[])).eval()
-    blocks, grids = adapted_blocks(model), row.grids(row.image)
-    for block, grid, (x, args, kwargs) in zip(blocks, grids, calls(model, row, row.image), strict=True):
+    for block, grid, x, args, kwargs in block_calls(name, AdaptFormerConfig):
         hidden = row.naive.attention(block, x, *args, **kwargs)
         delta = block.adaptformer.adaptformer_mlp["default"](row.naive.tokens(hidden, grid, block))
         out = hidden + row.naive.mlp(block, hidden, grid) + row.naive.untokens(delta, grid, block)
@@ -173,9 +182,7 @@ def test_beside_the_mlp_in_every_family(name):
 @pytest.mark.parametrize("name", BRANCHES_KNOWN)
 def test_on_the_branches_in_every_family_where_they_are_known(name):
     row = BACKBONES[name]
-    model = get_peft_model(build_backbone(name), AdapterConfig(init_weights=False, modules_to_save=[])).eval()
-    blocks, grids = adapted_blocks(model), row.grids(row.image)
-    for block, grid, (x, args, kwargs) in zip(blocks, grids, calls(model, row, row.image), strict=True):
+    for block, grid, x, args, kwargs in block_calls(name, AdapterConfig):
         branch = row.naive.attention(block, x, *args, **kwargs) - x
         hidden = x + branch + block.houlsby.houlsby_attn["default"](branch)
         branch = row.naive.mlp(block, hidden, grid)

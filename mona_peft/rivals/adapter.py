@@ -36,17 +36,15 @@ class AdapterConfig(BottleneckConfig):
     title = "Adapter"
     place = OnBranch
 
+    def make_adapter(self, dim: int) -> Bottleneck:
+        """Build one bottleneck for blocks of `dim` channels."""
+        return Bottleneck(dim, self.bottleneck_dim, self.dropout)
+
 
 class AdapterLayer(ResidualAdapterLayer):
     """The adapters of one block, by site and adapter name."""
 
     adapter_layer_names = ("houlsby_attn", "houlsby_mlp")
-
-    def make_adapter(self, config: AdapterConfig) -> Bottleneck:
-        """Build one adapter of the block's width, initialised as `config` says."""
-        adapter = Bottleneck(self.dim, config.bottleneck_dim, config.dropout)
-        adapter.reset_parameters(config.init_weights)
-        return adapter
 
 
 class AdapterBlock(AdaptedBlock):

@@ -47,17 +47,15 @@ class AdaptFormerConfig(BottleneckConfig):
         super().__post_init__()
         self._check_finite("scale")
 
+    def make_adapter(self, dim: int) -> Bottleneck:
+        """Build one bottleneck for blocks of `dim` channels."""
+        return Bottleneck(dim, self.bottleneck_dim, self.dropout, self.scale)
+
 
 class AdaptFormerLayer(ResidualAdapterLayer):
     """The bottlenecks of one block, by adapter name; those of the attention stay empty."""
 
     adapter_layer_names = ("adaptformer_attn", "adaptformer_mlp")
-
-    def make_adapter(self, config: AdaptFormerConfig) -> Bottleneck:
-        """Build one bottleneck of the block's width, initialised as `config` says."""
-        adapter = Bottleneck(self.dim, config.bottleneck_dim, config.dropout, config.scale)
-        adapter.reset_parameters(config.init_weights)
-        return adapter
 
 
 class AdaptFormerBlock(AdaptedBlock):

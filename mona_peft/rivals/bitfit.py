@@ -11,18 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftConfig, PeftType
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 from torch.nn.utils import parametrize
 
 from mona_peft.selection import backbone_prefix, idle_modules
+from mona_peft.tuner import FreeTunerLayer, MethodConfig
 
 BIAS, RELATIVE_POSITION_BIAS = "bias", "relative_position_bias_table"
 
 
 @dataclass
-class BitFitConfig(PeftConfig):
+class BitFitConfig(MethodConfig):
     """Configuration of BitFit (ACL 2022): every bias of the backbone is trained.
 
     Args:
@@ -44,11 +45,11 @@ class BitFitConfig(PeftConfig):
     )
 
     method = "bitfit"
+    title = "BitFit"
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
         super().__post_init__()
-        self.peft_type = PeftType.BITFIT
         if isinstance(self.modules_to_save, str):
             raise ValueError(f"modules_to_save={self.modules_to_save!r}: give a list of names of modules.")
 
@@ -58,7 +59,7 @@ class BitFitConfig(PeftConfig):
         return (BIAS, RELATIVE_POSITION_BIAS) if self.relative_position_bias else (BIAS,)
 
 
-class BitFitLayer(nn.Module, BaseTunerLayer):
+class BitFitLayer(FreeTunerLayer):
     """What was learnt for one parameter, by adapter name: `parameter = pre-trained value + shift`.
 
     It is a PyTorch parametrisation of the parameter, so modules, their classes and their forward stay as they are, and
@@ -66,14 +67,10 @@ class BitFitLayer(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = ("bitfit_shift",)
-    other_param_names = ()
 
     def __init__(self) -> None:
         super().__init__()
         self.bitfit_shift = nn.ParameterDict()
-        self._disable_adapters = False
-        self._active_adapter: str | list[str] = []
-        self.merged_adapters: list[str] = []
 
     def forward(self, parameter: torch.Tensor) -> torch.Tensor:
         """Return the pre-trained parameter with the shifts of the active adapters."""
@@ -82,20 +79,6 @@ class BitFitLayer(nn.Module, BaseTunerLayer):
                 if name in self.bitfit_shift:
                     parameter = parameter + self.bitfit_shift[name].to(parameter.dtype)
         return parameter
-
-    def get_base_layer(self) -> nn.Module:
-        """Return the layer itself: it wraps no module."""
-        return self
-
-    @property
-    def weight(self) -> None:
-        """No weight is adapted, so there is none to show."""
-        return None
-
-    @property
-    def bias(self) -> None:
-        """The bias is that of the module around the parametrisation."""
-        return None
 
 
 class BitFitModel(BaseTuner):

@@ -217,24 +217,20 @@ class CoLinConfig(ResidualAdapterConfig):
             raise ValueError(f"kernel_size={self.kernel_size}: give an odd number; an even filter would move the map.")
         self._check_finite("orthogonality_weight")
 
+    def make_adapter(self, dim: int) -> CoLin:
+        """Build one CoLin for blocks of `dim` channels.
+
+        Raises:
+            ValueError: If `rank` is larger than `dim`.
+        """
+        sizes = (self.bottleneck_dim, self.rank, self.num_branches, self.kernel_size)
+        return CoLin(dim, *sizes, self.orthogonality_weight)
+
 
 class CoLinLayer(ResidualAdapterLayer):
     """The CoLins of one block, by site and adapter name."""
 
     adapter_layer_names = ("colin_attn", "colin_mlp")
-
-    def make_adapter(self, config: CoLinConfig) -> CoLin:
-        """Build one CoLin of the block's width, initialised as `config` says."""
-        adapter = CoLin(
-            self.dim,
-            config.bottleneck_dim,
-            config.rank,
-            config.num_branches,
-            config.kernel_size,
-            config.orthogonality_weight,
-        )
-        adapter.reset_parameters(config.init_weights)
-        return adapter
 
 
 class CoLinBlock(AdaptedBlock):

@@ -118,17 +118,15 @@ class LoRandConfig(ResidualAdapterConfig):
         self._check_integer("kernel_dim", minimum=1, maximum=MAX_KERNEL_DIM)
         self._check_integer("reduction", minimum=1, maximum=MAX_REDUCTION)
 
+    def make_adapter(self, dim: int) -> LoRand:
+        """Build one LoRand for blocks of `dim` channels."""
+        return LoRand(dim, self.num_branches, self.kernel_dim, self.reduction)
+
 
 class LoRandLayer(ResidualAdapterLayer):
     """The LoRands of one block, by site and adapter name."""
 
     adapter_layer_names = ("lorand_attn", "lorand_mlp")
-
-    def make_adapter(self, config: LoRandConfig) -> LoRand:
-        """Build one LoRand of the block's width, initialised as `config` says."""
-        adapter = LoRand(self.dim, config.num_branches, config.kernel_dim, config.reduction)
-        adapter.reset_parameters(config.init_weights)
-        return adapter
 
 
 class LoRandBlock(AdaptedBlock):

@@ -13,13 +13,29 @@ from mona_peft.adapter_files import check_weight_file
 from mona_peft.adapter_saving import finish_interrupted_save
 from mona_peft.blocks import SITES
 from mona_peft.places import AfterResidual, Place
+from mona_peft.residual import ResidualAdapter
 from mona_peft.selection import TASK_HEAD
 
 INIT_WEIGHTS = (True, False, "paper")
 
 
 @dataclass
-class ResidualAdapterConfig(PeftConfig):
+class MethodConfig(PeftConfig):
+    """Configuration of a method of this package: what it is called in PEFT, and in prose."""
+
+    method = ""
+    """Name of the method, lower case; its upper case is the `PeftType`."""
+    title = ""
+    """What an adapter of the method is called in prose."""
+
+    def __post_init__(self) -> None:
+        """Set the type by which PEFT knows the method."""
+        super().__post_init__()
+        self.peft_type = PeftType(self.method.upper())
+
+
+@dataclass
+class ResidualAdapterConfig(MethodConfig):
     """Fields that all residual adapters share; see `MonaConfig` for what they mean."""
 
     target_modules: list[str] | str | None = field(
@@ -47,17 +63,12 @@ class ResidualAdapterConfig(PeftConfig):
         default=False, metadata={"help": "Recompute the MLP branches in the backward pass: less memory, more time."}
     )
 
-    method = ""
-    """Name of the method, lower case; its upper case is the `PeftType`."""
-    title = ""
-    """What an adapter of the method is called in prose."""
     place: ClassVar[type[Place]] = AfterResidual
     """Where in a block the method's adapters stand."""
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
         super().__post_init__()
-        self.peft_type = PeftType(self.method.upper())
         if self.target_modules == "all-linear":
             raise ValueError(
                 "target_modules='all-linear' names linear layers, but these adapters go into whole blocks. Leave "
@@ -85,6 +96,10 @@ class ResidualAdapterConfig(PeftConfig):
             raise ValueError(f"sites={self.sites!r}: choose from {self.place.sites}.")
         self._check_choice("init_weights", INIT_WEIGHTS)
         self._check_choice("recompute_mlp", (True, False))
+
+    def make_adapter(self, dim: int) -> ResidualAdapter:
+        """Build one adapter of this method for blocks of `dim` channels, at its settings here."""
+        raise NotImplementedError
 
     def _check_choice(self, name: str, allowed: tuple) -> None:
         value = getattr(self, name)

@@ -20,7 +20,33 @@ MERGE_MESSAGE = (
 )
 
 
-class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
+class FreeTunerLayer(nn.Module, BaseTunerLayer):
+    """A tuner layer that wraps no module; PEFT looks for one, and for its weight and bias."""
+
+    other_param_names = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._disable_adapters = False
+        self._active_adapter: str | list[str] = []
+        self.merged_adapters: list[str] = []
+
+    def get_base_layer(self) -> nn.Module:
+        """Return the layer itself: it stands beside what it adapts."""
+        return self
+
+    @property
+    def weight(self) -> None:
+        """No weight is adapted, so there is none to show."""
+        return None
+
+    @property
+    def bias(self) -> None:
+        """No bias of its own, so there is none to show."""
+        return None
+
+
+class ResidualAdapterLayer(FreeTunerLayer):
     """The adapters of one block, by site and adapter name.
 
     It is a child of the block and holds all adapter state of it, so that the block itself is no tuner layer: PEFT takes
@@ -50,17 +76,10 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         self.token_map = token_map
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
-        self._disable_adapters = False
-        self._active_adapter: str | list[str] = []
-        self.merged_adapters: list[str] = []
         self.adapter_weights: dict[str, float] = {}
         self.recompute_mlp: dict[str, bool] = {}
         self.trained_heads: list[nn.Module] = []
         self.train(block.training)
-
-    def make_adapter(self, config: ResidualAdapterConfig) -> nn.Module:
-        """Build one adapter of the block's width, initialised as `config` says; each method has its own."""
-        raise NotImplementedError
 
     def update_layer(self, adapter_name: str, config: ResidualAdapterConfig, block: nn.Module) -> None:
         """Add the adapters called `adapter_name` at the sites that `config` names, on the device of `block`."""
@@ -69,7 +88,8 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
         device, dtype = _device_and_dtype(block)
         for site, adapters in self._adapters_by_site().items():
             if site in config.sites and site in self.place.sites_of(self.anatomy):
-                adapter = self.make_adapter(config).train(block.training)
+                adapter = config.make_adapter(self.dim).train(block.training)
+                adapter.reset_parameters(config.init_weights)
                 if next(adapter.parameters()).device.type != "meta":
                     adapter = adapter.to(device, dtype)
                 adapters[adapter_name] = adapter
@@ -158,20 +178,6 @@ class ResidualAdapterLayer(nn.Module, BaseTunerLayer):
     def _delta(self, adapter: nn.Module, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
         inputs = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
         return adapter(inputs, grid).to(hidden_states.dtype)
-
-    def get_base_layer(self) -> nn.Module:
-        """Return the layer itself: it stands beside what it adapts and wraps nothing."""
-        return self
-
-    @property
-    def weight(self) -> None:
-        """No weight is adapted, so there is none to show."""
-        return None
-
-    @property
-    def bias(self) -> None:
-        """No bias is adapted, so there is none to show."""
-        return None
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: see `ResidualAdapterModel.merge_and_unload`."""

@@ -163,7 +163,7 @@ def test_gradient_checkpointing_changes_no_gradient(name):
         torch.testing.assert_close(plain, checkpointed, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", RESIDUAL)
+@pytest.mark.parametrize("name", RIVALS)
 def test_card_names_the_method(name, tmp_path):
     trained(name).save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()

@@ -28,7 +28,6 @@ COUNTS = {
     "lorand": 2_370_816,
     "mona": 3_667_456,
     "colin": 1_703_424,
-    "mona-64": 3_667_456,
 }
 HEADS = {"swin-classifier": "classifier.", "upernet": ("decode_head.", "auxiliary_head.")}
 LABELS = {"swin-classifier": torch.tensor([0, 1]), "upernet": torch.zeros(2, 64, 64, dtype=torch.long)}
