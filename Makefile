@@ -2,7 +2,8 @@
 #   make demo                     train the head alone, then Mona, on handwritten digits over photographs
 #   make test ARGS="-k resume"    the tests; ARGS go to pytest
 #   make test-versions            the tests on the oldest and the newest supported transformers and PEFT
-#   make test-quantization        those of a backbone in int8, with torchao
+#   make test-quantization        those of a backbone in low precision, with torchao and bitsandbytes
+#   make test-deepspeed           that of DeepSpeed's ZeRO-2, on two processes of a CPU
 #   make benchmark                time and memory beside other ways of fine-tuning; ARGS go to the command
 #   make compare                  compare all methods; ARGS go to the runs
 #   make quality                  ruff's checks, as CI runs them
@@ -21,7 +22,7 @@ CODE := $(wildcard mona_peft scripts tests notebooks)
 # transformers and PEFT, oldest and newest supported; pyproject.toml has the range.
 VERSIONS := 5.9.0+0.19.1 5.23.0+0.21.2
 
-.PHONY: demo benchmark compare test test-versions test-quantization quality style clean
+.PHONY: demo benchmark compare test test-versions test-quantization test-deepspeed quality style clean
 
 demo: $(VENV)/demo.stamp
 	$(RUN) -m scripts.demo $(ARGS)
@@ -49,6 +50,16 @@ test-versions-%: $(VENV)/test.stamp
 
 test-quantization: $(VENV)/quantization.stamp
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m quantization tests $(ARGS)
+
+# An environment above that of the tests, since accelerate imports DeepSpeed wherever it finds it; built without its
+# operators, and where torch can be seen.
+test-deepspeed: $(VENV)/test.stamp
+	$(PYTHON) -m venv $(VENV)/deepspeed
+	$(RUN) -c "import site; print(site.getsitepackages()[0])" > $$($(VENV)/deepspeed/bin/python -c "import site; print(site.getsitepackages()[0])")/below.pth
+	$(VENV)/deepspeed/bin/python -m pip install --quiet --disable-pip-version-check setuptools wheel
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(VENV)/deepspeed/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --no-build-isolation "deepspeed>=0.19"
+	OMP_NUM_THREADS=1 $(VENV)/deepspeed/bin/python -m pytest -m deepspeed tests $(ARGS)
 
 quality: $(VENV)/ruff.stamp
 	$(RUN) -m ruff check $(CODE)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+import threading
+
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModelForImageClassification
 
 from tests.models import build, images, largest_difference
 from tests.test_several_adapters import logits
@@ -93,3 +106,86 @@ def test_an_adapter_of_another_backbone_is_loaded_in_part(tmp_path):
     save_file({key: tensor for key, tensor in tensors.items() if "layers.1" not in key}, tmp_path / WEIGHTS)
     with pytest.warns(UserWarning, match="Found missing adapter keys"):
         PeftModel.from_pretrained(build("swin-classifier"), tmp_path)
+
+
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+def test_injection(low_cpu_mem_usage):
+    model = lora()
+    state_dict = {key.removeprefix("base_model.model."): v for key, v in get_peft_model_state_dict(model).items()}
+    injected = build("swin-classifier")
+    config = LoraConfig(target_modules=["q_proj", "v_proj"])
+    inject_adapter_in_model(config, injected, low_cpu_mem_usage=low_cpu_mem_usage, state_dict=state_dict)
+    set_peft_model_state_dict(injected, state_dict, low_cpu_mem_usage=low_cpu_mem_usage)
+    torch.testing.assert_close(logits(injected.eval(), images()), logits(model, images()))
+
+
+def test_adapter_folder_as_a_model(tmp_path):
+    build("swin-classifier").save_pretrained(tmp_path / "base")
+    model = lora()
+    model.save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(tmp_path / "base")}))
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "adapter").eval()
+    torch.testing.assert_close(logits(loaded, images()), logits(model, images()), atol=1e-6, rtol=0)
+
+
+def test_renamed_blocks_are_not_loaded(tmp_path):
+    """Names that transformers does not list: a warning, and an adapter that does nothing."""
+    lora().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    save_file({key.replace("encoder.layers", "stem.stage"): v for key, v in tensors.items()}, tmp_path / WEIGHTS)
+    with pytest.warns(UserWarning, match="Found missing adapter keys"):
+        PeftModel.from_pretrained(build("swin-classifier"), tmp_path)
+
+
+def test_files_are_written_in_place(tmp_path, monkeypatch):
+    """What a kill between two files leaves is of two adapters."""
+    lora().save_pretrained(tmp_path)
+    config = (tmp_path / "adapter_config.json").read_bytes()
+    weights = (tmp_path / WEIGHTS).read_bytes()
+
+    def killed(*args, **kwargs) -> None:
+        raise KeyboardInterrupt
+
+    other = lora(seed=3)
+    other.peft_config["default"].lora_alpha = 64
+    monkeypatch.setattr(LoraConfig, "save_pretrained", killed)
+    with pytest.raises(KeyboardInterrupt):
+        other.save_pretrained(tmp_path)
+    assert (tmp_path / WEIGHTS).read_bytes() != weights
+    assert (tmp_path / "adapter_config.json").read_bytes() == config
+
+
+def test_two_threads():
+    model = lora()
+    expected = logits(model, images())
+    found: list[torch.Tensor] = []
+    threads = [threading.Thread(target=lambda: found.append(logits(model, images()))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    assert all(torch.equal(tensor, expected) for tensor in found)
+
+
+def test_compiled():
+    torch.compiler.reset()
+    model = lora()
+    expected = logits(model, images())
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(logits(compiled, images()), expected, atol=1e-5, rtol=0)
+
+
+def test_exported():
+    model = lora().get_base_model()
+    batch = torch.export.Dim("batch", min=1, max=8)
+    program = torch.export.export(model, (images(),), dynamic_shapes={"pixel_values": {0: batch}})
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(images(3)).logits, model(images(3)).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies(clone):
+    model = lora()
+    assert torch.equal(logits(clone(model), images()), logits(model, images()))

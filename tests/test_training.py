@@ -43,19 +43,23 @@ def one_process(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory) -> Path:
-    """Folder with what two processes train together: DDP on Trainer, FSDP2 by hand; and resumed."""
-    folder = tmp_path_factory.mktemp("two_processes")
+def run_two_processes(*arguments: str, **environment: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
-        [*command, "-m", "tests.training_runs", str(folder)],
+        [*command, "-m", "tests.training_runs", *arguments],
         cwd=Path(__file__).parents[1],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> Path:
+    """Folder with what two processes train together: DDP on Trainer, FSDP2 by hand; and resumed."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    run_two_processes(str(folder))
     return folder
 
 
@@ -112,6 +116,14 @@ def test_resuming_is_exact(tmp_path):
 
 def test_resuming_on_two_processes_is_exact(two_processes):
     assert_resumed_exactly(two_processes)
+
+
+@pytest.mark.deepspeed
+def test_zero2_of_deepspeed(tmp_path):
+    train_with_trainer("swin-classifier", tmp_path / "one", dtype=torch.float32)
+    run_two_processes(str(tmp_path / "two"), "deepspeed", DS_ACCELERATOR="cpu")
+    assert_same_weights(tmp_path / "two", tmp_path / "one", atol=1e-6)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=LOSS_ROUNDING)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed_zero2"])

@@ -1,4 +1,7 @@
-"""Short trainings that come out the same on one process and on several; `torchrun -m tests.training_runs FOLDER`."""
+"""Short trainings that come out the same on one process and on several.
+
+`torchrun -m tests.training_runs FOLDER` runs DDP and FSDP2, and with `deepspeed` behind FOLDER DeepSpeed's ZeRO-2.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import yaml
 from peft import PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
@@ -75,14 +79,27 @@ TASKS = {
 class LabelledImages(Dataset):
     """Twelve random images and their labels."""
 
-    def __init__(self, task: Task) -> None:
-        self.task, self.images = task, images(TOTAL_BATCH * STEPS).double()
+    def __init__(self, task: Task, dtype: torch.dtype = torch.float64) -> None:
+        self.task, self.images = task, images(TOTAL_BATCH * STEPS).to(dtype)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
         return {"pixel_values": self.images[row], "labels": self.task.label(row)}
+
+
+def deepspeed_config() -> dict[str, Any]:
+    """DeepSpeed's own form of our configuration of `accelerate`."""
+    path = Path(__file__).parents[1] / "scripts" / "accelerate_configs" / "deepspeed_zero2.yaml"
+    ours = yaml.safe_load(path.read_text())["deepspeed_config"]
+    return {
+        "zero_optimization": {"stage": ours["zero_stage"]},
+        "gradient_accumulation_steps": ours["gradient_accumulation_steps"],
+        "gradient_clipping": ours["gradient_clipping"],
+        "train_micro_batch_size_per_gpu": "auto",
+        "zero_allow_untested_optimizer": True,  # plain SGD
+    }
 
 
 def adapted_model(name: str = "swin-classifier") -> PeftModel:
@@ -103,7 +120,9 @@ def adapted_model(name: str = "swin-classifier") -> PeftModel:
     return model.train()
 
 
-def train_with_trainer(name: str, folder: Path, world_size: int = 1, **arguments) -> Trainer:
+def train_with_trainer(
+    name: str, folder: Path, world_size: int = 1, dtype: torch.dtype = torch.float64, **arguments
+) -> Trainer:
     """Train on `Trainer` with batches of four images in all; save the adapter and the losses in `folder`."""
     task = TASKS[name]
     settings = {
@@ -124,9 +143,9 @@ def train_with_trainer(name: str, folder: Path, world_size: int = 1, **arguments
     }
     resume = arguments.pop("resume_from_checkpoint", None)
     trainer = Trainer(
-        adapted_model(name),
+        adapted_model(name).to(dtype),
         TrainingArguments(str(folder), **settings | arguments),
-        train_dataset=LabelledImages(task),
+        train_dataset=LabelledImages(task, dtype),
         compute_loss_func=task.loss,
     )
     assert trainer.args.world_size == world_size
@@ -182,8 +201,11 @@ def resume(folder: Path, world_size: int = 1) -> None:
     train_with_trainer("swin-classifier", folder / "resumed", world_size, resume_from_checkpoint=checkpoint, **RESUMING)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, engine: str = "torch") -> None:
     torch.set_num_threads(1)
+    if engine == "deepspeed":  # it has no double precision
+        train_with_trainer("swin-classifier", folder, 2, torch.float32, deepspeed=deepspeed_config())
+        return
     for name in TASKS:
         train_with_trainer(name, folder / name / "trainer", world_size=2)
         train_by_hand(name, folder / name / "by_hand", dist.get_rank(), world_size=2)
@@ -193,4 +215,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
