@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import (
     AutoModelForImageClassification,
     BaseImageProcessor,
@@ -37,16 +36,16 @@ from transformers import (
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from scripts.common.arguments import MethodArguments, parse_arguments, recipe
+from scripts.common.arguments import MethodArguments, parse_arguments
 from scripts.common.augmentation import AUGMENTATIONS
 from scripts.common.image_classification_data import DIGITS, DataArguments, load_image_classification
 from scripts.common.image_dataset import EpochCallback, ImageClassificationDataset
 from scripts.common.methods import METHODS
-from scripts.common.metrics import METRIC_NAMES, classification_metrics
-from scripts.common.model_card import model_card
-from scripts.common.plots import plot_curves
-from scripts.common.records import hardware, parameter_counts, software, write_json
-from scripts.common.run_directory import check_same_adapter, find_checkpoint, replace_directory
+from scripts.common.metrics import classification_metrics
+from scripts.common.model_card import load_pretrained_code
+from scripts.common.run import save_run, task_metrics
+from scripts.common.run_directory import check_same_adapter, find_checkpoint
+from scripts.common.tasks import IMAGE_CLASSIFICATION
 
 DEMONSTRATION_BACKBONE = os.path.relpath(Path(__file__).parent / "demonstration" / "backbone")
 
@@ -123,35 +122,19 @@ def train(
     results = {}
     for split in [split for split in ("validation", "test") if split in images]:
         output = trainer.predict(images[split], metric_key_prefix=split)
-        metrics = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
-        results[split] = {name: value for name, value in metrics.items() if name in ("loss", *METRIC_NAMES)}
+        results[split] = task_metrics(IMAGE_CLASSIFICATION, output.metrics, split)
 
-    output_dir, adapter_dir = Path(args.output_dir), Path(args.output_dir, "adapter")
+    base_model = model_args.model_name_or_path
     record = {
-        "task": "image classification",
-        "base_model": model_args.model_name_or_path,
+        "base_model": base_model,
+        "load_base": load_pretrained_code(IMAGE_CLASSIFICATION.auto_class, base_model, classes),
         "dataset": data_args.dataset or DIGITS,
         "classes": classes,
         "num_images": {split: len(rows) for split, rows in splits.items()},
-        "method": asdict(method_args) if method_args.method == "mona" else {"method": method_args.method},
         "data": asdict(data_args),
-        "training": recipe(args),
-        "seed": args.seed,
         "results": results,
-        "parameters": parameter_counts(model),
-        "adapter_path": adapter_dir.as_posix(),
-        "software": software(),
-        "hardware": hardware(),
-        "history": trainer.state.log_history,
     }
-    if trainer.is_world_process_zero():
-        with replace_directory(adapter_dir) as new:
-            model.save_pretrained(new)
-            image_processor.save_pretrained(new)
-            record["adapter_bytes"] = (new / SAFETENSORS_WEIGHTS_NAME).stat().st_size
-            model_card(record).save(new / "README.md")
-        plot_curves({method_args.method: record["history"]}, output_dir / "curves.png")
-        write_json(output_dir / "metrics.json", record)
+    record = save_run(trainer, IMAGE_CLASSIFICATION, method_args, image_processor, record)
     return record, output.predictions
 
 

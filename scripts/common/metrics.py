@@ -8,9 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from transformers import EvalPrediction
 
-METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
-"""What a person reads for the names that `Trainer` logs."""
-
 
 class TopKAccuracy(evaluate.Metric):
     """Share of images whose true class is among the k classes of highest score.

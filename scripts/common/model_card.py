@@ -1,13 +1,14 @@
 """The model card beside a trained adapter: how to load it, what it was trained on, what it reaches."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mona_peft.model_card import IMPORT_NOTE
-from scripts.common.metrics import METRIC_NAMES
+from scripts.common.tasks import Task
 
 MAX_NAMED_CLASSES = 20
 TITLES = {"mona": "Mona adapter", "fixed": "Task head"}
@@ -41,32 +42,46 @@ Seed {seed}. Versions: {versions}.
 """
 
 
+def load_pretrained_code(auto_class: str, name: str, classes: Sequence[str]) -> list[str]:
+    """Returns the lines of Python that load a pre-trained model, with a head for these classes, as `base`.
+
+    Args:
+        auto_class: Name of the class of transformers that loads it.
+        name: Name on the hub, or folder.
+        classes: Names of the classes.
+    """
+    # Names of classes become part of the loaded model's config; a long list would hide the two lines that matter.
+    numbered = dict(enumerate(classes))
+    labels = f"id2label={numbered!r}" if len(numbered) <= MAX_NAMED_CLASSES else f"num_labels={len(numbered)}"
+    return [
+        f"from transformers import {auto_class}",
+        "",
+        f"base = {auto_class}.from_pretrained(",
+        f"    {name!r}, {labels}, ignore_mismatched_sizes=True",
+        ")",
+    ]
+
+
 def load_code(record: dict[str, Any]) -> str:
     """Returns the Python code that loads the base model and puts the adapter on it.
 
     Args:
-        record: Record of the run, as the training script writes it.
+        record: Record of the run, as `save_run` writes it.
     """
-    # Names of classes become part of the loaded model's config; a long list would hide the two lines that matter.
-    classes = dict(enumerate(record["classes"]))
-    labels = f"id2label={classes!r}" if len(classes) <= MAX_NAMED_CLASSES else f"num_labels={len(classes)}"
     lines = [
         "from peft import PeftModel",
-        "from transformers import AutoModelForImageClassification",
-        "",
-        "base = AutoModelForImageClassification.from_pretrained(",
-        f"    {record['base_model']!r}, {labels}, ignore_mismatched_sizes=True",
-        ")",
+        *record["load_base"],
         f"model = PeftModel.from_pretrained(base, {record['adapter_path']!r})",
     ]
     return "\n".join(["import mona_peft  # registers Mona with PEFT", *lines] if _is_mona(record) else lines)
 
 
-def model_card(record: dict[str, Any]) -> ModelCard:
+def model_card(record: dict[str, Any], task: Task) -> ModelCard:
     """Returns the card of a run.
 
     Args:
-        record: Record of the run, as the training script writes it.
+        record: Record of the run, as `save_run` writes it.
+        task: What was trained for.
     """
     title = f"{TITLES[record['method']['method']]} for {record['base_model']}"
     body = BODY.format(
@@ -80,54 +95,54 @@ def model_card(record: dict[str, Any]) -> ModelCard:
         load_code=load_code(record),
         import_note=f"{IMPORT_NOTE} " if _is_mona(record) else "",
         adapter_path=record["adapter_path"],
-        results=_results_table(record["results"]),
+        results=_results_table(record["results"], task),
         settings=json.dumps({**record["method"], **record["training"]}, indent=2),
         seed=record["seed"],
         versions=", ".join(f"{name} {version}" for name, version in record["software"].items() if version),
     )
-    return ModelCard(f"---\n{_front_matter(record, title).to_yaml()}\n---\n\n{body}")
+    return ModelCard(f"---\n{_front_matter(record, task, title).to_yaml()}\n---\n\n{body}")
 
 
 def _is_mona(record: dict[str, Any]) -> bool:
     return record["method"]["method"] == "mona"
 
 
-def _results_table(results: dict[str, dict[str, float]]) -> str:
-    metrics = [name for name in METRIC_NAMES if name in results["validation"]]
+def _results_table(results: dict[str, dict[str, float]], task: Task) -> str:
+    metrics = [name for name in task.metrics if name in results["validation"]]
     rows = [
-        ["split", *(METRIC_NAMES[name] for name in metrics)],
+        ["split", *(task.metrics[name] for name in metrics)],
         ["---"] * (1 + len(metrics)),
         *([split, *(f"{result[name]:.4f}" for name in metrics)] for split, result in results.items()),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _front_matter(record: dict[str, Any], title: str) -> ModelCardData:
+def _front_matter(record: dict[str, Any], task: Task, title: str) -> ModelCardData:
     # The hub takes its own names only, not a folder on somebody's machine.
     base_model = None if Path(record["base_model"]).exists() else record["base_model"]
     dataset = record["data"]["dataset"]
     hub_dataset = None if dataset is None or Path(dataset).exists() else dataset
-    tags = ["image-classification", *(["mona"] if _is_mona(record) else [])]
+    tags = [task.pipeline_tag, *(["mona"] if _is_mona(record) else [])]
     split, result = list(record["results"].items())[-1]
     return ModelCardData(
         base_model=base_model,
         library_name="peft",
-        pipeline_tag="image-classification",
+        pipeline_tag=task.pipeline_tag,
         tags=[*tags, f"base_model:adapter:{base_model}"] if base_model else tags,
         datasets=[hub_dataset] if hub_dataset else None,
-        metrics=["accuracy"],
+        metrics=[task.hub_metric],
         model_name=title,
         eval_results=[
             EvalResult(
-                task_type="image-classification",
+                task_type=task.pipeline_tag,
                 dataset_type=hub_dataset or "imagefolder",
                 dataset_name=record["dataset"],
                 dataset_split=split,
-                metric_type="accuracy",
+                metric_type=task.hub_metric,
                 metric_name=label,
                 metric_value=result[name],
             )
-            for name, label in METRIC_NAMES.items()
+            for name, label in task.metrics.items()
             if name in result
         ],
     )

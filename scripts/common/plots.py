@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.common.run_directory import replace_file
+from scripts.common.tasks import Task
 
 History = Sequence[Mapping[str, Any]]
 """`Trainer.state.log_history`: records with `epoch` and what was logged then."""
@@ -19,21 +20,18 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(new, dpi=150)
 
 
-def plot_curves(
-    histories: Mapping[str, History], path: Path, metric: str = "top1", metric_label: str = "top-1 accuracy"
-) -> None:
-    """Draws loss and a validation metric over epochs.
+def plot_curves(histories: Mapping[str, History], path: Path, task: Task) -> None:
+    """Draws loss and a task's main validation metric over epochs.
 
     Args:
         histories: One history a method, by the name in the legend.
         path: Of the PNG.
-        metric: Name of the metric, without `eval_`.
-        metric_label: Label of its axis.
+        task: What was trained for.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss_axes, metric_axes = figure.subplots(1, 2)
     draw_loss(loss_axes, histories)
-    draw_metric(metric_axes, histories, metric, metric_label)
+    draw_metric(metric_axes, histories, task.main_metric, task.metrics[task.main_metric])
     save_figure(figure, path)
 
 

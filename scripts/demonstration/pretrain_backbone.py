@@ -27,9 +27,11 @@ from transformers import (
 )
 
 from scripts.common.arguments import recipe
-from scripts.common.metrics import METRIC_NAMES, classification_metrics
+from scripts.common.metrics import classification_metrics
 from scripts.common.records import hardware, software, write_json
+from scripts.common.run import task_metrics
 from scripts.common.run_directory import find_checkpoint, replace_directory
+from scripts.common.tasks import IMAGE_CLASSIFICATION
 from scripts.common.trainer import WholeModelTrainer
 from scripts.demonstration.photographs import PHOTOGRAPHS
 from scripts.demonstration.symbols import CLASSES, FONTS, PrintedSymbols
@@ -157,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     minutes = (time.monotonic() - started) / 60
     metrics = trainer.evaluate()
     record = {
-        "results": {name: metrics[f"eval_{name}"] for name in ("loss", *METRIC_NAMES)},
+        "results": task_metrics(IMAGE_CLASSIFICATION, metrics, "eval"),
         "num_pictures": num_pictures,
         "minutes": round(minutes, 1),
         "training": recipe(args),

@@ -9,10 +9,11 @@ from peft import get_peft_model
 from transformers import AutoModelForImageClassification, TrainingArguments
 
 from mona_peft import MonaConfig
-from scripts.common.model_card import model_card
+from scripts.common.model_card import load_pretrained_code, model_card
 from scripts.common.plots import draw_loss, draw_metric
 from scripts.common.records import parameter_counts, software
 from scripts.common.run_directory import find_checkpoint, replace_directory, replace_file
+from scripts.common.tasks import IMAGE_CLASSIFICATION
 
 
 def write_half(path) -> None:
@@ -72,11 +73,15 @@ def test_parameter_counts(swin_folder):
     assert counts["trainable_share"] == pytest.approx(counts["trainable"] / num_base)
 
 
+CLASSES = ["barn owl", "eagle's owl"]
+
+
 def make_record(**changes) -> dict:
     record = {
         "base_model": "somebody/swin",
+        "load_base": load_pretrained_code("AutoModelForImageClassification", "somebody/swin", CLASSES),
         "dataset": "somebody/owls",
-        "classes": ["barn owl", "eagle's owl"],
+        "classes": CLASSES,
         "num_images": {"train": 10, "validation": 2},
         "method": {"method": "mona", "bottleneck_dim": 64},
         "data": {"dataset": "somebody/owls"},
@@ -91,7 +96,7 @@ def make_record(**changes) -> dict:
 
 
 def test_card_tells_how_to_load_and_what_to_expect(tmp_path):
-    model_card(make_record()).save(tmp_path / "README.md")
+    model_card(make_record(), IMAGE_CLASSIFICATION).save(tmp_path / "README.md")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == "somebody/swin"
     assert {"mona", "image-classification", "base_model:adapter:somebody/swin"} <= set(card.data.tags)
@@ -106,12 +111,13 @@ def test_card_tells_how_to_load_and_what_to_expect(tmp_path):
 
 
 def test_card_of_many_classes_gives_their_number(tmp_path):
-    assert "num_labels=300" in model_card(make_record(classes=[str(number) for number in range(300)])).text
+    lines = load_pretrained_code("AutoModelForImageClassification", "somebody/swin", [str(i) for i in range(300)])
+    assert "num_labels=300" in model_card(make_record(load_base=lines), IMAGE_CLASSIFICATION).text
 
 
 def test_card_gives_the_hub_no_local_folder_as_a_name(tmp_path, swin_folder):
     record = make_record(base_model=str(swin_folder), data={"dataset": str(tmp_path)}, dataset=str(tmp_path))
-    data = model_card(record).data
+    data = model_card(record, IMAGE_CLASSIFICATION).data
     assert data.base_model is None
     assert data.datasets is None
     assert data.tags == ["image-classification", "mona"]

@@ -1,0 +1,73 @@
+"""The end of every training script: the record of the run, what was trained, its card and its curves, saved."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from transformers import BaseImageProcessor, Trainer
+
+from scripts.common.arguments import MethodArguments, recipe
+from scripts.common.model_card import model_card
+from scripts.common.plots import plot_curves
+from scripts.common.records import hardware, parameter_counts, software, write_json
+from scripts.common.run_directory import replace_directory
+from scripts.common.tasks import Task
+
+
+def task_metrics(task: Task, metrics: dict[str, float], split: str) -> dict[str, float]:
+    """Returns loss and metrics of a task by their own names.
+
+    Args:
+        task: The task.
+        metrics: As `Trainer.predict` and `Trainer.evaluate` return them.
+        split: Their `metric_key_prefix`.
+    """
+    named = {name.removeprefix(f"{split}_"): value for name, value in metrics.items()}
+    return {name: value for name, value in named.items() if name in ("loss", *task.metrics)}
+
+
+def save_run(
+    trainer: Trainer,
+    task: Task,
+    method_args: MethodArguments,
+    image_processor: BaseImageProcessor,
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """Saves what a run has trained, with the image processor and a card, its curves and `metrics.json`.
+
+    Args:
+        trainer: After training.
+        task: What was trained for.
+        method_args: The method and its settings.
+        image_processor: Of the model.
+        record: What the script itself knows: `base_model`; `load_base`, the lines of Python that assign the base model
+            to `base`, their imports first; `dataset`, as a person reads it; `classes`, `num_images` by split, `data`,
+            `results` by split.
+
+    Returns:
+        The whole record, as in `metrics.json`.
+    """
+    args, model = trainer.args, trainer.model
+    output_dir, adapter_dir = Path(args.output_dir), Path(args.output_dir, "adapter")
+    record = {
+        "task": task.name,
+        **record,
+        "method": asdict(method_args) if method_args.method == "mona" else {"method": method_args.method},
+        "training": recipe(args),
+        "seed": args.seed,
+        "parameters": parameter_counts(model),
+        "adapter_path": adapter_dir.as_posix(),
+        "software": software(),
+        "hardware": hardware(),
+        "history": trainer.state.log_history,
+    }
+    if trainer.is_world_process_zero():
+        with replace_directory(adapter_dir) as new:
+            model.save_pretrained(new)
+            image_processor.save_pretrained(new)
+            record["adapter_bytes"] = (new / SAFETENSORS_WEIGHTS_NAME).stat().st_size
+            model_card(record, task).save(new / "README.md")
+        plot_curves({method_args.method: record["history"]}, output_dir / "curves.png", task)
+        write_json(output_dir / "metrics.json", record)
+    return record
