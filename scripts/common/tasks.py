@@ -35,6 +35,14 @@ IMAGE_CLASSIFICATION = Task(
     metrics={"top1": "top-1 accuracy", "top5": "top-5 accuracy"},
 )
 
+SEMANTIC_SEGMENTATION = Task(
+    name="semantic segmentation",
+    pipeline_tag="image-segmentation",
+    auto_class="AutoModelForSemanticSegmentation",
+    hub_metric="mean_iou",
+    metrics={"mean_iou": "mIoU", "pixel_accuracy": "pixel accuracy"},
+)
+
 BOX_METRICS = {
     "box_ap": "box AP",
     "box_ap50": "box AP50",
