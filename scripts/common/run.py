@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from transformers import BaseImageProcessor, Trainer
+from transformers import BaseImageProcessor, PreTrainedConfig, Trainer, TrainingArguments
 
 from scripts.common.arguments import MethodArguments, recipe
 from scripts.common.model_card import model_card
@@ -27,12 +27,18 @@ def task_metrics(task: Task, metrics: dict[str, float], split: str) -> dict[str,
     return {name: value for name, value in named.items() if name in ("loss", *task.metrics)}
 
 
+def adapter_dir(args: TrainingArguments) -> Path:
+    """Returns the folder for what a run has trained."""
+    return Path(args.output_dir, "adapter")
+
+
 def save_run(
     trainer: Trainer,
     task: Task,
     method_args: MethodArguments,
     image_processor: BaseImageProcessor,
     record: dict[str, Any],
+    base_config: PreTrainedConfig | None = None,
 ) -> dict[str, Any]:
     """Saves what a run has trained, with the image processor and a card, its curves and `metrics.json`.
 
@@ -44,12 +50,13 @@ def save_run(
         record: What the script itself knows: `base_model`; `load_base`, the lines of Python that assign the base model
             to `base`, their imports first; `dataset`, as a person reads it; `classes`, `num_images` by split, `data`,
             `results` by split.
+        base_config: Of a base model that was built and not loaded; saved beside the adapter.
 
     Returns:
         The whole record, as in `metrics.json`.
     """
     args, model = trainer.args, trainer.model
-    output_dir, adapter_dir = Path(args.output_dir), Path(args.output_dir, "adapter")
+    output_dir, folder = Path(args.output_dir), adapter_dir(args)
     record = {
         "task": task.name,
         **record,
@@ -57,15 +64,17 @@ def save_run(
         "training": recipe(args),
         "seed": args.seed,
         "parameters": parameter_counts(model),
-        "adapter_path": adapter_dir.as_posix(),
+        "adapter_path": folder.as_posix(),
         "software": software(),
         "hardware": hardware(),
         "history": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
-        with replace_directory(adapter_dir) as new:
+        with replace_directory(folder) as new:
             model.save_pretrained(new)
             image_processor.save_pretrained(new)
+            if base_config is not None:
+                base_config.save_pretrained(new)
             record["adapter_bytes"] = (new / SAFETENSORS_WEIGHTS_NAME).stat().st_size
             model_card(record, task).save(new / "README.md")
         plot_curves({method_args.method: record["history"]}, output_dir / "curves.png", task)
