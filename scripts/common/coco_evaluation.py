@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import gather_object
 from faster_coco_eval import COCO, COCOeval_faster
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -172,10 +172,15 @@ class CocoTrainer(WholeModelTrainer):
         """Adds the average precisions to the loss."""
         self._detections = {}
         output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
-        detections = _joined(gather_object([self._detections]))
-        metrics = average_precisions(dataloader.dataset.rows, detections, self.kinds)
+        self._detections = _joined(gather_object([self._detections]))
+        metrics = average_precisions(dataloader.dataset.rows, self._detections, self.kinds)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
+
+    def find(self, images: Dataset) -> Detections:
+        """Returns what the model finds in images; every process gets all of it."""
+        self.predict(images)
+        return self._detections
 
 
 def _joined(parts: Iterable[Detections]) -> Detections:

@@ -39,9 +39,7 @@ class MultiStepTrainer(Trainer):
                 f"--num_train_epochs {self.args.num_train_epochs:g}."
             )
 
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Sets the schedule up, unless there is one."""
         if not self.milestones or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
