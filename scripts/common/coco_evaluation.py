@@ -100,16 +100,17 @@ def _annotation(rows: datasets.Dataset) -> dict[str, list[dict[str, Any]]]:
 
 
 def box_detections(
-    image_processor: BaseImageProcessor, outputs: Mapping[str, torch.Tensor], labels: list[dict[str, torch.Tensor]]
+    image_processor: BaseImageProcessor, outputs: Mapping[str, torch.Tensor], batch: dict[str, Any]
 ) -> Detections:
     """Turns the outputs of a detector into detections, by the image processor's post-processing.
 
     Args:
         image_processor: Of the model.
         outputs: Of the model.
-        labels: As the image processor makes them: with `image_id` and `orig_size` (height, width).
+        batch: Its inputs, with `labels` as the image processor makes them: with `image_id` and `orig_size`.
     """
-    sizes = torch.stack([label["orig_size"] for label in labels])
+    labels = batch["labels"]
+    sizes = torch.stack([label["orig_size"] for label in labels])  # (B, 2), height and width
     found = image_processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
     return {
         int(label["image_id"]): [
