@@ -1,4 +1,4 @@
-"""Adapts an object detector, RT-DETR, Deformable DETR or another of the DETR family, with Mona, on transformers' Trainer.
+"""Adapts an object detector, RT-DETR, Deformable DETR or another DETR, with Mona, on transformers' Trainer.
 
 Without arguments it trains the demonstration detector on scenes of handwritten digits, offline and within minutes:
 
@@ -46,10 +46,9 @@ from scripts.common.schedule import MultiStepTrainer
 from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration.scene_objects import DIGIT_SCENES, digit_scenes
 
-AUTO_CLASSES = {
-    model_type: OBJECT_DETECTION.auto_class
-    for model_type in ("rt_detr", "deformable_detr", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES)
-}
+AUTO_CLASSES = dict.fromkeys(
+    ("rt_detr", "deformable_detr", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), OBJECT_DETECTION.auto_class
+)
 IMAGE_PROCESSORS = {"rt_detr": RTDetrImageProcessorPil, "deformable_detr": DeformableDetrImageProcessorPil}
 PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr")
 """Models that are told which pixels of a batch belong to an image. The others want images of one size."""
