@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import gather_object
 from faster_coco_eval import COCO, COCOeval_faster
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -100,16 +100,17 @@ def _annotation(rows: datasets.Dataset) -> dict[str, list[dict[str, Any]]]:
 
 
 def box_detections(
-    image_processor: BaseImageProcessor, outputs: Mapping[str, torch.Tensor], labels: list[dict[str, torch.Tensor]]
+    image_processor: BaseImageProcessor, outputs: Mapping[str, torch.Tensor], batch: dict[str, Any]
 ) -> Detections:
     """Turns the outputs of a detector into detections, by the image processor's post-processing.
 
     Args:
         image_processor: Of the model.
         outputs: Of the model.
-        labels: As the image processor makes them: with `image_id` and `orig_size` (height, width).
+        batch: Its inputs, with `labels` as the image processor makes them: with `image_id` and `orig_size`.
     """
-    sizes = torch.stack([label["orig_size"] for label in labels])
+    labels = batch["labels"]
+    sizes = torch.stack([label["orig_size"] for label in labels])  # (B, 2), height and width
     found = image_processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
     return {
         int(label["image_id"]): [
@@ -172,10 +173,15 @@ class CocoTrainer(WholeModelTrainer):
         """Adds the average precisions to the loss."""
         self._detections = {}
         output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
-        detections = _joined(gather_object([self._detections]))
-        metrics = average_precisions(dataloader.dataset.rows, detections, self.kinds)
+        self._detections = _joined(gather_object([self._detections]))
+        metrics = average_precisions(dataloader.dataset.rows, self._detections, self.kinds)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
+
+    def find(self, images: Dataset) -> Detections:
+        """Returns what the model finds in images; every process gets all of it."""
+        self.predict(images)
+        return self._detections
 
 
 def _joined(parts: Iterable[Detections]) -> Detections:

@@ -59,3 +59,12 @@ OBJECT_DETECTION = Task(
     hub_metric="mean_average_precision",
     metrics=BOX_METRICS,
 )
+
+INSTANCE_SEGMENTATION = Task(
+    name="instance segmentation",
+    pipeline_tag="image-segmentation",
+    auto_class="AutoModelForUniversalSegmentation",
+    hub_metric="mean_average_precision",
+    metrics={name.replace("box", "mask"): label.replace("box", "mask") for name, label in BOX_METRICS.items()}
+    | BOX_METRICS,
+)
