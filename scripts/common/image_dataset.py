@@ -76,18 +76,6 @@ class ImageDataset(Dataset):
 class ImageClassificationDataset(ImageDataset):
     """Images with their `label`."""
 
-    def random(self, index: int) -> Random:
-        """Returns the source of random numbers for a row in this epoch."""
-        return Random(f"{self.seed} {self.epoch.item()} {index}")
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns what the model takes of a row."""
-
-
-class ImageClassificationDataset(ImageDataset):
-    """Images with their `label`."""
-
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         image = self.image(index)
         if self.augmentation is not None:
