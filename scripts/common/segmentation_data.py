@@ -207,9 +207,7 @@ def _class_names(args: SegmentationDataArguments) -> list[str] | None:
         return None
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if len(names) > MAX_CLASSES or len(set(names)) < len(names):
-        raise ValueError(
-            f"{path} has {len(names)} names, {len(set(names))} different; each of up to {MAX_CLASSES} once."
-        )
+        raise ValueError(f"{path} has {len(names)} names, {len(set(names))} of them different: {MAX_CLASSES} at most.")
     return names
 
 
@@ -219,7 +217,7 @@ def _check(rows: Dataset, split: str, names: list[str] | None, args: Segmentatio
     Raises:
         ValueError: One can't be read, or they do not fit; names the first.
     """
-    images = AnnotatedImages(rows, args.ignore_index, args.reduce_labels)
+    images = AnnotatedImages(rows, args.ignore_index, args.reduce_labels, image_processor=None)
     limit = MAX_CLASSES if names is None else len(names)
     first = int(args.reduce_labels)
 

@@ -31,7 +31,7 @@ class AnnotatedImages(ImageDataset):
         rows: Dataset of `image` and `mask`, not decoded.
         ignore_index: What pixels that do not count have in the masks.
         reduce_labels: Whether class n has n + 1 in the masks, and 0 does not count.
-        keyword arguments: Of `ImageDataset`.
+        keyword arguments: Of `ImageDataset`; without an image processor, images and class maps can be read.
     """
 
     def __init__(self, rows: datasets.Dataset, ignore_index: int, reduce_labels: bool, **kwargs: Any) -> None:
