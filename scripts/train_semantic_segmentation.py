@@ -20,7 +20,6 @@ model card with the code that loads them.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -38,24 +37,12 @@ from scripts.common.arguments import MethodArguments, parse_arguments
 from scripts.common.backbones import DenseModelArguments, load_dense_model
 from scripts.common.image_dataset import EpochCallback
 from scripts.common.methods import METHODS
-from scripts.common.overlays import overlay_class_map, palette
-from scripts.common.pictures import PredictionPictures
 from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_adapter, find_checkpoint
-from scripts.common.segmentation_data import (
-    BACKGROUND,
-    SCENES,
-    SegmentationDataArguments,
-    load_semantic_segmentation,
-)
-from scripts.common.segmentation_dataset import (
-    IGNORE_INDEX,
-    EvaluationImages,
-    ScaleAndCrop,
-    TrainingImages,
-    collate,
-)
+from scripts.common.segmentation_data import SCENES, SegmentationDataArguments, load_semantic_segmentation
+from scripts.common.segmentation_dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, TrainingImages, collate
 from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
+from scripts.common.segmentation_pictures import segmentation_pictures
 from scripts.common.tasks import SEMANTIC_SEGMENTATION
 
 AUTO_CLASSES = {
@@ -70,8 +57,6 @@ IMAGE_PROCESSORS = {
     "maskformer": MaskFormerImageProcessorPil,
 }
 """Of new models."""
-
-NUM_PICTURES = 6
 
 
 def load_image_processor(
@@ -173,7 +158,7 @@ def train(
         eval_mode=data_args.eval_mode,
         crop_size=data_args.crop_size,
     )
-    pictures = prediction_pictures(trainer, evaluated["validation"], classes)
+    pictures = segmentation_pictures(trainer, evaluated["validation"], classes)
     trainer.add_callback(pictures)
     if trainer.is_world_process_zero():
         pictures.add("before training")
@@ -200,35 +185,6 @@ def train(
     }
     base_config = None if model_args.model_name_or_path else base_model.config
     return save_run(trainer, SEMANTIC_SEGMENTATION, method_args, image_processor, record, base_config)
-
-
-def prediction_pictures(
-    trainer: SemanticSegmentationTrainer, images: EvaluationImages, classes: Sequence[str]
-) -> PredictionPictures:
-    """Returns the callback that draws what the model makes of the first images."""
-    unpainted = [number for number, name in enumerate(classes) if name == BACKGROUND]
-    shown = range(min(NUM_PICTURES, len(images)))
-
-    def draw(index: int, class_map: Any) -> Any:
-        return overlay_class_map(images.image(index), class_map, len(classes), unpainted)
-
-    def predict() -> list[Any]:
-        model = trainer.model.eval()
-        class_maps = []
-        for index in shown:
-            inputs = trainer._prepare_inputs(collate([images[index]]))
-            truth = inputs.pop("truth")
-            inputs.pop("index")
-            class_maps += trainer.segment(model, inputs, [tuple(truth[0].shape)])[1]
-        return [draw(index, class_map.cpu().numpy()) for index, class_map in zip(shown, class_maps, strict=True)]
-
-    columns = {
-        "input": [images.image(index) for index in shown],
-        "truth": [draw(index, images.class_map(index)) for index in shown],
-    }
-    colours = palette(len(classes))
-    legend = {name: colours[number] for number, name in enumerate(classes) if number not in unpainted}
-    return PredictionPictures(Path(trainer.args.output_dir, "predictions.png"), columns, predict, legend)
 
 
 def parse(

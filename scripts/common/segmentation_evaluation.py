@@ -6,10 +6,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from scripts.common.segmentation_dataset import UNCOUNTED, collate
+from scripts.common.trainer import WholeModelTrainer
 
 STRIDE = 2 / 3
 """From one window to the next, as a share of the window's side."""
@@ -78,7 +79,7 @@ class SegmentationMetrics:
         return scores
 
 
-class SemanticSegmentationTrainer(Trainer):
+class SemanticSegmentationTrainer(WholeModelTrainer):
     """`Trainer` whose predictions are confusion matrices, one an image, with the truth at the image's own size.
 
     Class maps of several sizes could not be gathered from several processes, and would fill the memory; matrices can,
@@ -126,6 +127,13 @@ class SemanticSegmentationTrainer(Trainer):
         loss, class_maps = self.segment(model, inputs, [tuple(map_.shape) for map_ in truth])
         matrices = [confusion_matrix(*pair, self.num_classes) for pair in zip(truth, class_maps, strict=True)]
         return loss, torch.stack(matrices), index
+
+    def predict_class_map(self, sample: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Returns the class map (H, W) that the present model predicts for one of `EvaluationImages`."""
+        inputs = self._prepare_inputs(collate([sample]))
+        _, (truth,) = inputs.pop("index"), inputs.pop("truth")
+        _, (class_map,) = self.segment(self.model.eval(), inputs, [tuple(truth.shape)])
+        return class_map
 
     @torch.no_grad()
     def segment(
