@@ -254,7 +254,8 @@ def test_loss_and_metrics_do_not_depend_on_accumulation_nor_on_processes(common,
     results = record_of(tmp_path / "large")["results"]["validation"]
     for name in ("accumulated", "two"):
         assert first_step(tmp_path / name) == pytest.approx((loss, norm), rel=1e-3), name
-        assert record_of(tmp_path / name)["results"]["validation"] == pytest.approx(results, rel=1e-2), name
+    # (Of accumulated batches, batch norm sees one after the other.)
+    assert record_of(tmp_path / "two")["results"]["validation"] == pytest.approx(results, rel=1e-4)
 
 
 @pytest.mark.parametrize(
