@@ -44,8 +44,8 @@ from scripts.common.instance_masks import (
     collate_instances,
     find_instances,
 )
-from scripts.common.instance_pictures import draw_detections, draw_truth
 from scripts.common.methods import METHODS
+from scripts.common.object_pictures import draw_detections, draw_truth
 from scripts.common.overlays import save_panel
 from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_adapter, find_checkpoint

@@ -1,23 +1,68 @@
 """Images with objects as a detector takes them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 import PIL.Image
+import PIL.ImageOps
 import torch
 from torch.nn import functional
 from transformers import BaseImageProcessor
 
+from scripts.common.augmentation import random_box
 from scripts.common.coco_objects import Objects
 from scripts.common.image_dataset import ImageDataset
+
+ObjectAugmentation = Callable[[PIL.Image.Image, Objects, Random], tuple[PIL.Image.Image, Objects]]
+"""From an image and its objects to others of them; masks are not needed and may get lost."""
+
+MIN_SIDE = 1.0
+"""Least side in pixels of what is left of a box in a part of an image."""
+
+
+def crop(image: PIL.Image.Image, objects: Objects, random: Random) -> tuple[PIL.Image.Image, Objects]:
+    """Cuts out a random rectangle, and boxes off at its edges; boxes that lie outside are left out."""
+    edges = random_box(image.size, random)
+    kept: Objects = {name: [] for name in ("bbox", "category", "area", "iscrowd")}
+    for box, category, area, iscrowd in zip(*(objects[name] for name in kept), strict=True):
+        left, top = max(box[0], edges[0]), max(box[1], edges[1])
+        width, height = min(box[0] + box[2], edges[2]) - left, min(box[1] + box[3], edges[3]) - top
+        if width >= MIN_SIDE and height >= MIN_SIDE:
+            share = width * height / (box[2] * box[3])
+            values = ([left - edges[0], top - edges[1], width, height], category, area * share, iscrowd)
+            for column, value in zip(kept.values(), values, strict=True):
+                column.append(value)
+    return image.crop(edges), kept
+
+
+def crop_and_flip(image: PIL.Image.Image, objects: Objects, random: Random) -> tuple[PIL.Image.Image, Objects]:
+    """`crop`, and half of the images mirrored left to right."""
+    image, objects = crop(image, objects, random)
+    if random.random() < 0.5:
+        return image, objects
+    mirrored = [[image.width - left - width, top, width, height] for left, top, width, height in objects["bbox"]]
+    return PIL.ImageOps.mirror(image), {**objects, "bbox": mirrored}
+
+
+OBJECT_AUGMENTATIONS: dict[str, ObjectAugmentation | None] = {
+    "none": None,
+    "crop": crop,
+    "crop-flip": crop_and_flip,
+}
 
 
 class ObjectDetectionDataset(ImageDataset):
     """Rows in the form of `coco_data`, as `detector_inputs` makes them of each."""
 
+    augmentation: ObjectAugmentation | None
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, row = self.image(index), self.rows[index]
-        return detector_inputs(self.image_processor, image, row["image_id"], row["objects"])
+        objects = row["objects"]
+        if self.augmentation is not None:
+            image, objects = self.augmentation(image, objects, self.random(index))
+        return detector_inputs(self.image_processor, image, row["image_id"], objects)
 
 
 def detector_inputs(

@@ -23,35 +23,43 @@ class Scenes(Protocol):
         """Returns the scene of a number."""
 
 
-def scene_objects(scene: Scene, class_of: Sequence[int] | None = None) -> Objects:
+def scene_objects(scene: Scene, class_of: Sequence[int] | None = None, with_masks: bool = True) -> Objects:
     """Returns the objects of a scene.
 
     Args:
         scene: The scene.
         class_of: Another class for each class of the scenes; None keeps them.
+        with_masks: Whether objects have masks.
     """
     corners = scene.boxes
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    masks = mask_api.encode(np.asfortranarray(scene.masks.transpose(1, 2, 0), dtype=np.uint8))
-    return {
+    objects: Objects = {
         "bbox": boxes.astype(float).tolist(),
         "category": [int(label if class_of is None else class_of[label]) for label in scene.classes],
         "area": scene.masks.sum((1, 2)).astype(float).tolist(),
         "iscrowd": [False] * len(boxes),
-        "mask": [mask["counts"].decode() for mask in masks],
     }
+    if with_masks:
+        masks = mask_api.encode(np.asfortranarray(scene.masks.transpose(1, 2, 0), dtype=np.uint8))
+        objects["mask"] = [mask["counts"].decode() for mask in masks]
+    return objects
 
 
 def scene_rows(
-    scenes: Scenes, numbers: Iterable[int], classes: Sequence[str], class_of: Sequence[int] | None = None
+    scenes: Scenes,
+    numbers: Iterable[int],
+    classes: Sequence[str],
+    class_of: Sequence[int] | None = None,
+    with_masks: bool = True,
 ) -> Dataset:
-    """Returns scenes in the form of `coco_data`, with masks.
+    """Returns scenes in the form of `coco_data`.
 
     Args:
         scenes: The scenes.
         numbers: Of those wanted.
         classes: Names of the classes.
         class_of: As in `scene_objects`.
+        with_masks: As in `scene_objects`.
     """
     rows: list[Mapping[str, Any]] = []
     for number in numbers:
@@ -65,20 +73,23 @@ def scene_rows(
                 "image_id": number,
                 "width": width,
                 "height": height,
-                "objects": scene_objects(scene, class_of),
+                "objects": scene_objects(scene, class_of, with_masks),
             }
         )
-    return Dataset.from_list(rows, features=objects_features(list(classes), with_masks=True))
+    return Dataset.from_list(rows, features=objects_features(list(classes), with_masks))
 
 
-def digit_scenes() -> DatasetDict:
+def digit_scenes(with_masks: bool = True) -> DatasetDict:
     """Returns the splits `train`, `validation` and `test` of the embedded default, the same every time.
 
     No two splits share a scan or a photograph.
+
+    Args:
+        with_masks: Whether objects have masks.
     """
     return DatasetDict(
         {
-            split: scene_rows(DigitScenes(split), range(count), DigitScenes.classes)
+            split: scene_rows(DigitScenes(split), range(count), DigitScenes.classes, with_masks=with_masks)
             for split, count in NUM_SCENES.items()
         }
     )

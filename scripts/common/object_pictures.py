@@ -1,4 +1,4 @@
-"""Pictures of instances: what is there, and what a model finds before and after it is trained."""
+"""Pictures of objects: what is there, and what a model finds before and after it is trained."""
 
 from collections.abc import Sequence
 
@@ -15,22 +15,22 @@ MIN_SCORE = 0.5
 
 
 def draw_truth(images: ImageDataset, classes: Sequence[str]) -> list[Image.Image]:
-    """Draws the annotated instances over their images.
+    """Draws the annotated boxes and masks over their images.
 
     Args:
-        images: With rows in the form of `coco_data`, with masks.
+        images: With rows in the form of `coco_data`.
         classes: Names of the classes.
     """
     return [_draw(images.image(index), row["objects"], classes) for index, row in enumerate(images.rows)]
 
 
 def draw_detections(images: ImageDataset, classes: Sequence[str], detections: Detections) -> list[Image.Image]:
-    """Draws detected instances with a score of at least `MIN_SCORE` over their images, the surest on top.
+    """Draws detected objects with a score of at least `MIN_SCORE` over their images, the surest on top.
 
     Args:
         images: With rows in the form of `coco_data`.
         classes: Names of the classes.
-        detections: What was found in them, with masks.
+        detections: What was found in them.
     """
     pictures = []
     for index, row in enumerate(images.rows):
@@ -39,8 +39,9 @@ def draw_detections(images: ImageDataset, classes: Sequence[str], detections: De
         objects = {
             "bbox": [entry["bbox"] for entry in found],
             "category": [entry["category_id"] for entry in found],
-            "mask": [entry["segmentation"]["counts"].decode() for entry in found],
         }
+        if all("segmentation" in entry for entry in found):
+            objects["mask"] = [entry["segmentation"]["counts"].decode() for entry in found]
         pictures.append(_draw(images.image(index), objects, classes, [entry["score"] for entry in found]))
     return pictures
 
@@ -48,8 +49,9 @@ def draw_detections(images: ImageDataset, classes: Sequence[str], detections: De
 def _draw(
     image: Image.Image, objects: Objects, classes: Sequence[str], scores: Sequence[float] | None = None
 ) -> Image.Image:
-    masks = decode_masks(objects, image.width, image.height)
     boxes = np.array(objects["bbox"]).reshape(-1, 4)
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    picture = overlay_masks(image, masks, objects["category"], len(classes))
-    return overlay_boxes(picture, corners, objects["category"], classes, scores)
+    if "mask" in objects:
+        masks = decode_masks(objects, image.width, image.height)
+        image = overlay_masks(image, masks, objects["category"], len(classes))
+    return overlay_boxes(image, corners, objects["category"], classes, scores)
