@@ -47,12 +47,12 @@ CLASS = "symbol"
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_segmenter",
-    "max_steps": 3000,
+    "max_steps": 2500,
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 50,
     "learning_rate": 7e-4,
     "lr_scheduler_type": "warmup_stable_decay",
-    "lr_scheduler_kwargs": '{"num_decay_steps": 600}',
+    "lr_scheduler_kwargs": '{"num_decay_steps": 500}',
     "warmup_steps": 100,
     "save_steps": 250,
 }
