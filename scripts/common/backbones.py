@@ -68,7 +68,10 @@ class DenseModelArguments:
     )
     model_config: str | None = field(
         default=None,
-        metadata={"help": "JSON of settings of the new model's config, such as '{\"hidden_size\": 256}'."},
+        metadata={
+            "help": "JSON of settings of the new model's config, such as '{\"hidden_size\": 256}'; those under "
+            "backbone_config are the backbone's."
+        },
     )
 
 
@@ -165,18 +168,23 @@ def _new_config(
     backbone = AutoConfig.from_pretrained(args.backbone)
     if not hasattr(backbone, "embed_dim") or not hasattr(backbone, "stage_names"):
         raise ValueError(f"--backbone {args.backbone}: a model of type {backbone.model_type}, not a Swin or SwinV2.")
-    backbone.out_features = list(architecture.stages)
+    given = _settings(args.model_config)
+    backbone.update({**given.pop("backbone_config", {}), "out_features": list(architecture.stages)})
     levels = [FOUR_STAGES.index(stage) for stage in architecture.stages]
     channels = [backbone.embed_dim * 2**level for level in levels]
     strides = [backbone.patch_size * 2**level for level in levels]
-    given = args.model_config or {}
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"--model_config {given}: not JSON ({error}).") from error
     settings = {**architecture.settings(channels, strides), **given}
     config = AutoConfig.for_model(args.model_type, **settings, **labels, backbone_config=backbone)
     if unknown := [name for name in given if name not in type(config)().to_dict()]:
         raise ValueError(f"--model_config: the config of {args.model_type} has no {', '.join(unknown)}.")
     return config
+
+
+def _settings(model_config: str | dict[str, Any] | None) -> dict[str, Any]:
+    """Returns the settings that are given as JSON on the command line, or in a preset."""
+    if not isinstance(model_config, str):
+        return dict(model_config or {})
+    try:
+        return dict(json.loads(model_config))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise ValueError(f"--model_config {model_config}: not an object in JSON ({error}).") from error
