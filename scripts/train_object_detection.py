@@ -67,18 +67,26 @@ class DetectionDataArguments(ObjectDataArguments):
             "side and what the longer one may reach. Without it: the model's own."
         },
     )
-    augmentation: Literal["none", "crop", "crop-flip"] = field(
+    augmentation: Literal["none", "crop", "flip", "crop-flip"] = field(
         default="crop-flip",
         metadata={"help": "Of training images: random resized crop, and horizontal flip (wrong for digits and text)."},
     )
 
 
 def load_image_processor(model_args: DenseModelArguments, image_size: list[int] | None) -> BaseImageProcessor:
-    """Loads the image processor of a detector, or makes one with the normalisation of the backbone."""
+    """Loads the image processor of a detector, or makes one with the normalisation of the backbone.
+
+    Raises:
+        ValueError: The size is neither one number nor two.
+    """
     size = {}
     if image_size is not None:
+        if len(image_size) not in (1, 2):
+            raise ValueError(
+                f"--image_size {' '.join(map(str, image_size))}: one number or two are wanted (see --help)."
+            )
         names = ("shortest_edge", "longest_edge") if len(image_size) == 2 else ("height", "width")
-        size = {"size": dict(zip(names, image_size * (3 - len(image_size)), strict=True))}
+        size = {"size": dict(zip(names, (image_size[0], image_size[-1]), strict=True))}
     if model_args.model_name_or_path is not None:
         return AutoImageProcessor.from_pretrained(model_args.model_name_or_path, **size)
     known = AutoImageProcessor.from_pretrained(model_args.backbone)

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from mona_peft import load_backbone
+from mona_peft.selection import backbone_of, modules_outside, parameters_outside
 from scripts.common.model_card import load_pretrained_code
 
 FOUR_STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -100,6 +102,7 @@ def load_dense_model(
                 f"from transformers import AutoConfig, {auto_class}",
                 "",
                 f"base = {auto_class}.from_config(AutoConfig.from_pretrained({adapter_dir.as_posix()!r}))",
+                *_settle_bare_parameters(model),
             ]
         else:
             auto_class = _auto_class(auto_classes, args)
@@ -117,6 +120,22 @@ def load_dense_model(
             f"{', '.join(f'{option} {name}' for option, name in given.items() if name)}: neither a folder with a model "
             f"nor one that the hub returns. Check the name, and the connection if it is on the hub. ({error})"
         ) from error
+
+
+def _settle_bare_parameters(model: PreTrainedModel) -> list[str]:
+    """Gives parameters that PEFT can't save, as they lie in no module of the head's, values that a reload finds again.
+
+    Returns:
+        The lines of Python that do so with `base`.
+    """
+    backbone, code = backbone_of(model), []
+    for name in parameters_outside(model, backbone, modules_outside(model, backbone)):
+        nn.init.normal_(model.get_parameter(name), generator=torch.Generator().manual_seed(0))
+        code += [
+            "import torch",
+            f"torch.nn.init.normal_(base.get_parameter({name!r}), generator=torch.Generator().manual_seed(0))",
+        ]
+    return code
 
 
 def _auto_class(auto_classes: Mapping[str, str], args: DenseModelArguments) -> str:

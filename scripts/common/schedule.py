@@ -29,7 +29,7 @@ class MultiStepTrainer(Trainer):
             return
         if self.args.lr_scheduler_type not in CONSTANT:
             raise ValueError(
-                f"--lr_scheduler_type {self.args.lr_scheduler_type}: with milestones the learning rate is constant "
+                f"--lr_scheduler_type {self.args.lr_scheduler_type.value}: with milestones the learning rate is constant "
                 f"between them; give {' or '.join(CONSTANT)}."
             )
         edges = [0, *self.milestones, self.args.num_train_epochs]

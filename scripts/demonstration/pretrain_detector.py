@@ -29,7 +29,7 @@ from scripts.common.run_directory import find_checkpoint, replace_directory
 from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration import symbols
 from scripts.demonstration.photographs import PHOTOGRAPHS
-from scripts.demonstration.pretrain_backbone import store_in_half_precision
+from scripts.demonstration.pretraining import store_in_half_precision
 from scripts.demonstration.scene_objects import scene_objects, scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
 

@@ -16,6 +16,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from scripts.common.arguments import recipe
 from scripts.common.records import hardware, software, write_json
@@ -57,12 +58,6 @@ def parse(argv: Sequence[str] | None, defaults: dict[str, Any]) -> TrainingArgum
 def num_pictures(args: TrainingArguments) -> int:
     """Returns how many pictures a pre-training sees; it sees none twice."""
     return args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-
-
-def ramp(args: TrainingArguments, shares: tuple[float, float]) -> tuple[int, int]:
-    """Returns the numbers of the pictures between which they grow harder, given as shares of all."""
-    start, stop = (round(share * num_pictures(args)) for share in shares)
-    return start, stop
 
 
 class Stopwatch(TrainerCallback):
@@ -122,14 +117,14 @@ def save_demonstration_model(
     }
     with replace_directory(folder) as new:
         model.save_pretrained(new)
-        _store_in_half_precision(new / "model.safetensors")
+        store_in_half_precision(new)
         image_processor.save_pretrained(new)
         write_json(new / "training.json", record)
         (new / "README.md").write_text(card.format(**facts, **results), encoding="utf-8")
 
 
-def _store_in_half_precision(weights_file: Path) -> None:
-    """Rewrites saved weights in float16; the model's config still says float32, which loads them so."""
-    weights = load_file(weights_file)
-    halved = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
-    save_file(halved, weights_file, metadata={"format": "pt"})
+def store_in_half_precision(folder: Path) -> None:
+    """Rewrites the weights of a saved model in float16; its config still says float32, which loads them so."""
+    path = folder / SAFE_WEIGHTS_NAME
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})

@@ -1,23 +1,16 @@
 """The classification script: run as a user runs it, resumed, and given what it can't use."""
 
-import itertools
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image as PILImage
-from safetensors.torch import load_file
-from transformers import Trainer
 
 from scripts.train_image_classification import main, parse
-
-ROOT = Path(__file__).parents[2]
+from tests.script_runs import adapter_weights, assert_equal_weights, interrupt, run_python
 
 
 @pytest.fixture
@@ -38,21 +31,6 @@ def arguments(swin_folder, image_folder, tmp_path) -> list[str]:
         ),
         *("--learning_rate", "1e-2", "--validation_fraction", "0.25"),
     ]
-
-
-def adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def assert_equal_weights(actual: Path, expected: Path) -> None:
-    actual, expected = adapter_weights(actual), adapter_weights(expected)
-    assert actual.keys() == expected.keys()
-    assert all(torch.equal(actual[name], expected[name]) for name in expected)
-
-
-def run_python(*args: str) -> str:
-    command = [sys.executable, *args]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 def test_run_as_a_user_runs_it_and_load_by_the_card(arguments, tmp_path, image_folder):
@@ -91,18 +69,6 @@ print(model.config.id2label, torch.nn.functional.cross_entropy(logits, labels).i
     printed = run_python("-c", code + check)
     assert printed.startswith("{0: 'blue', 1: 'green', 2: 'red'}")
     assert float(printed.split()[-1]) == pytest.approx(record["results"]["validation"]["loss"], abs=1e-5)
-
-
-def interrupt(monkeypatch, steps: int) -> None:
-    """Makes Trainer stop as on Ctrl-C when `steps` steps are done."""
-    original, counter = Trainer.training_step, itertools.count()
-
-    def training_step(self, *args, **kwargs):
-        if next(counter) == steps:
-            raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "training_step", training_step)
 
 
 @pytest.mark.parametrize(
