@@ -4,6 +4,7 @@ from mona_peft.blocks import BlockAnatomy, register_block
 from mona_peft.hotswap import hotswap_adapter
 from mona_peft.mona import Mona, MonaConfig, MonaLayer, MonaModel
 from mona_peft.official_checkpoints import load_official_checkpoint, official_state_dict
+from mona_peft.pretrained_backbone import load_backbone
 from mona_peft.registration import register_method
 from mona_peft.rivals.adapter import AdapterConfig, AdapterModel
 from mona_peft.rivals.adaptformer import AdaptFormerConfig, AdaptFormerModel
@@ -30,6 +31,7 @@ __all__ = [
     "MonaLayer",
     "MonaModel",
     "hotswap_adapter",
+    "load_backbone",
     "load_official_checkpoint",
     "official_state_dict",
     "register_block",

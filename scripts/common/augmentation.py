@@ -9,20 +9,28 @@ import PIL.ImageOps
 Augmentation = Callable[[PIL.Image.Image, Random], PIL.Image.Image]
 
 
-def random_crop(image: PIL.Image.Image, random: Random, min_area: float = 0.4) -> PIL.Image.Image:
-    """Cuts a random rectangle out of an image; the image processor resizes it ("random resized crop").
+def random_box(size: tuple[int, int], random: Random, min_area: float = 0.4) -> tuple[int, int, int, int]:
+    """Draws a rectangle inside an image.
 
     Args:
-        image: Image of any size.
+        size: Width and height of the image.
         random: Source of random numbers.
-        min_area: Least share of the image's area that is kept; the share is drawn evenly from there up to 1. The
-            ratio of the sides changes by a factor between 3/4 and 4/3, even on a logarithmic scale.
+        min_area: Least share of the image's area; the share is drawn evenly from there up to 1. The ratio of the sides
+            changes by a factor between 3/4 and 4/3, even on a logarithmic scale.
+
+    Returns:
+        Its left, top, right and bottom edge in pixels.
     """
     area, ratio = random.uniform(min_area, 1), (4 / 3) ** random.uniform(-1, 1)
-    width = max(1, round(image.width * min(1, (area * ratio) ** 0.5)))
-    height = max(1, round(image.height * min(1, (area / ratio) ** 0.5)))
-    left, top = random.randint(0, image.width - width), random.randint(0, image.height - height)
-    return image.crop((left, top, left + width, top + height))
+    width = max(1, round(size[0] * min(1, (area * ratio) ** 0.5)))
+    height = max(1, round(size[1] * min(1, (area / ratio) ** 0.5)))
+    left, top = random.randint(0, size[0] - width), random.randint(0, size[1] - height)
+    return left, top, left + width, top + height
+
+
+def random_crop(image: PIL.Image.Image, random: Random) -> PIL.Image.Image:
+    """Cuts a random rectangle out of an image; the image processor resizes it ("random resized crop")."""
+    return image.crop(random_box(image.size, random))
 
 
 def random_crop_and_flip(image: PIL.Image.Image, random: Random) -> PIL.Image.Image:

@@ -9,15 +9,15 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 
 from scripts.common.image_files import check_images, find_images
+from scripts.common.splits import SplitArguments, choose_splits, validation_size
 from scripts.demonstration.digits import handwritten_digits
 
 DIGITS = "handwritten digits over photographs (embedded default)"
 _digits = cache(handwritten_digits)  # for processes that train several times
-VALIDATION_NAMES = ("validation", "val", "valid", "dev")
 
 
 @dataclass
-class DataArguments:
+class DataArguments(SplitArguments):
     """Which images, and how they are read."""
 
     dataset: str | None = field(
@@ -31,21 +31,6 @@ class DataArguments:
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration, where a dataset has several."})
     image_column: str | None = field(default=None, metadata={"help": "Without it: the only column of images."})
     label_column: str | None = field(default=None, metadata={"help": "Without it: the only column of class labels."})
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    validation_split: str | None = field(
-        default=None,
-        metadata={
-            "help": "Split to evaluate on during training. Without it: 'validation' where the dataset has one, else a "
-            "part of the training split."
-        },
-    )
-    validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the training split that is split off where there is no validation."}
-    )
-    test_split: str | None = field(
-        default=None,
-        metadata={"help": "Split to evaluate on at the end. Without it: 'test' where there is one. 'none': no test."},
-    )
     verify_images: bool = field(
         default=True, metadata={"help": "Read every image of a local folder once before training starts."}
     )
@@ -103,15 +88,11 @@ def _load(args: DataArguments) -> DatasetDict:
 
 def _choose_splits(dataset: DatasetDict, args: DataArguments) -> DatasetDict:
     """Picks the splits that the arguments name, or that are there, by the names of their roles."""
-    validation = args.validation_split or next((name for name in VALIDATION_NAMES if name in dataset), None)
-    test = args.test_split or ("test" if "test" in dataset else "none")
-    wanted = {"train": args.train_split, "validation": validation, "test": None if test == "none" else test}
-    for role, name in wanted.items():
-        if name is not None and name not in dataset:
-            raise ValueError(f"--{role}_split {name}: the dataset has no such split. It has: {', '.join(dataset)}.")
-        if name is not None and len(dataset[name]) == 0:
+    chosen = choose_splits(dataset, args)
+    for role, name in chosen.items():
+        if len(dataset[name]) == 0:
             raise ValueError(f"--{role}_split {name}: this split has no rows.")
-    return DatasetDict({role: dataset[name] for role, name in wanted.items() if name is not None})
+    return DatasetDict({role: dataset[name] for role, name in chosen.items()})
 
 
 def _choose_columns(splits: DatasetDict, args: DataArguments) -> DatasetDict:
@@ -179,13 +160,7 @@ def _check_labels(dataset: Dataset, split: str) -> None:
 
 def _split_off(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Splits off a share of the rows, the same of every class where all have enough."""
-    if not 0 < fraction < 1:
-        raise ValueError(f"--validation_fraction {fraction}: must lie between 0 and 1.")
-    size = max(1, round(len(dataset) * fraction))
-    if size >= len(dataset):
-        raise ValueError(
-            f"{len(dataset)} image(s) are too few to split off validation images. Give a validation split."
-        )
+    size = validation_size(len(dataset), fraction)
     counts = np.bincount(dataset["label"][:])
     counts = counts[counts > 0]
     even = counts.min() > 1 and min(size, len(dataset) - size) >= len(counts)

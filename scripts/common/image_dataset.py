@@ -1,6 +1,8 @@
-"""Rows of images as a classifier takes them."""
+"""Rows of images as a model takes them."""
 
+from abc import abstractmethod
 from random import Random
+from typing import Any
 
 import datasets
 import PIL.Image
@@ -11,15 +13,15 @@ from transformers import BaseImageProcessor, TrainerCallback, TrainerControl, Tr
 from scripts.common.augmentation import Augmentation
 
 
-class ImageClassificationDataset(Dataset):
-    """Decoded, augmented and preprocessed images with their labels.
+class ImageDataset(Dataset):
+    """Decoded, augmented and preprocessed images with their annotation.
 
     The random numbers of an augmentation follow from seed, epoch and row alone: the images are the same with any number
     of workers, and a resumed run sees what it would have seen without the interruption. (State of the global random
     generators would not do: data loaders read ahead of the step at which a checkpoint is written.)
 
     Args:
-        rows: Dataset with the columns `image` (not decoded) and `label`.
+        rows: Dataset with the column `image` (not decoded) and what its images are annotated with.
         image_processor: Resizes and normalises.
         augmentation: Applied to each decoded image.
         seed: Of the augmentation.
@@ -47,17 +49,37 @@ class ImageClassificationDataset(Dataset):
         Raises:
             ValueError: The image can't be read; names its file, or its row where it has none.
         """
-        stored = self.rows[index]["image"]
+        return self.decode(index, "image").convert("RGB")
+
+    def decode(self, index: int, column: str) -> PIL.Image.Image:
+        """Returns the image in a column of a row, turned as its EXIF data says.
+
+        Raises:
+            ValueError: It can't be read; names its file, or its row where it has none.
+        """
+        stored = self.rows[index][column]
         try:
-            return datasets.Image().decode_example(stored).convert("RGB")
+            return datasets.Image().decode_example(stored)
         except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
             name = stored["path"] or f"of row {index}"
-            raise ValueError(f"The image {name} can't be read ({error}). Replace or remove it.") from error
+            raise ValueError(f"The {column} {name} can't be read ({error}). Replace or remove it.") from error
+
+    def random(self, index: int) -> Random:
+        """Returns the source of random numbers for a row in this epoch."""
+        return Random(f"{self.seed} {self.epoch.item()} {index}")
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns what the model takes of a row."""
+
+
+class ImageClassificationDataset(ImageDataset):
+    """Images with their `label`."""
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         image = self.image(index)
         if self.augmentation is not None:
-            image = self.augmentation(image, Random(f"{self.seed} {self.epoch.item()} {index}"))
+            image = self.augmentation(image, self.random(index))
         pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]  # (3, H, W)
         return {"pixel_values": pixel_values, "labels": self.rows[index]["label"]}
 
@@ -72,7 +94,7 @@ class EpochCallback(TrainerCallback):
         images: The training images.
     """
 
-    def __init__(self, images: ImageClassificationDataset) -> None:
+    def __init__(self, images: ImageDataset) -> None:
         self.images = images
 
     def on_epoch_begin(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import BaseImageProcessor, PreTrainedModel, Trainer
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from scripts.common.arguments import MethodArguments, recipe
 from scripts.common.methods import METHODS
@@ -26,12 +26,23 @@ def task_metrics(task: Task, metrics: dict[str, float], split: str) -> dict[str,
     return {name: value for name, value in named.items() if name in ("loss", *task.metrics)}
 
 
+def adapter_dir(args: TrainingArguments) -> Path:
+    """Returns the folder for the adapter that a run has trained."""
+    return Path(args.output_dir, "adapter")
+
+
+def model_dir(args: TrainingArguments) -> Path:
+    """Returns the folder for a model that a run has trained whole."""
+    return Path(args.output_dir, "model")
+
+
 def save_run(
     trainer: Trainer,
     task: Task,
     method_args: MethodArguments,
     image_processor: BaseImageProcessor,
     record: dict[str, Any],
+    base_config: PreTrainedConfig | None = None,
 ) -> dict[str, Any]:
     """Saves what a run has trained, with the image processor and a card, its curves and `metrics.json`.
 
@@ -45,13 +56,14 @@ def save_run(
         record: What the script itself knows: `base_model`; `load_base`, the lines of Python that assign the base model
             to `base`, their imports first; `dataset`, as a person reads it; `classes`, `num_images` by split, `data`,
             `results` by split.
+        base_config: Of a base model that was built and not loaded; saved beside the adapter.
 
     Returns:
         The whole record, as in `metrics.json`.
     """
     args, model = trainer.args, trainer.model
     whole = isinstance(model, PreTrainedModel)
-    output_dir, adapter_dir = Path(args.output_dir), Path(args.output_dir, "model" if whole else "adapter")
+    output_dir, folder = Path(args.output_dir), model_dir(args) if whole else adapter_dir(args)
     record = {
         "task": task.name,
         **record,
@@ -59,15 +71,17 @@ def save_run(
         "training": recipe(args),
         "seed": args.seed,
         "parameters": parameter_counts(model),
-        "adapter_path": adapter_dir.as_posix(),
+        "adapter_path": folder.as_posix(),
         "software": software(),
         "hardware": hardware(),
         "history": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
-        with replace_directory(adapter_dir) as new:
+        with replace_directory(folder) as new:
             model.save_pretrained(new)
             image_processor.save_pretrained(new)
+            if base_config is not None and not whole:
+                base_config.save_pretrained(new)
             record["adapter_bytes"] = sum(file.stat().st_size for file in new.glob("*.safetensors"))
             model_card(record, task).save(new / "README.md")
         plot_curves({method_args.method: record["history"]}, output_dir / "curves.png", task)

@@ -34,3 +34,37 @@ IMAGE_CLASSIFICATION = Task(
     hub_metric="accuracy",
     metrics={"top1": "top-1 accuracy", "top5": "top-5 accuracy"},
 )
+
+SEMANTIC_SEGMENTATION = Task(
+    name="semantic segmentation",
+    pipeline_tag="image-segmentation",
+    auto_class="AutoModelForSemanticSegmentation",
+    hub_metric="mean_iou",
+    metrics={"mean_iou": "mIoU", "pixel_accuracy": "pixel accuracy"},
+)
+
+BOX_METRICS = {
+    "box_ap": "box AP",
+    "box_ap50": "box AP50",
+    "box_ap75": "box AP75",
+    "box_ap_small": "box AP, small",
+    "box_ap_medium": "box AP, medium",
+    "box_ap_large": "box AP, large",
+}
+
+OBJECT_DETECTION = Task(
+    name="object detection",
+    pipeline_tag="object-detection",
+    auto_class="AutoModelForObjectDetection",
+    hub_metric="mean_average_precision",
+    metrics=BOX_METRICS,
+)
+
+INSTANCE_SEGMENTATION = Task(
+    name="instance segmentation",
+    pipeline_tag="image-segmentation",
+    auto_class="AutoModelForUniversalSegmentation",
+    hub_metric="mean_average_precision",
+    metrics={name.replace("box", "mask"): label.replace("box", "mask") for name, label in BOX_METRICS.items()}
+    | BOX_METRICS,
+)

@@ -55,6 +55,7 @@ def handwritten_digits(seed: int = 0) -> DatasetDict:
 
 def _picture(scan: np.ndarray, split: str, random: np.random.Generator) -> dict[str, bytes]:
     background = random_background(split, IMAGE_SIZE, random)
+    picture, _ = overlay(background, digit_stencil(scan), VARIATION, random)
     encoded = io.BytesIO()
-    overlay(background, digit_stencil(scan), VARIATION, random).save(encoded, "PNG", compress_level=1)
+    picture.save(encoded, "PNG", compress_level=1)
     return {"bytes": encoded.getvalue(), "path": None}

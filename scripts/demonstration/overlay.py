@@ -39,7 +39,7 @@ class Variation:
 
 def overlay(
     background: Image.Image, stencil: Image.Image, variation: Variation, random: np.random.Generator
-) -> Image.Image:
+) -> tuple[Image.Image, np.ndarray]:
     """Lays a shape over a picture.
 
     Args:
@@ -49,7 +49,8 @@ def overlay(
         random: Source of random numbers.
 
     Returns:
-        A new picture of the size of `background`; the shape lies inside it completely.
+        A new picture of the size of `background`; the shape lies inside it completely. And the shape where it lies, of
+        shape (H, W) and in the stencil's grey levels.
     """
     side = background.width
     shape = _vary(stencil, round(side * random.uniform(*variation.size)), variation, random)
@@ -58,9 +59,10 @@ def overlay(
     covered = np.asarray(background.crop((left, top, left + shape.width, top + shape.height)).convert("L"))
     alpha = np.asarray(shape) / 255 * random.uniform(variation.opacity, 1)
     colour = _contrasting_colour(float(np.average(covered, weights=alpha + 1e-6)), variation.contrast, random)
-    picture = background.copy()
+    picture, placed = background.copy(), Image.new("L", background.size)
     picture.paste(Image.new("RGB", shape.size, colour), (left, top), Image.fromarray((alpha * 255).astype(np.uint8)))
-    return picture
+    placed.paste(shape, (left, top))
+    return picture, np.asarray(placed)
 
 
 def _vary(stencil: Image.Image, length: int, variation: Variation, random: np.random.Generator) -> Image.Image:

@@ -8,33 +8,27 @@ written to `backbone/` in the output directory: weights in float16, the image pr
 """
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from transformers import (
-    HfArgumentParser,
     SwinConfig,
     SwinForImageClassification,
-    TrainingArguments,
     ViTImageProcessorPil,
     default_data_collator,
     set_seed,
 )
 
-from scripts.common.arguments import recipe
 from scripts.common.metrics import classification_metrics
-from scripts.common.records import hardware, software, write_json
 from scripts.common.run import task_metrics
-from scripts.common.run_directory import find_checkpoint, replace_directory
+from scripts.common.run_directory import find_checkpoint
 from scripts.common.tasks import IMAGE_CLASSIFICATION
 from scripts.common.trainer import WholeModelTrainer
-from scripts.demonstration.photographs import PHOTOGRAPHS
-from scripts.demonstration.symbols import CLASSES, FONTS, PrintedSymbols
+from scripts.demonstration.pretraining import Stopwatch, num_pictures, parse, save_demonstration_model
+from scripts.demonstration.symbols import CLASSES, PrintedSymbols
 
 IMAGE_SIZE = 64
 NUM_EVALUATION_PICTURES = 4000
@@ -46,22 +40,11 @@ DEFAULTS: dict[str, Any] = {
     "max_steps": 5500,
     "per_device_train_batch_size": 64,
     "per_device_eval_batch_size": 250,
-    "train_sampling_strategy": "sequential",  # from easy to hard
     "learning_rate": 1.5e-3,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 200,
-    "weight_decay": 0.05,
-    "max_grad_norm": 5.0,
-    "bf16": True,
-    "use_cpu": not torch.cuda.is_available(),
-    "dataloader_num_workers": 1,
     "eval_strategy": "steps",
     "eval_steps": 1100,
-    "save_strategy": "steps",
-    "save_steps": 500,
-    "save_total_limit": 1,
-    "logging_steps": 50,
-    "remove_unused_columns": False,
 }
 
 CARD = """---
@@ -73,15 +56,15 @@ tags: [swin, image-classification]
 
 # Demonstration backbone
 
-A Swin of {parameters:,} parameters for pictures of {image_size} x {image_size} pixels, patches of 2 x 2, four stages.
+A Swin of {parameters:,} parameters for pictures of 64 x 64 pixels, patches of 2 x 2, four stages.
 It knows printed letters and symbols, no digits, and exists to be adapted: by the demonstration, the tests and the
 comparisons of mona-peft.
 
 - **Data**: {num_classes} characters (`{classes}`) in {num_fonts} fonts that ship with matplotlib, enlarged, sheared,
   tinted and turned, over crops of {num_photographs} photographs that ship with scikit-image ({photographs}). Every
   picture is drawn anew: {num_pictures:,} in all, the first ones large and on even grounds.
-- **Accuracy** on {num_evaluated:,} pictures drawn with another seed, from the same fonts and photographs:
-  {accuracy:.2%}.
+- **Accuracy** on 4,000 pictures drawn with another seed, from the same fonts and photographs:
+  {top1:.2%}.
 - **Training**: {steps:,} steps of {batch_size}, seed {seed}, {minutes:.0f} minutes on {num_threads} thread(s) of a CPU
   that other work shared. Command: `python -m scripts.demonstration.pretrain_backbone`; settings and versions are in
   `training.json`.
@@ -123,78 +106,32 @@ def build_model() -> SwinForImageClassification:
     return SwinForImageClassification(config)
 
 
-def store_in_half_precision(folder: Path) -> None:
-    """Rewrites the weights of a saved model in float16; its config still says float32, which loads them so."""
-    path = folder / "model.safetensors"
-    weights = {name: value.half() if value.is_floating_point() else value for name, value in load_file(path).items()}
-    save_file(weights, path, metadata={"format": "pt"})
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the given arguments, or those of the command line."""
-    parser = HfArgumentParser(TrainingArguments, allow_abbrev=False)
-    parser.set_defaults(**DEFAULTS)
-    (args,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    args = parse(argv, DEFAULTS)
     checkpoint = find_checkpoint(args)
     set_seed(args.seed)
 
     image_processor = ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     model = build_model()
-    num_pictures = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     trainer = WholeModelTrainer(
         model=model,
         args=args,
         train_dataset=SymbolDataset(
-            PrintedSymbols(IMAGE_SIZE, args.seed, ramp=tuple(round(share * num_pictures) for share in RAMP)),
-            num_pictures,
+            PrintedSymbols(IMAGE_SIZE, args.seed, ramp=tuple(round(share * num_pictures(args)) for share in RAMP)),
+            num_pictures(args),
             image_processor,
         ),
         eval_dataset=SymbolDataset(PrintedSymbols(IMAGE_SIZE, args.seed + 1), NUM_EVALUATION_PICTURES, image_processor),
         data_collator=default_data_collator,
         processing_class=image_processor,
         compute_metrics=classification_metrics(len(CLASSES)),
+        callbacks=[Stopwatch()],
     )
-    started = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
-    minutes = (time.monotonic() - started) / 60
-    metrics = trainer.evaluate()
-    record = {
-        "results": task_metrics(IMAGE_CLASSIFICATION, metrics, "eval"),
-        "num_pictures": num_pictures,
-        "minutes": round(minutes, 1),
-        "training": recipe(args),
-        "seed": args.seed,
-        "software": software(),
-        "hardware": hardware(),
-        "history": trainer.state.log_history,
-    }
-    if trainer.is_world_process_zero():
-        with replace_directory(Path(args.output_dir, "backbone")) as new:
-            model.save_pretrained(new)
-            store_in_half_precision(new)
-            image_processor.save_pretrained(new)
-            write_json(new / "training.json", record)
-            (new / "README.md").write_text(
-                CARD.format(
-                    parameters=model.num_parameters(),
-                    image_size=IMAGE_SIZE,
-                    num_classes=len(CLASSES),
-                    classes=" ".join(CLASSES),
-                    num_fonts=len(FONTS),
-                    num_photographs=len(PHOTOGRAPHS["pretraining"]),
-                    photographs=", ".join(PHOTOGRAPHS["pretraining"]),
-                    num_pictures=num_pictures,
-                    num_evaluated=NUM_EVALUATION_PICTURES,
-                    accuracy=record["results"]["top1"],
-                    steps=args.max_steps,
-                    batch_size=args.train_batch_size,
-                    seed=args.seed,
-                    minutes=minutes,
-                    num_threads=torch.get_num_threads(),
-                ),
-                encoding="utf-8",
-            )
-    print(json.dumps(record["results"], indent=2))
+    results = task_metrics(IMAGE_CLASSIFICATION, trainer.evaluate(), "eval")
+    save_demonstration_model(Path(args.output_dir, "backbone"), trainer, image_processor, results, CARD)
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,28 @@ def symbol_stencil(character: str, font: str) -> Image.Image:
     return stencil.crop(stencil.getbbox())
 
 
+def random_symbol(random: np.random.Generator) -> tuple[int, Image.Image]:
+    """Returns the number of a class, and a stencil of it in one of its fonts."""
+    label = int(random.integers(len(CLASSES)))
+    fonts = _fonts_with(CLASSES[label])
+    return label, symbol_stencil(CLASSES[label], fonts[random.integers(len(fonts))])
+
+
+def symbol_background(size: int, difficulty: float, random: np.random.Generator) -> Image.Image:
+    """Cuts a square of side `size` out of a photograph: an even ground at difficulty 0, the photograph itself at 1."""
+    background = np.asarray(random_background("pretraining", size, random))
+    # Seven photographs are few: with their colours exchanged they are many more.
+    background = Image.fromarray(np.ascontiguousarray(background[..., random.permutation(3)]))
+    even = Image.new("RGB", background.size, tuple(round(level) for level in ImageStat.Stat(background).mean))
+    return Image.blend(even, background, difficulty)
+
+
+def difficulty(number: int, ramp: tuple[int, int]) -> float:
+    """Returns how hard the picture of a number is: 0 up to the ramp's start, 1 from its end on."""
+    start, stop = ramp
+    return min(max((number - start) / (stop - start), 0.0), 1.0)
+
+
 @dataclass(frozen=True)
 class PrintedSymbols:
     """An endless set of pictures by number, each of one class of `CLASSES`.
@@ -76,14 +98,8 @@ class PrintedSymbols:
     def picture(self, number: int) -> tuple[Image.Image, int]:
         """Returns the picture of a number, and the number of its class."""
         random = np.random.default_rng([self.seed, number])
-        label = int(random.integers(len(CLASSES)))
-        fonts = _fonts_with(CLASSES[label])
-        stencil = symbol_stencil(CLASSES[label], fonts[random.integers(len(fonts))])
-        background = np.asarray(random_background("pretraining", self.size, random))
-        # Seven photographs are few: with their colours exchanged they are many more.
-        background = Image.fromarray(np.ascontiguousarray(background[..., random.permutation(3)]))
-        start, stop = self.ramp
-        difficulty = min(max((number - start) / (stop - start), 0.0), 1.0)
-        even = Image.new("RGB", background.size, tuple(round(level) for level in ImageStat.Stat(background).mean))
-        background = Image.blend(even, background, difficulty)
-        return overlay(background, stencil, PLAIN.towards(VARIATION, difficulty), random), label
+        label, stencil = random_symbol(random)
+        share = difficulty(number, self.ramp)
+        background = symbol_background(self.size, share, random)
+        picture, _ = overlay(background, stencil, PLAIN.towards(VARIATION, share), random)
+        return picture, label

@@ -47,12 +47,13 @@ def test_every_character_of_a_font_is_drawn_and_differs_from_the_others(font):
 
 def test_overlay_changes_only_where_the_shape_is():
     background = random_background("test", 64, np.random.default_rng(0))
-    picture = overlay(background, Image.new("L", (30, 60), 255), PLAIN, np.random.default_rng(1))
+    picture, shape = overlay(background, Image.new("L", (30, 60), 255), PLAIN, np.random.default_rng(1))
     changed = (np.asarray(picture) != np.asarray(background)).any(-1)
     rows, columns = np.nonzero(changed)
     # A bar of 16 x 32 pixels, filled to its corners.
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (32, 16)
     assert changed.sum() == 32 * 16
+    assert ((shape == 255) == changed).all()
     colours = np.asarray(picture)[changed]
     assert (colours == colours[0]).all()
     grey = np.asarray(background.convert("L"))[changed].mean()
@@ -64,8 +65,8 @@ def test_varied_shapes_stay_inside_and_keep_their_size():
     black = Image.new("RGB", (64, 64))
     for number in range(50):
         random = np.random.default_rng(number)
-        picture = np.asarray(overlay(black, digit_stencil(load_digits().images[number]), variation, random))
-        rows, columns = np.nonzero(picture.max(-1) > 4)
+        picture, _ = overlay(black, digit_stencil(load_digits().images[number]), variation, random)
+        rows, columns = np.nonzero(np.asarray(picture).max(-1) > 4)
         longer = max(np.ptp(rows), np.ptp(columns)) + 1
         assert 0.3 * 64 - 3 <= longer <= 0.9 * 64 + 1
 

@@ -1,10 +1,7 @@
 """The classification script: run as a user runs it, resumed, and given what it can't use."""
 
-import itertools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +9,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image as PILImage
-from safetensors.torch import load_file
 from transformers import SwinConfig, SwinForImageClassification, Trainer, ViTImageProcessorPil
 
 from scripts import train_image_classification
 from scripts.common.methods import METHODS
 from scripts.train_image_classification import AutoImageProcessor, main, parse
-
-ROOT = Path(__file__).parents[2]
+from tests.script_runs import equal_weights, interrupt, run_python, saved_folder, weights
 
 
 @pytest.fixture
@@ -40,26 +35,6 @@ def arguments(swin_folder, image_folder, tmp_path) -> list[str]:
         ),
         *("--learning_rate", "1e-2", "--validation_fraction", "0.25"),
     ]
-
-
-SAVED = {"full": "model", "fixed": "adapter", "mona": "adapter"}
-"""Folder of what was trained, by method."""
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (file,) = folder.glob("*.safetensors")
-    return load_file(file)
-
-
-def equal_weights(actual: Path, expected: Path) -> bool:
-    actual, expected = weights(actual), weights(expected)
-    assert actual.keys() == expected.keys()
-    return all(torch.equal(actual[name], expected[name]) for name in expected)
-
-
-def run_python(*args: str) -> str:
-    command = [sys.executable, *args]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 def test_run_as_a_user_runs_it_and_load_by_the_card(arguments, tmp_path, image_folder):
@@ -100,18 +75,6 @@ print(model.config.id2label, torch.nn.functional.cross_entropy(logits, labels).i
     assert float(printed.split()[-1]) == pytest.approx(record["results"]["validation"]["loss"], abs=1e-5)
 
 
-def interrupt(monkeypatch, steps: int) -> None:
-    """Makes Trainer stop as on Ctrl-C when `steps` steps are done."""
-    original, counter = Trainer.training_step, itertools.count()
-
-    def training_step(self, *args, **kwargs):
-        if next(counter) == steps:
-            raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "training_step", training_step)
-
-
 @pytest.mark.parametrize(
     ("method", "options"),
     [
@@ -134,7 +97,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(arguments, tmp_path, monke
         with pytest.raises(SystemExit, match="--resume_from_checkpoint last"):
             main(arguments)
     main([*arguments, "--resume_from_checkpoint", "last"])
-    assert equal_weights(tmp_path / "run" / SAVED[method], tmp_path / "straight" / SAVED[method])
+    assert equal_weights(tmp_path / "run" / saved_folder(method), tmp_path / "straight" / saved_folder(method))
     straight, resumed = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("straight", "run"))
     assert resumed["results"] == straight["results"]
 
@@ -159,7 +122,7 @@ def best_checkpoint(run: Path) -> Path:
 def test_training_restores_the_best_checkpoint(arguments, tmp_path, method):
     main([*arguments, "--method", method, *BEST_IS_NOT_LAST])
     run = tmp_path / "run"
-    assert equal_weights(run / SAVED[method], best_checkpoint(run))
+    assert equal_weights(run / saved_folder(method), best_checkpoint(run))
 
 
 def test_trainer_itself_restores_a_part_of_a_whole_model(arguments, tmp_path, monkeypatch):

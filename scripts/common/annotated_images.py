@@ -1,0 +1,96 @@
+"""Annotated images as the readers of the formats return them, before they are checked."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.ExifTags
+import PIL.Image
+from datasets import Dataset, Features, Image
+from tqdm import tqdm
+
+
+@dataclass
+class AnnotatedImage:
+    """An image and its objects.
+
+    Attributes:
+        image_id: Number that is the image's own within its split.
+        where: What a message says of the image.
+        objects: One an object: `bbox`, `category` and what else `ObjectCheck` knows.
+        size: (width, height), if the annotation tells it.
+    """
+
+    image_id: int
+    where: str
+    objects: list[dict[str, Any]]
+    size: tuple[int, int] | None = None
+
+
+@dataclass
+class AnnotatedSplit:
+    """A split of a dataset.
+
+    Attributes:
+        classes: Names of the classes, by what its objects have as `category`.
+        images: What is known of each image.
+        pictures: The images themselves, in the same order: rows of `image`, not decoded.
+    """
+
+    classes: dict[Any, str]
+    images: list[AnnotatedImage]
+    pictures: Dataset
+
+
+def picture_files(paths: Sequence[Path]) -> Dataset:
+    """Returns files of images as rows of `image`, not decoded."""
+    rows = {"image": [{"path": str(path), "bytes": None} for path in paths]}
+    return Dataset.from_dict(rows, features=Features({"image": Image(decode=False)}))
+
+
+def missing_images(paths: Sequence[Path], where: str) -> None:
+    """Checks that files of images exist.
+
+    Args:
+        paths: Of the images.
+        where: What a message says of the place that names them.
+
+    Raises:
+        ValueError: Some are missing; names the first ones.
+    """
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ValueError(
+            f"{where} names {len(paths)} images, and {len(missing)} of them are missing: "
+            f"{', '.join(missing[:5])}{more}. Put them there, or remove their entries."
+        )
+
+
+def image_sizes(split: AnnotatedSplit) -> Iterator[tuple[int, int]]:
+    """Reads the (width, height) of images, the way round in which they will be shown.
+
+    Raises:
+        ValueError: An image can't be read, or has another size than its annotation says; names it.
+    """
+    pictures = tqdm(split.pictures, "Reading sizes", disable=None)
+    for image, picture in zip(split.images, pictures, strict=True):
+        size = _size(picture["image"], image.where)
+        if image.size is not None and tuple(image.size) != size:
+            raise ValueError(
+                f"{image.where} is {size[0]} × {size[1]} pixels, but its annotation says {image.size[0]} × "
+                f"{image.size[1]}: boxes and masks would not fit. (Images are turned as their EXIF data says.)"
+            )
+        yield size
+
+
+def _size(picture: dict[str, Any], where: str) -> tuple[int, int]:
+    source = picture["path"] if picture["bytes"] is None else io.BytesIO(picture["bytes"])
+    try:
+        with PIL.Image.open(source) as opened:
+            turned = opened.getexif().get(PIL.ExifTags.Base.Orientation, 1) >= 5
+            return opened.size[::-1] if turned else opened.size
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"{where} can't be read ({error}). Replace or remove it.") from error

@@ -1,0 +1,205 @@
+"""Models for dense prediction: pre-trained ones, or new ones around a pre-trained backbone."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, TrainingArguments
+
+from mona_peft import load_backbone
+from mona_peft.selection import backbone_of, modules_outside, parameters_outside
+from scripts.common.model_card import load_pretrained_code
+
+FOUR_STAGES = ("stage1", "stage2", "stage3", "stage4")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a model is built around a backbone.
+
+    Attributes:
+        stages: Stages of the backbone whose feature maps it takes.
+        settings: From channels and strides of these feature maps to what the model's config says of them.
+    """
+
+    stages: tuple[str, ...]
+    settings: Callable[[list[int], list[int]], dict[str, Any]] = lambda channels, strides: {}
+
+
+ARCHITECTURES = {
+    "upernet": Architecture(FOUR_STAGES, lambda channels, strides: {"auxiliary_in_channels": channels[2]}),
+    "mask2former": Architecture(
+        FOUR_STAGES, lambda channels, strides: {"feature_strides": strides, "common_stride": strides[0]}
+    ),
+    "maskformer": Architecture(FOUR_STAGES),
+    "rt_detr": Architecture(
+        FOUR_STAGES[1:], lambda channels, strides: {"encoder_in_channels": channels, "feat_strides": strides}
+    ),
+    "deformable_detr": Architecture(FOUR_STAGES[1:], lambda channels, strides: {"use_timm_backbone": False}),
+}
+"""Kinds of models that are built around a backbone, by the `model_type` of their config."""
+
+
+@dataclass
+class DenseModelArguments:
+    """Which model is adapted: a pre-trained one, or a new one around a pre-trained backbone."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name on the hub, or folder, of a model pre-trained for this task; its head is new where it is for "
+            "other classes. Without it: a new model around --backbone."
+        },
+    )
+    backbone: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name on the hub, or folder, of a pre-trained Swin or SwinV2, a classifier for instance, whose "
+            "weights the model's backbone gets."
+        },
+    )
+    model_type: str | None = field(
+        default=None, metadata={"help": "Without --model_name_or_path: the kind of model to build around --backbone."}
+    )
+    model_config: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON of settings of the new model's config, such as '{\"hidden_size\": 256}'; those under "
+            "backbone_config are the backbone's."
+        },
+    )
+
+
+def load_dense_model(
+    auto_classes: Mapping[str, str], args: DenseModelArguments, classes: Sequence[str], adapter_dir: Path
+) -> tuple[PreTrainedModel, list[str]]:
+    """Loads a pre-trained model, or builds a new one around a pre-trained backbone.
+
+    Args:
+        auto_classes: Names of the classes of transformers that load models for the task, by `model_type`.
+        args: Which model.
+        classes: Names of the classes. A pre-trained model gets a new head where its own is for other classes.
+        adapter_dir: Where what is trained will be saved, beside the config of a new model.
+
+    Returns:
+        The model, in evaluation mode and float32, and the lines of Python that load it as `base`.
+
+    Raises:
+        ValueError: There is no such model or backbone, it is not for this task, or they do not go together.
+    """
+    labels = {"id2label": dict(enumerate(classes)), "label2id": {name: number for number, name in enumerate(classes)}}
+    try:
+        if args.model_name_or_path is None:
+            config = _new_config(auto_classes, args, labels)
+            auto_class = auto_classes[config.model_type]
+            model = getattr(transformers, auto_class).from_config(config).eval()
+            code = [
+                f"from transformers import AutoConfig, {auto_class}",
+                "",
+                f"base = {auto_class}.from_config(AutoConfig.from_pretrained({adapter_dir.as_posix()!r}))",
+                *_settle_bare_parameters(model),
+            ]
+        else:
+            auto_class = _auto_class(auto_classes, args)
+            model = getattr(transformers, auto_class).from_pretrained(
+                args.model_name_or_path, **labels, ignore_mismatched_sizes=True, dtype=torch.float32
+            )
+            code = load_pretrained_code(auto_class, args.model_name_or_path, classes)
+        if args.backbone is not None:
+            load_backbone(model, args.backbone)
+            code = ["from mona_peft import load_backbone", *code, f"load_backbone(base, {args.backbone!r})"]
+        return model, code
+    except OSError as error:
+        given = {"--model_name_or_path": args.model_name_or_path, "--backbone": args.backbone}
+        raise ValueError(
+            f"{', '.join(f'{option} {name}' for option, name in given.items() if name)}: neither a folder with a model "
+            f"nor one that the hub returns. Check the name, and the connection if it is on the hub. ({error})"
+        ) from error
+
+
+def checkpoint_backbone(model: PreTrainedModel, args: TrainingArguments) -> None:
+    """Makes `--gradient_checkpointing` mean the backbone, in which nearly all memory is.
+
+    `Trainer` asks the whole model, and UPerNet, Mask2Former, RT-DETR and others refuse.
+
+    Args:
+        model: Before it is adapted.
+        args: Checkpointing is off in them afterwards.
+    """
+    if args.gradient_checkpointing:
+        backbone = model.get_submodule(backbone_of(model))
+        backbone.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs or {"use_reentrant": False})
+        args.gradient_checkpointing = args.activation_checkpointing = False  # the old name and the new one
+
+
+def _settle_bare_parameters(model: PreTrainedModel) -> list[str]:
+    """Gives parameters that PEFT can't save, as they lie in no module of the head's, values that a reload finds again.
+
+    Returns:
+        The lines of Python that do so with `base`.
+    """
+    backbone, code = backbone_of(model), []
+    for name in parameters_outside(model, backbone, modules_outside(model, backbone)):
+        nn.init.normal_(model.get_parameter(name), generator=torch.Generator().manual_seed(0))
+        code += [
+            "import torch",
+            f"torch.nn.init.normal_(base.get_parameter({name!r}), generator=torch.Generator().manual_seed(0))",
+        ]
+    return code
+
+
+def _auto_class(auto_classes: Mapping[str, str], args: DenseModelArguments) -> str:
+    name = args.model_name_or_path
+    if args.model_type or args.model_config:
+        raise ValueError(
+            f"--model_type and --model_config describe a new model, and {name} has a config of its own. Give the one "
+            "or the other."
+        )
+    model_type = AutoConfig.from_pretrained(name).model_type
+    if model_type not in auto_classes:
+        raise ValueError(
+            f"--model_name_or_path {name}: a model of type {model_type}, not one for this task: "
+            f"{', '.join(auto_classes)}. A pre-trained backbone is given with --backbone, beside --model_type."
+        )
+    return auto_classes[model_type]
+
+
+def _new_config(
+    auto_classes: Mapping[str, str], args: DenseModelArguments, labels: dict[str, dict]
+) -> PreTrainedConfig:
+    kinds = [kind for kind in auto_classes if kind in ARCHITECTURES]
+    if args.backbone is None or args.model_type not in kinds:
+        raise ValueError(
+            f"--model_type {args.model_type}, --backbone {args.backbone}: without --model_name_or_path a new model is "
+            f"built, of type {' or '.join(kinds)}, around a pre-trained backbone; for instance `--model_type "
+            f"{kinds[0]} --backbone microsoft/swin-large-patch4-window7-224-in22k`."
+        )
+    architecture = ARCHITECTURES[args.model_type]
+    backbone = AutoConfig.from_pretrained(args.backbone)
+    if not hasattr(backbone, "embed_dim") or not hasattr(backbone, "stage_names"):
+        raise ValueError(f"--backbone {args.backbone}: a model of type {backbone.model_type}, not a Swin or SwinV2.")
+    given = _settings(args.model_config)
+    backbone.update({**given.pop("backbone_config", {}), "out_features": list(architecture.stages)})
+    levels = [FOUR_STAGES.index(stage) for stage in architecture.stages]
+    channels = [backbone.embed_dim * 2**level for level in levels]
+    strides = [backbone.patch_size * 2**level for level in levels]
+    settings = {**architecture.settings(channels, strides), **given}
+    config = AutoConfig.for_model(args.model_type, **settings, **labels, backbone_config=backbone)
+    if unknown := [name for name in given if name not in type(config)().to_dict()]:
+        raise ValueError(f"--model_config: the config of {args.model_type} has no {', '.join(unknown)}.")
+    return config
+
+
+def _settings(model_config: str | dict[str, Any] | None) -> dict[str, Any]:
+    """Returns the settings that are given as JSON on the command line, or in a preset."""
+    if not isinstance(model_config, str):
+        return dict(model_config or {})
+    try:
+        return dict(json.loads(model_config))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise ValueError(f"--model_config {model_config}: not an object in JSON ({error}).") from error

@@ -1,0 +1,186 @@
+"""Data for object detection and instance segmentation: COCO's and Pascal VOC's formats, hub datasets, in one form.
+
+Every row has `image` (not decoded), `image_id`, `width`, `height` and `objects`, a struct of lists: `bbox` (x, y,
+width, height in pixels, inside the image), `category` (a `ClassLabel`), `area`, `iscrowd` and, where masks are wanted,
+`mask`, the `counts` of a run-length encoding that `coco_objects.decode_masks` reads.
+Images without objects are kept; crowds are kept too, and neither trained on nor counted in an evaluation.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
+
+from scripts.common import coco_files, voc_files
+from scripts.common.annotated_images import AnnotatedSplit, image_sizes
+from scripts.common.coco_objects import ObjectCheck
+from scripts.common.hub_objects import read_objects
+from scripts.common.image_files import check_images
+from scripts.common.splits import SplitArguments, choose_splits, validation_size
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ObjectDataArguments(SplitArguments):
+    """Which images and objects, and how they are read."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a dataset on the hub with a column of objects, or a local folder in COCO's or Pascal "
+            "VOC's format. Without it: scenes of handwritten digits over photographs, which need no download."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration, where a dataset has several."})
+    image_column: str | None = field(default=None, metadata={"help": "Without it: the only column of images."})
+    objects_column: str | None = field(
+        default=None, metadata={"help": "Without it: the only column of objects with bbox and category."}
+    )
+    box_format: Literal["xywh", "xyxy"] = field(
+        default="xywh",
+        metadata={"help": "Boxes of a dataset of the hub: (x, y, width, height) or (left, top, right, bottom)."},
+    )
+    verify_images: bool = field(
+        default=True, metadata={"help": "Read every image of a local folder once before training starts."}
+    )
+
+
+def load_objects(args: ObjectDataArguments, seed: int, with_masks: bool = False) -> DatasetDict:
+    """Loads the splits `train`, `validation` and, where there is one, `test` of a dataset, in the form told above.
+
+    Args:
+        args: What to load; its `dataset` is given.
+        seed: Of the split into training and validation images, where the dataset has none.
+        with_masks: Whether every object must have a mask.
+
+    Raises:
+        ValueError: There is no such dataset, it lacks something, an annotation is broken, or an image is missing or of
+            another size than its annotation says. The message names file or split, and entry.
+    """
+    splits = _read(args)
+    classes = _classes(splits)
+    rows = {name: _rows(split, classes, name, args, with_masks) for name, split in splits.items()}
+    if "validation" not in rows:
+        numbers = list(range(len(rows["train"])))
+        Random(seed).shuffle(numbers)
+        size = validation_size(len(numbers), args.validation_fraction)
+        rows["validation"] = rows["train"].select(sorted(numbers[:size]))
+        rows["train"] = rows["train"].select(sorted(numbers[size:]))
+    for name, dataset in rows.items():
+        if not any(objects["bbox"] for objects in dataset["objects"]):
+            raise ValueError(f"There is no object in any of the {len(dataset)} images of the {name} split.")
+    return DatasetDict(rows)
+
+
+def objects_features(classes: list[str], with_masks: bool) -> Features:
+    """Returns the features of the common form.
+
+    Args:
+        classes: Names of the classes.
+        with_masks: Whether objects have masks.
+    """
+    objects: dict[str, Any] = {
+        "bbox": List(List(Value("float32"))),
+        "category": List(ClassLabel(names=classes)),
+        "area": List(Value("float32")),
+        "iscrowd": List(Value("bool")),
+    }
+    if with_masks:
+        objects["mask"] = List(Value("string"))
+    numbers = {name: Value("int64") for name in ("image_id", "width", "height")}
+    return Features({"image": Image(decode=False), **numbers, "objects": objects})
+
+
+def class_names(splits: DatasetDict) -> list[str]:
+    """Returns the names of the classes of a dataset in the common form, by their numbers."""
+    return splits["train"].features["objects"]["category"].feature.names
+
+
+def _read(args: ObjectDataArguments) -> dict[str, AnnotatedSplit]:
+    """Reads the wanted splits, whatever their format."""
+    folder = Path(args.dataset)
+    if folder.is_dir():
+        for find, read in ((voc_files.voc_splits, voc_files.read_voc), (coco_files.coco_splits, _reader_of(folder))):
+            if present := find(folder):
+                chosen = choose_splits(present, args)
+                splits = {role: read(present[name]) for role, name in chosen.items()}
+                if args.verify_images:
+                    check_images([Path(row["image"]["path"]) for split in splits.values() for row in split.pictures])
+                return splits
+        if not any(folder.rglob("*.parquet")) and not any(folder.rglob("metadata.*")):
+            raise ValueError(
+                f"--dataset {folder}: there are no annotations in this folder. COCO's format has {coco_files.LAYOUT}; "
+                f"Pascal VOC's has {voc_files.LAYOUT}."
+            )
+    try:
+        dataset = load_dataset(args.dataset, args.dataset_config)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise ValueError(
+            f"--dataset {args.dataset}: neither a folder here nor a dataset that the hub returns. Check the name, and "
+            f"the connection if it is on the hub. ({error})"
+        ) from error
+    chosen = choose_splits(dataset, args)
+    splits = {
+        role: read_objects(dataset[name], name, args.image_column, args.objects_column) for role, name in chosen.items()
+    }
+    if args.box_format == "xyxy":
+        for split in splits.values():
+            _corners_to_sizes(split)
+    return splits
+
+
+def _reader_of(folder: Path):
+    return lambda path: coco_files.read_coco(path, folder)
+
+
+def _corners_to_sizes(split: AnnotatedSplit) -> None:
+    for image in split.images:
+        for entry in image.objects:
+            left, top, right, bottom = entry["bbox"]
+            entry["bbox"] = [left, top, right - left, bottom - top]
+
+
+def _classes(splits: dict[str, AnnotatedSplit]) -> dict[Any, str]:
+    """Returns the classes of all splits, which must not contradict each other, sorted by their number or name."""
+    classes: dict[Any, str] = {}
+    for name, split in splits.items():
+        for number, label in split.classes.items():
+            if classes.setdefault(number, label) != label:
+                raise ValueError(
+                    f"The category {number} is {label!r} in the {name} split and {classes[number]!r} in another. Every "
+                    "split needs the same categories."
+                )
+    labels = list(classes.values())
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"Several categories have the same name: {', '.join(twice)}.")
+    return dict(sorted(classes.items()))
+
+
+def _rows(
+    split: AnnotatedSplit, classes: dict[Any, str], name: str, args: ObjectDataArguments, with_masks: bool
+) -> Dataset:
+    """Checks the images and objects of a split and brings them into the common form."""
+    if not split.images:
+        raise ValueError(f"The {name} split has no images.")
+    number_of = {category: number for number, category in enumerate(classes)}
+    check = ObjectCheck(with_masks)
+    columns: dict[str, list] = {"image_id": [], "width": [], "height": [], "objects": []}
+    for image, (width, height) in zip(split.images, image_sizes(split), strict=True):
+        entries = [{**entry, "category": number_of[entry["category"]]} for entry in image.objects]
+        objects = check(entries, width, height, image.where)
+        values = (image.image_id, width, height, objects)
+        for column, value in zip(columns.values(), values, strict=True):
+            column.append(value)
+    check.check_boxes_lie_inside(name)
+    for reason, count in check.skipped.items():
+        logger.warning("%s split: %d of %d objects are left out: %s.", name, count, check.num_boxes, reason)
+    features = objects_features(list(classes.values()), with_masks)
+    rows = split.pictures
+    for column, values in columns.items():
+        rows = rows.add_column(column, values, feature=features[column])
+    return rows

@@ -1,0 +1,108 @@
+"""Folders in COCO's format: images, and one JSON file of instances a split."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scripts.common.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images, picture_files
+
+LAYOUT = (
+    "FOLDER/annotations/instances_train.json beside FOLDER/train/*.jpg (or FOLDER/images/train/, FOLDER/images/), or "
+    "FOLDER/train/_annotations.coco.json beside the images"
+)
+
+
+def coco_splits(folder: Path) -> dict[str, Path]:
+    """Returns the annotation files of a folder, by split: `train` for `instances_train2017.json`.
+
+    Args:
+        folder: Laid out as COCO itself, or with one folder a split that holds its images and `_annotations.coco.json`.
+    """
+    files = {path.parent.name: path for path in sorted(folder.glob("*/_annotations.coco.json"))}
+    for path in sorted([*folder.glob("annotations/*.json"), *folder.glob("*.json")]):
+        if path.stem.startswith(("instances_", "train", "val", "test")):
+            files[path.stem.removeprefix("instances_")] = path
+    without_year = {re.sub(r"_?\d{4}$", "", name): path for name, path in files.items()}
+    return without_year if len(without_year) == len(files) else files
+
+
+def read_coco(path: Path, folder: Path) -> AnnotatedSplit:
+    """Reads a file of instances.
+
+    Args:
+        path: Of the JSON.
+        folder: That holds it and the images.
+
+    Raises:
+        ValueError: The file is broken, or an entry names what is not there, or images are
+            missing. The message names file and entry.
+    """
+    content = _read(path)
+    classes: dict[Any, str] = {}
+    for entry, where in _entries(content, "categories", ("id", "name"), path):
+        if not isinstance(entry["id"], int) or entry["id"] in classes:
+            raise ValueError(f"{where}: the id must be an integer of its own, not {entry['id']!r}.")
+        classes[entry["id"]] = str(entry["name"])
+
+    images: dict[Any, AnnotatedImage] = {}
+    files: list[Path] = []
+    listed = list(_entries(content, "images", ("id", "file_name"), path))
+    directory = _image_directory(path, folder, [entry["file_name"] for entry, _ in listed])
+    for entry, where in listed:
+        if not isinstance(entry["id"], int) or entry["id"] in images:
+            raise ValueError(f"{where}: the id must be an integer of its own, not {entry['id']!r}.")
+        file = directory / entry["file_name"]
+        size = (entry["width"], entry["height"]) if entry.get("width") and entry.get("height") else None
+        images[entry["id"]] = AnnotatedImage(entry["id"], str(file), [], size)
+        files.append(file)
+    missing_images(files, str(path))
+
+    for entry, where in _entries(content, "annotations", ("image_id", "category_id", "bbox"), path):
+        if entry["image_id"] not in images:
+            raise ValueError(f"{where}: there is no image with the id {entry['image_id']!r}.")
+        if entry["category_id"] not in classes:
+            raise ValueError(
+                f"{where}: there is no category with the id {entry['category_id']!r}. There are: "
+                f"{', '.join(map(str, classes))}."
+            )
+        images[entry["image_id"]].objects.append({**entry, "category": entry["category_id"], "where": where})
+    return AnnotatedSplit(classes, list(images.values()), picture_files(files))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # neither JSON nor UTF-8
+        raise ValueError(f"{path} is not a JSON file ({error}).") from error
+    needed = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in needed):
+        has = ", ".join(content) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ValueError(f"{path} is no file of COCO instances: it needs the lists {', '.join(needed)}, and has {has}.")
+    return content
+
+
+def _entries(
+    content: dict[str, Any], kind: str, keys: tuple[str, ...], path: Path
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yields the entries of a list, each with its place for messages, after checking that they have some keys."""
+    for number, entry in enumerate(content[kind]):
+        where = f"{path}: {kind}[{number}]"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where} must be an object with {', '.join(keys)}, not {entry!r:.80}.")
+        where = f"{where} (id {entry['id']})" if "id" in entry else where
+        lacking = [key for key in keys if key not in entry]
+        if lacking:
+            raise ValueError(f"{where} has no {', '.join(lacking)}. It has: {', '.join(entry)}.")
+        yield entry, where
+
+
+def _image_directory(path: Path, folder: Path, file_names: list[str]) -> Path:
+    """Returns the first of the usual directories that has the first image; without one, the most usual."""
+    name = path.stem.removeprefix("instances_")
+    if path.parent.name != "annotations":
+        candidates = [path.parent, path.parent / name, path.parent / "images" / name, path.parent / "images"]
+    else:
+        candidates = [folder / name, folder / "images" / name, folder / "images", folder]
+    return next((place for place in candidates if file_names and (place / file_names[0]).is_file()), candidates[0])

@@ -1,0 +1,130 @@
+"""What the pre-trainings of the demonstration models share: their arguments, and the form in which models are kept."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BaseImageProcessor,
+    HfArgumentParser,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from scripts.common.arguments import recipe
+from scripts.common.records import hardware, software, write_json
+from scripts.common.run_directory import replace_directory
+from scripts.demonstration.photographs import PHOTOGRAPHS
+from scripts.demonstration.symbols import CLASSES, FONTS
+
+DEFAULTS: dict[str, Any] = {
+    "train_sampling_strategy": "sequential",  # from easy to hard
+    "weight_decay": 0.05,
+    "max_grad_norm": 5.0,
+    "bf16": True,
+    "use_cpu": not torch.cuda.is_available(),
+    "dataloader_num_workers": 1,
+    "save_strategy": "steps",
+    "save_steps": 500,
+    "save_total_limit": 1,
+    "logging_steps": 50,
+    "remove_unused_columns": False,
+}
+"""Defaults of every pre-training, where those of `TrainingArguments` do not suit it."""
+
+MINUTES = "minutes"
+
+
+def parse(argv: Sequence[str] | None, defaults: dict[str, Any]) -> TrainingArguments:
+    """Parses the arguments of a pre-training.
+
+    Args:
+        argv: The arguments without the program's name; None takes them from the command line.
+        defaults: Of this pre-training, where they are not `DEFAULTS`.
+    """
+    parser = HfArgumentParser(TrainingArguments, allow_abbrev=False)
+    parser.set_defaults(**{**DEFAULTS, **defaults})
+    (args,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    return args
+
+
+def num_pictures(args: TrainingArguments) -> int:
+    """Returns how many pictures a pre-training sees; it sees none twice."""
+    return args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+class Stopwatch(TrainerCallback):
+    """Adds to everything that is logged how many minutes the training has taken, interruptions left out."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Starts at the minutes of the checkpoint, if there is one."""
+        before = max((entry[MINUTES] for entry in state.log_history if MINUTES in entry), default=0.0)
+        self.started = time.monotonic() - 60 * before
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Adds the minutes."""
+        state.log_history[-1][MINUTES] = (time.monotonic() - self.started) / 60
+
+
+def save_demonstration_model(
+    folder: Path, trainer: Trainer, image_processor: BaseImageProcessor, results: dict[str, float], card: str
+) -> None:
+    """Saves a pre-trained model with weights in float16, its image processor, `training.json` and a card.
+
+    Args:
+        folder: Where to; a model that is there is replaced.
+        trainer: After training, with a `Stopwatch`.
+        image_processor: Of the model.
+        results: Metrics of the model.
+        card: Text of the card, with `{parameters}`, `{steps}` and the like, and with the names of the metrics.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    args, model = trainer.args, trainer.model
+    minutes = max(entry[MINUTES] for entry in trainer.state.log_history if MINUTES in entry)
+    record = {
+        "results": results,
+        "num_pictures": num_pictures(args),
+        "minutes": round(minutes, 1),
+        "training": recipe(args),
+        "seed": args.seed,
+        "software": software(),
+        "hardware": hardware(),
+        "history": trainer.state.log_history,
+    }
+    facts = {
+        "parameters": model.num_parameters(),
+        "num_classes": len(CLASSES),
+        "classes": " ".join(CLASSES),
+        "num_fonts": len(FONTS),
+        "num_photographs": len(PHOTOGRAPHS["pretraining"]),
+        "photographs": ", ".join(PHOTOGRAPHS["pretraining"]),
+        "num_pictures": num_pictures(args),
+        "steps": args.max_steps,
+        "batch_size": args.train_batch_size,
+        "seed": args.seed,
+        "minutes": minutes,
+        "num_threads": torch.get_num_threads(),
+    }
+    with replace_directory(folder) as new:
+        model.save_pretrained(new)
+        store_in_half_precision(new)
+        image_processor.save_pretrained(new)
+        write_json(new / "training.json", record)
+        (new / "README.md").write_text(card.format(**facts, **results), encoding="utf-8")
+
+
+def store_in_half_precision(folder: Path) -> None:
+    """Rewrites the weights of a saved model in float16; its config still says float32, which loads them so."""
+    path = folder / SAFE_WEIGHTS_NAME
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})

@@ -1,0 +1,95 @@
+"""Scenes as rows of object detection and instance segmentation data."""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from faster_coco_eval.core import mask as mask_api
+
+from scripts.common.coco_data import objects_features
+from scripts.common.coco_objects import Objects
+from scripts.demonstration.scenes import DigitScenes, Scene
+
+DIGIT_SCENES = "scenes of handwritten digits over photographs (embedded default)"
+NUM_SCENES = {"train": 2000, "validation": 200, "test": 400}
+
+
+class Scenes(Protocol):
+    """Scenes by number, each object of one class."""
+
+    def scene(self, number: int) -> Scene:
+        """Returns the scene of a number."""
+
+
+def scene_objects(scene: Scene, class_of: Sequence[int] | None = None, with_masks: bool = True) -> Objects:
+    """Returns the objects of a scene.
+
+    Args:
+        scene: The scene.
+        class_of: Another class for each class of the scenes; None keeps them.
+        with_masks: Whether objects have masks.
+    """
+    corners = scene.boxes
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    objects: Objects = {
+        "bbox": boxes.astype(float).tolist(),
+        "category": [int(label if class_of is None else class_of[label]) for label in scene.classes],
+        "area": scene.masks.sum((1, 2)).astype(float).tolist(),
+        "iscrowd": [False] * len(boxes),
+    }
+    if with_masks:
+        masks = mask_api.encode(np.asfortranarray(scene.masks.transpose(1, 2, 0), dtype=np.uint8))
+        objects["mask"] = [mask["counts"].decode() for mask in masks]
+    return objects
+
+
+def scene_rows(
+    scenes: Scenes,
+    numbers: Iterable[int],
+    classes: Sequence[str],
+    class_of: Sequence[int] | None = None,
+    with_masks: bool = True,
+) -> Dataset:
+    """Returns scenes in the form of `coco_data`.
+
+    Args:
+        scenes: The scenes.
+        numbers: Of those wanted.
+        classes: Names of the classes.
+        class_of: As in `scene_objects`.
+        with_masks: As in `scene_objects`.
+    """
+    rows: list[Mapping[str, Any]] = []
+    for number in numbers:
+        scene = scenes.scene(number)
+        encoded = io.BytesIO()
+        scene.image.save(encoded, "PNG", compress_level=1)
+        width, height = scene.image.size
+        rows.append(
+            {
+                "image": {"bytes": encoded.getvalue(), "path": None},
+                "image_id": number,
+                "width": width,
+                "height": height,
+                "objects": scene_objects(scene, class_of, with_masks),
+            }
+        )
+    return Dataset.from_list(rows, features=objects_features(list(classes), with_masks))
+
+
+def digit_scenes(with_masks: bool = True) -> DatasetDict:
+    """Returns the splits `train`, `validation` and `test` of the embedded default, the same every time.
+
+    No two splits share a scan or a photograph.
+
+    Args:
+        with_masks: Whether objects have masks.
+    """
+    return DatasetDict(
+        {
+            split: scene_rows(DigitScenes(split), range(count), DigitScenes.classes, with_masks=with_masks)
+            for split, count in NUM_SCENES.items()
+        }
+    )

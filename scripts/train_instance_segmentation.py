@@ -1,0 +1,217 @@
+"""Adapts a model for instance segmentation, Mask2Former or MaskFormer, with Mona, on transformers' Trainer.
+
+Without arguments it trains the demonstration segmenter on scenes of handwritten digits, offline and within minutes:
+
+    python -m scripts.train_instance_segmentation
+
+A model of the hub, on a folder in COCO's format (annotations/instances_train2017.json, train2017/*.jpg, ...):
+
+    python -m scripts.train_instance_segmentation --dataset FOLDER \\
+        --model_name_or_path facebook/mask2former-swin-base-coco-instance --learning_rate 1e-4 --bf16 \\
+        --output_dir outputs/my_instances
+
+Or a new head around a pre-trained backbone, as in the paper: `--preset paper_instance_segmentation --dataset coco`.
+
+The output directory then holds checkpoints (`--resume_from_checkpoint last` goes on from the newest), `metrics.json`,
+`curves.png`, `predictions.png` and `adapter/`: adapter and head, the image processor, and a model card with the code
+that loads them.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+from transformers import BaseImageProcessor, PreTrainedConfig, TrainingArguments, set_seed
+
+# transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+from transformers.models.maskformer.image_processing_pil_maskformer import MaskFormerImageProcessorPil
+
+from scripts.common.arguments import MethodArguments, parse_arguments
+from scripts.common.backbones import DenseModelArguments, load_dense_model
+from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects
+from scripts.common.coco_evaluation import BOXES_AND_MASKS, CocoTrainer
+from scripts.common.image_dataset import EpochCallback
+from scripts.common.instance_masks import (
+    INSTANCE_AUGMENTATIONS,
+    InstanceDataset,
+    collate_instances,
+    find_instances,
+)
+from scripts.common.methods import METHODS
+from scripts.common.object_pictures import draw_detections, draw_truth
+from scripts.common.overlays import save_panel
+from scripts.common.run import adapter_dir, save_run, task_metrics
+from scripts.common.run_directory import check_same_adapter, find_checkpoint
+from scripts.common.schedule import MultiStepTrainer
+from scripts.common.tasks import INSTANCE_SEGMENTATION
+from scripts.demonstration.scene_objects import DIGIT_SCENES, digit_scenes
+
+logger = logging.getLogger(__name__)
+
+AUTO_CLASSES = dict.fromkeys(("mask2former", "maskformer"), INSTANCE_SEGMENTATION.auto_class)
+IMAGE_PROCESSORS = {"mask2former": Mask2FormerImageProcessorPil, "maskformer": MaskFormerImageProcessorPil}
+NUM_PICTURES = 6
+
+
+@dataclass
+class InstanceDataArguments(ObjectDataArguments):
+    """Which images and instances, and how they are prepared."""
+
+    image_size: int | None = field(
+        default=None,
+        metadata={"help": "Side in pixels of the squares that images are resized to. Without it: the model's own."},
+    )
+    augmentation: Literal["none", "crop", "crop-flip"] = field(
+        default="crop-flip",
+        metadata={"help": "Of training images: random resized crop, and horizontal flip (wrong for digits and text)."},
+    )
+
+
+def load_image_processor(model_args: DenseModelArguments, image_size: int | None) -> BaseImageProcessor:
+    """Loads the image processor of a model, or makes one with the normalisation of the backbone.
+
+    Raises:
+        ValueError: It has no one size for all images, and none is given.
+    """
+    size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
+    if model_args.model_name_or_path is not None:
+        image_processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path, **size)
+    else:
+        known = AutoImageProcessor.from_pretrained(model_args.backbone, **size)
+        make = IMAGE_PROCESSORS[model_args.model_type]
+        image_processor = make(size=known.size, image_mean=known.image_mean, image_std=known.image_std)
+    if not image_processor.size.height or not image_processor.size.width:
+        # Models of this family take the padding of a batch for a part of the image, and so of the masks.
+        raise ValueError(
+            f"The image processor of {model_args.model_name_or_path} resizes images to several sizes "
+            f"({dict(image_processor.size)}). Give one size for all with --image_size, for instance 640."
+        )
+    return image_processor
+
+
+def check_instances(rows: datasets.Dataset, config: PreTrainedConfig) -> None:
+    """Says how many images have more instances than the model can find in one."""
+    num_queries = getattr(config, "decoder_config", config).num_queries
+    counts = [crowds.count(False) for crowds in rows.flatten()["objects.iscrowd"]]
+    surplus = [count for count in counts if count > num_queries]
+    if surplus:
+        logger.warning(
+            f"{len(surplus)} of {len(counts)} training images have more instances than the model can find in one "
+            f"(num_queries {num_queries}), up to {max(surplus)}. Of these images only the instances that fit best are "
+            "learnt. Take a model with more queries, or smaller parts of the images."
+        )
+
+
+class InstanceTrainer(MultiStepTrainer, CocoTrainer):
+    """`Trainer` with COCO's evaluation and COCO's schedule."""
+
+
+def train(
+    model_args: DenseModelArguments,
+    data_args: InstanceDataArguments,
+    method_args: MethodArguments,
+    args: TrainingArguments,
+) -> dict[str, Any]:
+    """Trains, evaluates and saves.
+
+    Returns:
+        The record of the run, as in `metrics.json`.
+
+    Raises:
+        ValueError: Arguments, data or output directory can't be used; the message says what to do.
+    """
+    checkpoint = find_checkpoint(args)
+    set_seed(args.seed)
+
+    splits = digit_scenes() if data_args.dataset is None else load_objects(data_args, args.seed, with_masks=True)
+    classes = class_names(splits)
+    base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
+    image_processor = load_image_processor(model_args, data_args.image_size)
+    check_instances(splits["train"], base_model.config)
+    base_config = base_model.config if model_args.model_name_or_path is None else None
+    model = METHODS[method_args.method](base_model, method_args)
+    if checkpoint is not None:
+        check_same_adapter(checkpoint, model)
+
+    augmentations = {"train": INSTANCE_AUGMENTATIONS[data_args.augmentation]}
+    images = {
+        name: InstanceDataset(rows, image_processor, augmentations.get(name), args.seed)
+        for name, rows in splits.items()
+    }
+    args.label_names = [
+        "mask_labels",
+        "class_labels",
+    ]  # Trainer looks in the model's signature, which a PeftModel hides
+    trainer = InstanceTrainer(
+        model=model,
+        args=args,
+        train_dataset=images["train"],
+        eval_dataset=images["validation"],
+        data_collator=collate_instances,
+        processing_class=image_processor,
+        callbacks=[EpochCallback(images["train"])],
+        detect=partial(find_instances, image_processor),
+        kinds=BOXES_AND_MASKS,
+    )
+
+    few = splits["validation"].select(range(min(NUM_PICTURES, len(splits["validation"]))))
+    shown = InstanceDataset(few, image_processor)
+    panel = {"input": [shown.image(index) for index in range(len(few))], "truth": draw_truth(shown, classes)}
+    for stage in ("before training", "after training"):
+        if stage == "after training":
+            trainer.train(resume_from_checkpoint=checkpoint)
+        panel[stage] = draw_detections(shown, classes, trainer.find(shown))
+        if trainer.is_world_process_zero():
+            save_panel(panel, Path(args.output_dir, "predictions.png"))
+
+    results = {}
+    for split in [split for split in ("validation", "test") if split in images]:
+        output = trainer.predict(images[split], metric_key_prefix=split)
+        results[split] = task_metrics(INSTANCE_SEGMENTATION, output.metrics, split)
+
+    record = {
+        "base_model": model_args.model_name_or_path or model_args.backbone,
+        "load_base": load_base,
+        "dataset": data_args.dataset or DIGIT_SCENES,
+        "classes": classes,
+        "num_images": {split: len(rows) for split, rows in splits.items()},
+        "data": asdict(data_args),
+        "results": results,
+    }
+    return save_run(trainer, INSTANCE_SEGMENTATION, method_args, image_processor, record, base_config)
+
+
+def parse(
+    argv: Sequence[str] | None = None,
+) -> tuple[DenseModelArguments, InstanceDataArguments, MethodArguments, TrainingArguments]:
+    """Parses the given arguments, or those of the command line."""
+    return parse_arguments(
+        (DenseModelArguments, InstanceDataArguments, MethodArguments, TrainingArguments),
+        argv,
+        output_dir="outputs/instance_segmentation",
+        default_preset="digit_instances",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    *arguments, args = parse(argv)
+    try:
+        record = train(*arguments, args)
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {args.output_dir}."
+        ) from None
+    print(json.dumps(record["results"], indent=2))
+    print(f"Adapter, model card, curves, pictures and metrics are in {args.output_dir}.")
+
+
+if __name__ == "__main__":
+    main()

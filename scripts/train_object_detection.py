@@ -1,0 +1,214 @@
+"""Adapts an object detector, RT-DETR, Deformable DETR or another DETR, with Mona, on transformers' Trainer.
+
+Without arguments it trains the demonstration detector on scenes of handwritten digits, offline and within minutes:
+
+    python -m scripts.train_object_detection
+
+A new head around a pre-trained Swin, on a folder in COCO's format (annotations/instances_train2017.json,
+train2017/*.jpg, ...), in Pascal VOC's, or a dataset of the hub with a column of objects:
+
+    python -m scripts.train_object_detection --dataset FOLDER_OR_NAME --model_type rt_detr \\
+        --backbone microsoft/swin-large-patch4-window7-224-in22k --image_size 640 --learning_rate 1e-4 --bf16 \\
+        --output_dir outputs/my_objects
+
+`--model_name_or_path` takes a detector that is there already. The output directory then holds checkpoints
+(`--resume_from_checkpoint last` goes on from the newest), `metrics.json`, `curves.png`, `predictions.png` and
+`adapter/`: adapter and head, the image processor, and a model card with the code that loads them.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import BaseImageProcessor, TrainingArguments, set_seed
+
+# transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
+from transformers.models.deformable_detr.image_processing_pil_deformable_detr import DeformableDetrImageProcessorPil
+from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
+
+from scripts.common.arguments import MethodArguments, parse_arguments
+from scripts.common.backbones import DenseModelArguments, load_dense_model
+from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects
+from scripts.common.coco_evaluation import CocoTrainer, box_detections
+from scripts.common.image_dataset import EpochCallback
+from scripts.common.methods import METHODS
+from scripts.common.object_dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
+from scripts.common.object_pictures import draw_detections, draw_truth
+from scripts.common.overlays import save_panel
+from scripts.common.run import adapter_dir, save_run, task_metrics
+from scripts.common.run_directory import check_same_adapter, find_checkpoint
+from scripts.common.schedule import MultiStepTrainer
+from scripts.common.tasks import OBJECT_DETECTION
+from scripts.demonstration.scene_objects import DIGIT_SCENES, digit_scenes
+
+AUTO_CLASSES = dict.fromkeys(
+    ("rt_detr", "deformable_detr", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), OBJECT_DETECTION.auto_class
+)
+IMAGE_PROCESSORS = {"rt_detr": RTDetrImageProcessorPil, "deformable_detr": DeformableDetrImageProcessorPil}
+PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr")
+"""Models that are told which pixels of a batch belong to an image. The others want images of one size."""
+
+NUM_PICTURES = 6
+
+
+@dataclass
+class DetectionDataArguments(ObjectDataArguments):
+    """Which images and objects, and how they are prepared."""
+
+    image_size: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "In pixels: one number, the side of the squares that images are resized to, or two, the shorter "
+            "side and what the longer one may reach. Without it: the model's own."
+        },
+    )
+    augmentation: Literal["none", "crop", "flip", "crop-flip"] = field(
+        default="crop-flip",
+        metadata={"help": "Of training images: random resized crop, and horizontal flip (wrong for digits and text)."},
+    )
+
+
+def load_image_processor(model_args: DenseModelArguments, image_size: list[int] | None) -> BaseImageProcessor:
+    """Loads the image processor of a detector, or makes one with the normalisation of the backbone.
+
+    Raises:
+        ValueError: The size is neither one number nor two.
+    """
+    size = {}
+    if image_size is not None:
+        if len(image_size) not in (1, 2):
+            raise ValueError(
+                f"--image_size {' '.join(map(str, image_size))}: one number or two are wanted (see --help)."
+            )
+        names = ("shortest_edge", "longest_edge") if len(image_size) == 2 else ("height", "width")
+        size = {"size": dict(zip(names, (image_size[0], image_size[-1]), strict=True))}
+    if model_args.model_name_or_path is not None:
+        return AutoImageProcessor.from_pretrained(model_args.model_name_or_path, **size)
+    known = AutoImageProcessor.from_pretrained(model_args.backbone)
+    make = IMAGE_PROCESSORS[model_args.model_type]
+    return make(
+        **{"size": known.size, **size}, do_normalize=True, image_mean=known.image_mean, image_std=known.image_std
+    )
+
+
+class DetectionTrainer(MultiStepTrainer, CocoTrainer):
+    """`Trainer` with COCO's evaluation and COCO's schedule."""
+
+
+def train(
+    model_args: DenseModelArguments,
+    data_args: DetectionDataArguments,
+    method_args: MethodArguments,
+    args: TrainingArguments,
+) -> dict[str, Any]:
+    """Trains, evaluates and saves.
+
+    Returns:
+        The record of the run, as in `metrics.json`.
+
+    Raises:
+        ValueError: Arguments, data or output directory can't be used; the message says what to do.
+    """
+    checkpoint = find_checkpoint(args)
+    set_seed(args.seed)
+
+    splits = digit_scenes(with_masks=False) if data_args.dataset is None else load_objects(data_args, args.seed)
+    classes = class_names(splits)
+    base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
+    image_processor = load_image_processor(model_args, data_args.image_size)
+    check_image_sizes(image_processor, base_model.config.model_type)
+    base_config = base_model.config if model_args.model_name_or_path is None else None
+    model = METHODS[method_args.method](base_model, method_args)
+    if checkpoint is not None:
+        check_same_adapter(checkpoint, model)
+
+    augmentations = {"train": OBJECT_AUGMENTATIONS[data_args.augmentation]}
+    images = {
+        name: ObjectDetectionDataset(rows, image_processor, augmentations.get(name), args.seed)
+        for name, rows in splits.items()
+    }
+    args.label_names = ["labels"]  # Trainer looks for it in the signature of the model, which a PeftModel hides
+    trainer = DetectionTrainer(
+        model=model,
+        args=args,
+        train_dataset=images["train"],
+        eval_dataset=images["validation"],
+        data_collator=collate,
+        processing_class=image_processor,
+        callbacks=[EpochCallback(images["train"])],
+        detect=partial(box_detections, image_processor),
+    )
+
+    few = splits["validation"].select(range(min(NUM_PICTURES, len(splits["validation"]))))
+    shown = ObjectDetectionDataset(few, image_processor)
+    panel = {"input": [shown.image(index) for index in range(len(few))], "truth": draw_truth(shown, classes)}
+    for stage in ("before training", "after training"):
+        if stage == "after training":
+            trainer.train(resume_from_checkpoint=checkpoint)
+        panel[stage] = draw_detections(shown, classes, trainer.find(shown))
+        if trainer.is_world_process_zero():
+            save_panel(panel, Path(args.output_dir, "predictions.png"))
+
+    results = {}
+    for split in [split for split in ("validation", "test") if split in images]:
+        output = trainer.predict(images[split], metric_key_prefix=split)
+        results[split] = task_metrics(OBJECT_DETECTION, output.metrics, split)
+
+    record = {
+        "base_model": model_args.model_name_or_path or model_args.backbone,
+        "load_base": load_base,
+        "dataset": data_args.dataset or DIGIT_SCENES,
+        "classes": classes,
+        "num_images": {split: len(rows) for split, rows in splits.items()},
+        "data": asdict(data_args),
+        "results": results,
+    }
+    return save_run(trainer, OBJECT_DETECTION, method_args, image_processor, record, base_config)
+
+
+def check_image_sizes(image_processor: BaseImageProcessor, model_type: str) -> None:
+    """Checks that images come in one size where the model needs that.
+
+    Raises:
+        ValueError: They don't.
+    """
+    size = image_processor.size
+    if model_type not in PADDED and not (size.get("height") and size.get("width")):
+        raise ValueError(
+            f"A model of type {model_type} takes images of one size, and its image processor resizes them to several "
+            f"({dict(size)}). Give one size for all, for instance --image_size 640."
+        )
+
+
+def parse(
+    argv: Sequence[str] | None = None,
+) -> tuple[DenseModelArguments, DetectionDataArguments, MethodArguments, TrainingArguments]:
+    """Parses the given arguments, or those of the command line."""
+    return parse_arguments(
+        (DenseModelArguments, DetectionDataArguments, MethodArguments, TrainingArguments),
+        argv,
+        output_dir="outputs/object_detection",
+        default_preset="digit_detection",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    *arguments, args = parse(argv)
+    try:
+        record = train(*arguments, args)
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {args.output_dir}."
+        ) from None
+    print(json.dumps(record["results"], indent=2))
+    print(f"Adapter, model card, curves, pictures and metrics are in {args.output_dir}.")
+
+
+if __name__ == "__main__":
+    main()

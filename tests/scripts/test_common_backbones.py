@@ -1,0 +1,133 @@
+"""Dense models from the arguments of a script: pre-trained ones, new ones, and what is refused."""
+
+import pytest
+import torch
+from transformers import AutoConfig, SwinBackbone, SwinConfig, SwinForImageClassification, TrainingArguments
+
+from scripts.common.backbones import ARCHITECTURES, DenseModelArguments, checkpoint_backbone, load_dense_model
+from tests.models import FOUR_STAGES, images, upernet
+
+AUTO_CLASSES = {
+    "upernet": "AutoModelForSemanticSegmentation",
+    "segformer": "AutoModelForSemanticSegmentation",
+    "mask2former": "AutoModelForUniversalSegmentation",
+    "maskformer": "AutoModelForInstanceSegmentation",
+    "rt_detr": "AutoModelForObjectDetection",
+    "deformable_detr": "AutoModelForObjectDetection",
+}
+CLASSES = ["cat", "dog", "owl"]
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    folder = tmp_path / "classifier"
+    SwinForImageClassification(SwinConfig(**FOUR_STAGES | {"patch_size": 2})).save_pretrained(folder)
+    return folder
+
+
+def features(backbone: torch.nn.Module) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return backbone.eval()(images()).feature_maps
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_new_model_around_a_backbone_runs_and_its_code_builds_it_again(classifier, tmp_path, model_type):
+    adapter = tmp_path / "adapter"
+    args = DenseModelArguments(backbone=str(classifier), model_type=model_type)
+    model, code = load_dense_model(AUTO_CLASSES, args, CLASSES, adapter)
+    assert model.config.id2label == dict(enumerate(CLASSES))
+    names = {}
+    model.config.save_pretrained(adapter)
+    exec("\n".join(code), names)
+    again = names["base"]
+    stages = list(ARCHITECTURES[model_type].stages)
+    expected = features(SwinBackbone.from_pretrained(classifier, out_features=stages))
+    for built in (model, again):
+        (backbone,) = [m for m in built.modules() if hasattr(m, "hidden_states_norms")]
+        for ours, theirs in zip(features(backbone), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        model(images())
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    assert {name: value.shape for name, value in again.state_dict().items()} == shapes
+
+
+def test_pre_trained_model_keeps_its_head_or_gets_a_new_one_and_another_backbone(tmp_path):
+    torch.manual_seed(1)
+    pretrained = upernet()
+    pretrained.save_pretrained(tmp_path / "upernet")
+    SwinForImageClassification(SwinConfig(**FOUR_STAGES)).save_pretrained(tmp_path / "other")
+    args = DenseModelArguments(model_name_or_path=str(tmp_path / "upernet"))
+    model, _ = load_dense_model(AUTO_CLASSES, args, CLASSES, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images()).logits, pretrained.eval()(images()).logits)
+    args.backbone = str(tmp_path / "other")
+    model, code = load_dense_model(AUTO_CLASSES, args, [*CLASSES, "fox"], tmp_path)
+    names = {}
+    exec("\n".join(code), names)
+    theirs = features(SwinBackbone.from_pretrained(tmp_path / "other", out_features=FOUR_STAGES["out_features"]))
+    for built in (model, names["base"]):
+        assert built.config.num_labels == 4
+        assert torch.equal(features(built.backbone)[0], theirs[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {},
+            r"--model_type None, --backbone None: .* of type upernet or mask2former.*`--model_type upernet --backbone",
+        ),
+        ({"backbone": "CLASSIFIER"}, "--model_type None"),
+        ({"backbone": "CLASSIFIER", "model_type": "segformer"}, "--model_type segformer"),
+        (
+            {"backbone": "CLASSIFIER", "model_type": "upernet", "model_config": "{hidden"},
+            "--model_config {hidden: not an object",
+        ),
+        (
+            {"backbone": "CLASSIFIER", "model_type": "upernet", "model_config": '{"hiden_size": 8}'},
+            "the config of upernet has no hiden_size",
+        ),
+        ({"backbone": "no/such", "model_type": "upernet"}, "--backbone no/such: neither a folder"),
+        ({"model_name_or_path": "no/such"}, "--model_name_or_path no/such: neither a folder"),
+        ({"model_name_or_path": "CLASSIFIER"}, "a model of type swin, not one for this task: upernet, segformer"),
+        ({"model_name_or_path": "CLASSIFIER", "model_type": "upernet"}, "has a config of its own"),
+    ],
+)
+def test_wrong_arguments_are_named(classifier, tmp_path, arguments, message):
+    values = {name: str(classifier) if value == "CLASSIFIER" else value for name, value in arguments.items()}
+    with pytest.raises(ValueError, match=message):
+        load_dense_model(AUTO_CLASSES, DenseModelArguments(**values), CLASSES, tmp_path)
+
+
+def test_settings_of_model_and_backbone(classifier, tmp_path):
+    settings = '{"hidden_size": 24, "backbone_config": {"drop_path_rate": 0.3}}'
+    args = DenseModelArguments(backbone=str(classifier), model_type="upernet", model_config=settings)
+    model, _ = load_dense_model(AUTO_CLASSES, args, CLASSES, tmp_path)
+    assert model.config.hidden_size == 24
+    assert model.backbone.config.drop_path_rate == 0.3
+
+
+def test_gradient_checkpointing_is_the_backbones(tmp_path):
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = upernet().train()
+        args = TrainingArguments(str(tmp_path), gradient_checkpointing=checkpointing, use_cpu=True)
+        checkpoint_backbone(model, args)
+        assert not args.gradient_checkpointing
+        calls = []
+        block = model.backbone.swin.encoder.layers[0].blocks[0]
+        block.attention.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        torch.manual_seed(1)
+        model(images(), labels=torch.ones(2, 64, 64, dtype=torch.long)).loss.backward()
+        assert (len(calls) > 1) == checkpointing
+        gradients.append(model.backbone.swin.embeddings.patch_embeddings.projection.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_backbone_of_another_family_is_refused(tmp_path):
+    AutoConfig.for_model("segformer").save_pretrained(tmp_path)
+    args = DenseModelArguments(backbone=str(tmp_path), model_type="upernet")
+    with pytest.raises(ValueError, match="a model of type segformer, not a Swin or SwinV2"):
+        load_dense_model(AUTO_CLASSES, args, CLASSES, tmp_path)
