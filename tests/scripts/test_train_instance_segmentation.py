@@ -89,7 +89,7 @@ def segmenters(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def coco_folder(tmp_path_factory) -> Path:
-    """Six images to train on and four to validate, with polygons, RLE of both kinds, a crowd, and one without objects."""
+    """Six images to train on and four to validate: polygons, RLE of both kinds, a crowd, an image without objects."""
     folder = tmp_path_factory.mktemp("data") / "coco"
     write_coco(folder, train=6, val=4)
     return folder
@@ -110,9 +110,10 @@ def arguments(segmenters, coco_folder, tmp_path) -> Callable[..., list[str]]:
     return make
 
 
-@pytest.mark.parametrize("model", ["mask2former", "maskformer"])
-def test_run_as_a_user_runs_it_and_load_by_the_card(arguments, tmp_path, coco_folder, model):
-    output = run_python("-m", "scripts.train_instance_segmentation", *arguments("--learning_rate", "1e-2", model=model))
+def test_run_as_a_user_runs_it_and_load_by_the_card(arguments, tmp_path, coco_folder):
+    # As many steps as it takes to find anything at all.
+    options = ["--max_steps", "30", "--learning_rate", "3e-3", "--augmentation", "none", "--eval_strategy", "no"]
+    output = run_python("-m", "scripts.train_instance_segmentation", *arguments(*options))
     run = tmp_path / "run"
     record = json.loads((run / "metrics.json").read_text())
     assert record["classes"] == ["square", "bar"]
@@ -150,7 +151,7 @@ with torch.no_grad():
 print(json.dumps(average_precisions(rows, detections, BOXES_AND_MASKS)))
 """
     reloaded = json.loads(run_python("-c", code + check).splitlines()[-1])
-    assert sum(reloaded.values()) > 0
+    assert min(reloaded["box_ap50"], reloaded["mask_ap50"]) > 0.1
     assert reloaded == pytest.approx({name: value for name, value in results.items() if name != "loss"}, abs=1e-4)
 
 
