@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
+from transformers.utils import logging as transformers_logging
 
 from mona_peft.selection import backbone_of
 
@@ -43,6 +44,9 @@ def load_backbone(model: PreTrainedModel, pretrained_model_name_or_path: str | P
         )
     # Made anew: MaskFormer's backbone keeps a config that calls itself an ordinary Swin's.
     settings = {name: value for name, value in backbone.config.to_dict().items() if name != "model_type"}
+    verbosity = transformers_logging.get_verbosity()
+    # The report on missing weights is about the output norms, and alarms without cause; the others are checked here.
+    transformers_logging.set_verbosity_error()
     try:
         pretrained, loading = type(backbone).from_pretrained(
             pretrained_model_name_or_path,
@@ -54,6 +58,8 @@ def load_backbone(model: PreTrainedModel, pretrained_model_name_or_path: str | P
         )
     except RuntimeError as error:
         raise ValueError(_refusal(model, pretrained_model_name_or_path, "tensors of other shapes")) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     buffers = {name for name, _ in backbone.named_buffers()}
     missing = sorted(name for name in set(loading["missing_keys"]) - buffers if not name.startswith(_OUTPUT_NORMS))
     if missing:

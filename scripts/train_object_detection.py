@@ -20,7 +20,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from transformers import BaseImageProcessor, TrainingArguments, set_seed
@@ -38,8 +37,7 @@ from scripts.common.coco_evaluation import CocoTrainer, box_detections
 from scripts.common.image_dataset import EpochCallback
 from scripts.common.methods import METHODS
 from scripts.common.object_dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
-from scripts.common.object_pictures import draw_detections, draw_truth
-from scripts.common.overlays import save_panel
+from scripts.common.object_pictures import object_pictures
 from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_adapter, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
@@ -53,8 +51,6 @@ IMAGE_PROCESSORS = {"rt_detr": RTDetrImageProcessorPil, "deformable_detr": Defor
 PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr")
 """Models that are told which pixels of a batch belong to an image. The others want images of one size."""
 
-NUM_PICTURES = 6
-
 
 @dataclass
 class DetectionDataArguments(ObjectDataArguments):
@@ -67,18 +63,26 @@ class DetectionDataArguments(ObjectDataArguments):
             "side and what the longer one may reach. Without it: the model's own."
         },
     )
-    augmentation: Literal["none", "crop", "crop-flip"] = field(
+    augmentation: Literal["none", "crop", "flip", "crop-flip"] = field(
         default="crop-flip",
         metadata={"help": "Of training images: random resized crop, and horizontal flip (wrong for digits and text)."},
     )
 
 
 def load_image_processor(model_args: DenseModelArguments, image_size: list[int] | None) -> BaseImageProcessor:
-    """Loads the image processor of a detector, or makes one with the normalisation of the backbone."""
+    """Loads the image processor of a detector, or makes one with the normalisation of the backbone.
+
+    Raises:
+        ValueError: The size is neither one number nor two.
+    """
     size = {}
     if image_size is not None:
+        if len(image_size) not in (1, 2):
+            raise ValueError(
+                f"--image_size {' '.join(map(str, image_size))}: one number or two are wanted (see --help)."
+            )
         names = ("shortest_edge", "longest_edge") if len(image_size) == 2 else ("height", "width")
-        size = {"size": dict(zip(names, image_size * (3 - len(image_size)), strict=True))}
+        size = {"size": dict(zip(names, (image_size[0], image_size[-1]), strict=True))}
     if model_args.model_name_or_path is not None:
         return AutoImageProcessor.from_pretrained(model_args.model_name_or_path, **size)
     known = AutoImageProcessor.from_pretrained(model_args.backbone)
@@ -136,15 +140,13 @@ def train(
         detect=partial(box_detections, image_processor),
     )
 
-    few = splits["validation"].select(range(min(NUM_PICTURES, len(splits["validation"]))))
-    shown = ObjectDetectionDataset(few, image_processor)
-    panel = {"input": [shown.image(index) for index in range(len(few))], "truth": draw_truth(shown, classes)}
-    for stage in ("before training", "after training"):
-        if stage == "after training":
-            trainer.train(resume_from_checkpoint=checkpoint)
-        panel[stage] = draw_detections(shown, classes, trainer.find(shown))
-        if trainer.is_world_process_zero():
-            save_panel(panel, Path(args.output_dir, "predictions.png"))
+    pictures = object_pictures(trainer, images["validation"], classes)
+    trainer.add_callback(pictures)
+    if trainer.is_world_process_zero():
+        pictures.add("before training")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        pictures.add("after training")
 
     results = {}
     for split in [split for split in ("validation", "test") if split in images]:

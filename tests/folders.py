@@ -118,3 +118,37 @@ def write_voc(folder: Path, **counts: int) -> None:
         size = f"<size><width>{image['width']}</width><height>{image['height']}</height><depth>3</depth></size>"
         content = f"<annotation>{size}{''.join(lines)}</annotation>"
         (folder / "Annotations" / f"{Path(image['file_name']).stem}.xml").write_text(content)
+
+
+SHAPES = ["ground", "red", "green"]
+"""Classes of `write_masks`."""
+
+
+def write_masks(
+    folder: Path, counts: dict[str, int], size: tuple[int, int] = (48, 40), masks: str = "masks", first: int = 0
+) -> None:
+    """Writes noise with a red and a green rectangle, and their class maps, of (width, height) `size`.
+
+    Args:
+        folder: Gets images/SPLIT/NUMBER.jpg, and NUMBER.png in the folder of masks.
+        counts: Number of images by split.
+        size: Of every second image; those between are turned by a right angle.
+        masks: Name of the folder of masks.
+        first: Number of the first class in the masks. The left upper pixel is of no class: 255, or 0 below `first`.
+    """
+    for split, count in counts.items():
+        generator = np.random.default_rng(count)
+        for kind in ("images", masks):
+            (folder / kind / split).mkdir(parents=True)
+        for number in range(count):
+            width, height = size if number % 2 == 0 else size[::-1]
+            pixels = generator.integers(0, 60, (height, width, 3), dtype=np.uint8)
+            class_map = np.full((height, width), first, dtype=np.uint8)
+            for label in (1, 2):
+                top, left = generator.integers(0, height - 16), generator.integers(0, width - 16)
+                pixels[top : top + 16, left : left + 16, label - 1] += 180
+                class_map[top : top + 16, left : left + 16] = first + label
+            class_map[0, 0] = 0 if first else 255
+            # Two rectangles that overlap are two colours mixed; the class is the upper one's.
+            Image.fromarray(pixels).save(folder / "images" / split / f"{number}.jpg", quality=95)
+            Image.fromarray(class_map).save(folder / masks / split / f"{number}.png")

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from mona_peft import load_backbone
+from mona_peft.selection import backbone_of, modules_outside, parameters_outside
 from scripts.common.model_card import load_pretrained_code
 
 FOUR_STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -66,7 +68,10 @@ class DenseModelArguments:
     )
     model_config: str | None = field(
         default=None,
-        metadata={"help": "JSON of settings of the new model's config, such as '{\"hidden_size\": 256}'."},
+        metadata={
+            "help": "JSON of settings of the new model's config, such as '{\"hidden_size\": 256}'; those under "
+            "backbone_config are the backbone's."
+        },
     )
 
 
@@ -97,6 +102,7 @@ def load_dense_model(
                 f"from transformers import AutoConfig, {auto_class}",
                 "",
                 f"base = {auto_class}.from_config(AutoConfig.from_pretrained({adapter_dir.as_posix()!r}))",
+                *_settle_bare_parameters(model),
             ]
         else:
             auto_class = _auto_class(auto_classes, args)
@@ -114,6 +120,22 @@ def load_dense_model(
             f"{', '.join(f'{option} {name}' for option, name in given.items() if name)}: neither a folder with a model "
             f"nor one that the hub returns. Check the name, and the connection if it is on the hub. ({error})"
         ) from error
+
+
+def _settle_bare_parameters(model: PreTrainedModel) -> list[str]:
+    """Gives parameters that PEFT can't save, as they lie in no module of the head's, values that a reload finds again.
+
+    Returns:
+        The lines of Python that do so with `base`.
+    """
+    backbone, code = backbone_of(model), []
+    for name in parameters_outside(model, backbone, modules_outside(model, backbone)):
+        nn.init.normal_(model.get_parameter(name), generator=torch.Generator().manual_seed(0))
+        code += [
+            "import torch",
+            f"torch.nn.init.normal_(base.get_parameter({name!r}), generator=torch.Generator().manual_seed(0))",
+        ]
+    return code
 
 
 def _auto_class(auto_classes: Mapping[str, str], args: DenseModelArguments) -> str:
@@ -146,18 +168,23 @@ def _new_config(
     backbone = AutoConfig.from_pretrained(args.backbone)
     if not hasattr(backbone, "embed_dim") or not hasattr(backbone, "stage_names"):
         raise ValueError(f"--backbone {args.backbone}: a model of type {backbone.model_type}, not a Swin or SwinV2.")
-    backbone.out_features = list(architecture.stages)
+    given = _settings(args.model_config)
+    backbone.update({**given.pop("backbone_config", {}), "out_features": list(architecture.stages)})
     levels = [FOUR_STAGES.index(stage) for stage in architecture.stages]
     channels = [backbone.embed_dim * 2**level for level in levels]
     strides = [backbone.patch_size * 2**level for level in levels]
-    given = args.model_config or {}
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"--model_config {given}: not JSON ({error}).") from error
     settings = {**architecture.settings(channels, strides), **given}
     config = AutoConfig.for_model(args.model_type, **settings, **labels, backbone_config=backbone)
     if unknown := [name for name in given if name not in type(config)().to_dict()]:
         raise ValueError(f"--model_config: the config of {args.model_type} has no {', '.join(unknown)}.")
     return config
+
+
+def _settings(model_config: str | dict[str, Any] | None) -> dict[str, Any]:
+    """Returns the settings that are given as JSON on the command line, or in a preset."""
+    if not isinstance(model_config, str):
+        return dict(model_config or {})
+    try:
+        return dict(json.loads(model_config))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise ValueError(f"--model_config {model_config}: not an object in JSON ({error}).") from error

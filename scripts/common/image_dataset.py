@@ -49,12 +49,20 @@ class ImageDataset(Dataset):
         Raises:
             ValueError: The image can't be read; names its file, or its row where it has none.
         """
-        stored = self.rows[index]["image"]
+        return self.decode(index, "image").convert("RGB")
+
+    def decode(self, index: int, column: str) -> PIL.Image.Image:
+        """Returns the image in a column of a row, turned as its EXIF data says.
+
+        Raises:
+            ValueError: It can't be read; names its file, or its row where it has none.
+        """
+        stored = self.rows[index][column]
         try:
-            return datasets.Image().decode_example(stored).convert("RGB")
+            return datasets.Image().decode_example(stored)
         except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
             name = stored["path"] or f"of row {index}"
-            raise ValueError(f"The image {name} can't be read ({error}). Replace or remove it.") from error
+            raise ValueError(f"The {column} {name} can't be read ({error}). Replace or remove it.") from error
 
     def random(self, index: int) -> Random:
         """Returns the source of random numbers for a row in this epoch."""

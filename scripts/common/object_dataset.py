@@ -36,18 +36,23 @@ def crop(image: PIL.Image.Image, objects: Objects, random: Random) -> tuple[PIL.
     return image.crop(edges), kept
 
 
-def crop_and_flip(image: PIL.Image.Image, objects: Objects, random: Random) -> tuple[PIL.Image.Image, Objects]:
-    """`crop`, and half of the images mirrored left to right."""
-    image, objects = crop(image, objects, random)
+def flip(image: PIL.Image.Image, objects: Objects, random: Random) -> tuple[PIL.Image.Image, Objects]:
+    """Mirrors half of the images left to right."""
     if random.random() < 0.5:
         return image, objects
     mirrored = [[image.width - left - width, top, width, height] for left, top, width, height in objects["bbox"]]
     return PIL.ImageOps.mirror(image), {**objects, "bbox": mirrored}
 
 
+def crop_and_flip(image: PIL.Image.Image, objects: Objects, random: Random) -> tuple[PIL.Image.Image, Objects]:
+    """`crop`, then `flip`."""
+    return flip(*crop(image, objects, random), random)
+
+
 OBJECT_AUGMENTATIONS: dict[str, ObjectAugmentation | None] = {
     "none": None,
     "crop": crop,
+    "flip": flip,
     "crop-flip": crop_and_flip,
 }
 

@@ -48,7 +48,7 @@ def overlay_class_map(
         unpainted: Classes that are left unpainted, such as the background.
         opacity: Of the colours.
     """
-    painted = (class_map < num_classes) & ~np.isin(class_map, unpainted)
+    painted = (class_map >= 0) & (class_map < num_classes) & ~np.isin(class_map, unpainted)
     colours = palette(num_classes)[np.where(painted, class_map, 0)]
     return paint(image, painted, colours, opacity)
 

@@ -80,7 +80,10 @@ def test_pre_trained_model_keeps_its_head_or_gets_a_new_one_and_another_backbone
         ),
         ({"backbone": "CLASSIFIER"}, "--model_type None"),
         ({"backbone": "CLASSIFIER", "model_type": "segformer"}, "--model_type segformer"),
-        ({"backbone": "CLASSIFIER", "model_type": "upernet", "model_config": "{hidden"}, "--model_config {hidden: not"),
+        (
+            {"backbone": "CLASSIFIER", "model_type": "upernet", "model_config": "{hidden"},
+            "--model_config {hidden: not an object",
+        ),
         (
             {"backbone": "CLASSIFIER", "model_type": "upernet", "model_config": '{"hiden_size": 8}'},
             "the config of upernet has no hiden_size",
@@ -95,6 +98,14 @@ def test_wrong_arguments_are_named(classifier, tmp_path, arguments, message):
     values = {name: str(classifier) if value == "CLASSIFIER" else value for name, value in arguments.items()}
     with pytest.raises(ValueError, match=message):
         load_dense_model(AUTO_CLASSES, DenseModelArguments(**values), CLASSES, tmp_path)
+
+
+def test_settings_of_model_and_backbone(classifier, tmp_path):
+    settings = '{"hidden_size": 24, "backbone_config": {"drop_path_rate": 0.3}}'
+    args = DenseModelArguments(backbone=str(classifier), model_type="upernet", model_config=settings)
+    model, _ = load_dense_model(AUTO_CLASSES, args, CLASSES, tmp_path)
+    assert model.config.hidden_size == 24
+    assert model.backbone.config.drop_path_rate == 0.3
 
 
 def test_backbone_of_another_family_is_refused(tmp_path):

@@ -16,13 +16,13 @@ def test_colours_differ():
 
 
 def test_class_map_is_painted_where_a_class_is():
-    class_map = np.array([[0, 1, 2, 255], [0, 0, 1, 1], [2, 2, 2, 0]])
+    class_map = np.array([[0, 1, 2, 255], [0, 0, 1, -1], [2, 2, 2, 0]])
     pixels = np.asarray(overlay_class_map(GREY, class_map, 3, unpainted=[0], opacity=0.5))
     colours = palette(3)
     for row in range(3):
         for column in range(4):
             label = class_map[row, column]
-            expected = [100] * 3 if label in (0, 255) else np.round((100 + colours[label].astype(float)) / 2).tolist()
+            expected = [100] * 3 if label in (-1, 0, 255) else np.round((100 + colours[label].astype(float)) / 2).tolist()
             assert pixels[row, column].tolist() == expected
 
 

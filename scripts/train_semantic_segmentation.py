@@ -1,0 +1,216 @@
+"""Adapts a model for semantic segmentation with Mona, or trains its head alone, on transformers' Trainer.
+
+Without arguments it trains UPerNet on the demonstration backbone to find handwritten digits, offline, in minutes:
+
+    python -m scripts.train_semantic_segmentation
+
+A model of the hub, or a new one around a pre-trained Swin, on a dataset of the hub or a folder of images and masks:
+
+    python -m scripts.train_semantic_segmentation --dataset FOLDER_OR_NAME --output_dir outputs/scenes \\
+        --model_name_or_path openmmlab/upernet-swin-tiny
+    python -m scripts.train_semantic_segmentation --dataset FOLDER_OR_NAME --output_dir outputs/scenes \\
+        --model_type upernet --backbone microsoft/swin-large-patch4-window7-224-in22k --preset ade20k
+
+A folder holds FOLDER/images/SPLIT/*.jpg and masks of the same names, one class number a pixel, in
+FOLDER/masks/SPLIT/*.png. The output directory then holds checkpoints (`--resume_from_checkpoint last` goes on from the
+newest), `metrics.json`, `curves.png`, `predictions.png` and `adapter/`: adapter and head, the image processor, and a
+model card with the code that loads them.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+from transformers import (
+    BaseImageProcessor,
+    Mask2FormerImageProcessorPil,
+    MaskFormerImageProcessorPil,
+    SegformerImageProcessorPil,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from scripts.common.arguments import MethodArguments, parse_arguments
+from scripts.common.backbones import DenseModelArguments, load_dense_model
+from scripts.common.image_dataset import EpochCallback
+from scripts.common.methods import METHODS
+from scripts.common.run import adapter_dir, save_run, task_metrics
+from scripts.common.run_directory import check_same_adapter, find_checkpoint
+from scripts.common.segmentation_data import SCENES, SegmentationDataArguments, load_semantic_segmentation
+from scripts.common.segmentation_dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, TrainingImages, collate
+from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
+from scripts.common.segmentation_pictures import segmentation_pictures
+from scripts.common.tasks import SEMANTIC_SEGMENTATION
+
+AUTO_CLASSES = {
+    "upernet": "AutoModelForSemanticSegmentation",
+    "segformer": "AutoModelForSemanticSegmentation",
+    "mask2former": "AutoModelForUniversalSegmentation",
+    "maskformer": "AutoModelForInstanceSegmentation",
+}
+IMAGE_PROCESSORS = {
+    "upernet": SegformerImageProcessorPil,
+    "mask2former": Mask2FormerImageProcessorPil,
+    "maskformer": MaskFormerImageProcessorPil,
+}
+"""Of new models."""
+
+
+def load_image_processor(
+    model_args: DenseModelArguments, model_type: str, data_args: SegmentationDataArguments
+) -> BaseImageProcessor:
+    """Returns the image processor of a pre-trained model, or a new one with mean and deviation of the backbone's."""
+    processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path or model_args.backbone)
+    if model_args.model_name_or_path is None:
+        size = {"height": data_args.image_size, "width": data_args.image_size}
+        moments = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+        processor = IMAGE_PROCESSORS[model_type](size=size, **moments)
+    processor.ignore_index = IGNORE_INDEX
+    processor.do_reduce_labels = data_args.reduce_labels
+    return processor
+
+
+def check_arguments(
+    data_args: SegmentationDataArguments, args: TrainingArguments, model: nn.Module, count: int
+) -> None:
+    """Checks what would only fail within training.
+
+    Raises:
+        ValueError: Batches are too small for batch norm or too large for the data, or windows are not for the model.
+    """
+    batch_size = args.train_batch_size * args.world_size
+    if count < batch_size:
+        raise ValueError(f"{count} training images are fewer than a batch of {batch_size}: choose a smaller one.")
+    batch_norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    if args.train_batch_size == 1 and batch_norms:
+        raise ValueError(
+            f"--per_device_train_batch_size 1: the batch norms of {type(model).__name__}, {batch_norms[0]} for one, "
+            "need two images at least."
+        )
+    if data_args.eval_mode == "slide" and model.config.model_type in ("mask2former", "maskformer"):
+        raise ValueError(
+            f"--eval_mode slide: {model.config.model_type} scores masks, not pixels, so --eval_mode whole it has to be."
+        )
+
+
+def train(
+    model_args: DenseModelArguments,
+    data_args: SegmentationDataArguments,
+    method_args: MethodArguments,
+    args: TrainingArguments,
+) -> dict[str, Any]:
+    """Trains, evaluates and saves.
+
+    Returns:
+        The record of the run, as in `metrics.json`.
+
+    Raises:
+        ValueError: Arguments, data or output directory can't be used; the message says what to do.
+    """
+    checkpoint = find_checkpoint(args)
+    set_seed(args.seed)
+
+    splits, classes = load_semantic_segmentation(data_args, args.seed)
+    base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
+    image_processor = load_image_processor(model_args, base_model.config.model_type, data_args)
+    check_arguments(data_args, args, base_model, len(splits["train"]))
+    # UPerNet and SegFormer take the number of labels of all accumulated batches and ignore it (transformers 47688).
+    base_model.accepts_loss_kwargs = False
+    model = METHODS[method_args.method](base_model, method_args)
+    if checkpoint is not None:
+        check_same_adapter(checkpoint, model)
+
+    augmentation = ScaleAndCrop(
+        image_size=data_args.image_size,
+        scales=tuple(data_args.scales),
+        crop_size=data_args.crop_size,
+        flip=data_args.horizontal_flip,
+        max_class_share=data_args.max_class_share,
+        fill=tuple(round(255 * level) for level in image_processor.image_mean),
+    )
+    settings = {
+        "ignore_index": data_args.ignore_index,
+        "reduce_labels": data_args.reduce_labels,
+        "image_processor": image_processor,
+    }
+    training_images = TrainingImages(splits["train"], **settings, augmentation=augmentation, seed=args.seed)
+    evaluated = {
+        split: EvaluationImages(rows, **settings, image_size=data_args.image_size)
+        for split, rows in splits.items()
+        if split != "train"
+    }
+    metrics = SegmentationMetrics(classes)
+    args.batch_eval_metrics = True
+    args.label_names = ["labels"]
+    trainer = SemanticSegmentationTrainer(
+        model=model,
+        args=args,
+        train_dataset=training_images,
+        eval_dataset=evaluated["validation"],
+        data_collator=collate,
+        processing_class=image_processor,
+        compute_metrics=metrics,
+        callbacks=[EpochCallback(training_images)],
+        num_classes=len(classes),
+        eval_mode=data_args.eval_mode,
+        crop_size=data_args.crop_size,
+    )
+    pictures = segmentation_pictures(trainer, evaluated["validation"], classes)
+    trainer.add_callback(pictures)
+    if trainer.is_world_process_zero():
+        pictures.add("before training")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        pictures.add("after training")
+
+    results, class_iou = {}, {}
+    for split, images in evaluated.items():
+        output = trainer.predict(images, metric_key_prefix=split)
+        results[split] = task_metrics(SEMANTIC_SEGMENTATION, output.metrics, split)
+        class_iou[split] = metrics.class_iou
+
+    record = {
+        "base_model": model_args.model_name_or_path or model_args.backbone,
+        "model": asdict(model_args),
+        "load_base": load_base,
+        "dataset": data_args.dataset or SCENES,
+        "classes": classes,
+        "num_images": {split: len(rows) for split, rows in splits.items()},
+        "data": asdict(data_args),
+        "results": results,
+        "class_iou": class_iou,
+    }
+    base_config = None if model_args.model_name_or_path else base_model.config
+    return save_run(trainer, SEMANTIC_SEGMENTATION, method_args, image_processor, record, base_config)
+
+
+def parse(
+    argv: Sequence[str] | None = None,
+) -> tuple[DenseModelArguments, SegmentationDataArguments, MethodArguments, TrainingArguments]:
+    """Parses the given arguments, or those of the command line."""
+    return parse_arguments(
+        (DenseModelArguments, SegmentationDataArguments, MethodArguments, TrainingArguments),
+        argv,
+        output_dir="outputs/semantic_segmentation",
+        default_preset="digit_scenes_semantic",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    *arguments, args = parse(argv)
+    try:
+        record = train(*arguments, args)
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {args.output_dir}."
+        ) from None
+    print(json.dumps(record["results"], indent=2))
+    print(f"Adapter, model card, pictures, curves and metrics are in {args.output_dir}.")
+
+
+if __name__ == "__main__":
+    main()

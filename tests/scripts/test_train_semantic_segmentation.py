@@ -1,0 +1,298 @@
+"""The segmentation script: run as a user runs it, with every family of models, resumed, on two processes."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import (
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessorPil,
+    SwinConfig,
+    SwinForImageClassification,
+    Trainer,
+    TrainingArguments,
+    ViTImageProcessorPil,
+)
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from scripts.common.segmentation_data import SegmentationDataArguments, load_semantic_segmentation
+from scripts.common.segmentation_dataset import EvaluationImages, collate
+from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
+from scripts.train_semantic_segmentation import main, parse
+from tests.folders import SHAPES, write_masks
+from tests.models import FOUR_STAGES, upernet
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "upernet": {"hidden_size": 16, "pool_scales": [1, 2], "auxiliary_channels": 16},
+    "mask2former": {
+        **dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), 32),
+        **dict.fromkeys(("encoder_feedforward_dim", "dim_feedforward"), 16),
+        **{"encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 2, "num_queries": 5},
+        "train_num_points": 64,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("classifier")
+    torch.manual_seed(0)
+    SwinForImageClassification(SwinConfig(**FOUR_STAGES, drop_path_rate=0.0)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    write_masks(folder, {"train": 9, "validation": 5})
+    (folder / "classes.txt").write_text("\n".join(SHAPES))
+    return folder
+
+
+@pytest.fixture
+def common(shapes, tmp_path) -> list[str]:
+    """Two steps of four images on the CPU, with a narrow Mona."""
+    return [
+        *("--dataset", str(shapes), "--output_dir", str(tmp_path / "run"), "--use_cpu", "--disable_tqdm", "true"),
+        *("--image_size", "32", "--crop_size", "32", "--bottleneck_dim", "4", "--learning_rate", "1e-2"),
+        *("--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "2", "--num_train_epochs", "1"),
+    ]
+
+
+def new_model(model_type: str, backbone: Path) -> list[str]:
+    return ["--model_type", model_type, "--backbone", str(backbone), "--model_config", json.dumps(SMALL[model_type])]
+
+
+def reloaded(run: Path) -> torch.nn.Module:
+    (code,) = re.findall(r"```python\n(.*?)```", ModelCard.load(run / "adapter" / "README.md").text, re.DOTALL)
+    names: dict[str, torch.nn.Module] = {}
+    exec(code, names)
+    return names["model"].eval()
+
+
+def evaluate(run: Path, shapes: Path, tmp_path: Path) -> dict[str, float]:
+    """Metrics on the validation images of what the card of a run loads."""
+    processor = AutoImageProcessor.from_pretrained(run / "adapter")
+    splits, classes = load_semantic_segmentation(SegmentationDataArguments(dataset=str(shapes)), seed=0)
+    images = EvaluationImages(splits["validation"], 255, False, image_processor=processor, image_size=32)
+    args = TrainingArguments(
+        output_dir=str(tmp_path / "evaluation"),
+        use_cpu=True,
+        batch_eval_metrics=True,
+        report_to="none",
+        per_device_eval_batch_size=2,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    args.label_names = ["labels"]
+    metrics = SegmentationMetrics(classes)
+    trainer = SemanticSegmentationTrainer(
+        model=reloaded(run),
+        args=args,
+        data_collator=collate,
+        processing_class=processor,
+        compute_metrics=metrics,
+        num_classes=len(classes),
+    )
+    return trainer.evaluate(images)
+
+
+def record_of(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def adapter_weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def test_run_as_a_user_runs_it_and_load_by_the_card(common, classifier, shapes, tmp_path):
+    # Trained in another process, loaded in this one.
+    command = [sys.executable, "-m", "scripts.train_semantic_segmentation", *common, *new_model("upernet", classifier)]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    run = tmp_path / "run"
+    record = record_of(run)
+    assert '"mean_iou"' in printed
+    assert record["classes"] == SHAPES
+    assert record["num_images"] == {"train": 9, "validation": 5}
+    assert record["class_iou"]["validation"].keys() == set(SHAPES)
+    results = record["results"]["validation"]
+    assert np.nanmean(list(record["class_iou"]["validation"].values())) == pytest.approx(results["mean_iou"])
+    # Two batches of four: a last one of a single image is left out.
+    assert record["history"][-1]["step"] == 2
+    for name in ("curves.png", "predictions.png"):
+        with Image.open(run / name) as picture:
+            assert picture.width > 500
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+    assert {path.suffix for path in (run / "adapter").iterdir()} == {".json", ".md", ".safetensors"}
+    assert "image-segmentation" in (run / "adapter" / "README.md").read_text()
+    again = evaluate(run, shapes, tmp_path)
+    assert {name: again[f"eval_{name}"] for name in results} == pytest.approx(results, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["mona", "fixed"])
+def test_batch_norm_of_the_head_is_trained_saved_and_loaded(common, classifier, shapes, tmp_path, method):
+    main([*common, *new_model("upernet", classifier), "--method", method, "--num_train_epochs", "3"])
+    run = tmp_path / "run"
+    statistics = {name: value for name, value in adapter_weights(run).items() if name.endswith("running_mean")}
+    assert len(statistics) == len(
+        [module for module in upernet().modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    )
+    assert all(value.abs().max() > 0 for value in statistics.values())
+    frozen = [name for name in adapter_weights(run) if ".backbone." in name and ".mona." not in name]
+    assert not frozen
+    results, again = record_of(run)["results"]["validation"], evaluate(run, shapes, tmp_path)
+    assert {name: again[f"eval_{name}"] for name in results} == pytest.approx(results, abs=1e-5)
+
+
+def pretrained_segformer(folder: Path) -> list[str]:
+    config = SegformerConfig(
+        hidden_sizes=[8, 8, 16, 16],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        num_labels=7,
+    )
+    SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    SegformerImageProcessorPil().save_pretrained(folder)
+    return ["--model_name_or_path", str(folder)]
+
+
+def pretrained_upernet(folder: Path) -> list[str]:
+    upernet().save_pretrained(folder)
+    SegformerImageProcessorPil(do_reduce_labels=True).save_pretrained(folder)
+    return ["--model_name_or_path", str(folder)]
+
+
+@pytest.mark.parametrize("family", ["segformer", "upernet", "mask2former"])
+def test_every_family_trains_and_comes_back(common, classifier, shapes, tmp_path, family):
+    pretrained = {"segformer": pretrained_segformer, "upernet": pretrained_upernet}
+    model = pretrained[family](tmp_path / "model") if family in pretrained else new_model(family, classifier)
+    main([*common, *model])
+    run = tmp_path / "run"
+    results, again = record_of(run)["results"]["validation"], evaluate(run, shapes, tmp_path)
+    # Mask2Former draws the points at which its loss compares masks.
+    expected = {name: value for name, value in results.items() if name != "loss" or family != "mask2former"}
+    assert {name: again[f"eval_{name}"] for name in expected} == pytest.approx(expected, abs=1e-5)
+
+
+def test_windows_and_mixed_precision(common, tmp_path):
+    model = pretrained_upernet(tmp_path / "model")
+    main([*common, *model, "--eval_mode", "slide", "--image_size", "40", "--bf16", "--scales", "1", "1"])
+    assert 0 <= record_of(tmp_path / "run")["results"]["validation"]["mean_iou"] < 1
+    assert {tensor.dtype for tensor in adapter_weights(tmp_path / "run").values()} <= {torch.float32, torch.int64}
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(common, classifier, tmp_path, monkeypatch):
+    options = ["--num_train_epochs", "2", "--save_strategy", "steps", "--save_steps", "1", "--dropout", "0.5"]
+    arguments = [*common, *new_model("upernet", classifier), *options]
+    main([*arguments, "--output_dir", str(tmp_path / "straight")])
+    counter, original = itertools.count(), Trainer.training_step
+
+    def training_step(self, *args, **kwargs):
+        if next(counter) == 3:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", training_step)
+        with pytest.raises(SystemExit, match="--resume_from_checkpoint last"):
+            main(arguments)
+    main([*arguments, "--resume_from_checkpoint", "last"])
+    straight, resumed = adapter_weights(tmp_path / "straight"), adapter_weights(tmp_path / "run")
+    assert all(torch.equal(resumed[name], value) for name, value in straight.items())
+    assert record_of(tmp_path / "run")["results"] == record_of(tmp_path / "straight")["results"]
+
+
+@pytest.fixture
+def equal_images(tmp_path) -> Path:
+    """Eight times one training image, so that batch norm sees the same in batches of any size; five to evaluate."""
+    folder = tmp_path / "equal"
+    write_masks(folder, {"train": 8, "validation": 5})
+    for kind, suffix in (("images", "jpg"), ("masks", "png")):
+        first = (folder / kind / "train" / f"0.{suffix}").read_bytes()
+        for number in range(1, 8):
+            (folder / kind / "train" / f"{number}.{suffix}").write_bytes(first)
+    return folder
+
+
+def first_step(run: Path) -> tuple[float, float]:
+    entry = next(entry for entry in record_of(run)["history"] if "grad_norm" in entry)
+    return entry["loss"], entry["grad_norm"]
+
+
+def test_loss_and_metrics_do_not_depend_on_accumulation_nor_on_processes(common, classifier, equal_images, tmp_path):
+    # The crop is the whole image, so that all are equal; nothing is drawn at random.
+    options = [
+        *("--dataset", str(equal_images), "--scales", "1", "1", "--crop_size", "40", "--max_class_share", "1"),
+        *("--horizontal_flip", "false", "--dropout", "0", "--max_steps", "1", "--logging_steps", "1"),
+        *("--per_device_eval_batch_size", "1", "--eval_strategy", "no", "--save_strategy", "no"),
+    ]
+    arguments = [*common, *new_model("upernet", classifier), *options]
+    runs = {
+        "large": ["--per_device_train_batch_size", "8"],
+        "accumulated": ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4"],
+    }
+    for name, batches in runs.items():
+        main([*arguments, *batches, "--output_dir", str(tmp_path / name)])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    batches = ["--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "two")]
+    script = ["-m", "scripts.train_semantic_segmentation", *arguments, *batches]
+    subprocess.run([*command, *script], cwd=ROOT, check=True, capture_output=True)
+    loss, norm = first_step(tmp_path / "large")
+    results = record_of(tmp_path / "large")["results"]["validation"]
+    for name in ("accumulated", "two"):
+        assert first_step(tmp_path / name) == pytest.approx((loss, norm), rel=1e-3), name
+        assert record_of(tmp_path / name)["results"]["validation"] == pytest.approx(results, rel=1e-2), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--per_device_train_batch_size", "10"], "9 training images are fewer than a batch of 10"),
+        (["--per_device_train_batch_size", "1"], "need two images at least"),
+        (["--dataset", "no/such"], "--dataset no/such: neither a folder"),
+        (["--model_config", "{"], "--model_config {: not an object in JSON"),
+        (["--backbone", "no/such"], "--backbone no/such: neither a folder"),
+        (["--preset", "fast"], "Presets are: .*ade20k"),
+    ],
+)
+def test_wrong_arguments_are_named_before_anything_is_written(common, classifier, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        main([*common, *new_model("upernet", classifier), *options])
+    assert not (tmp_path / "run").exists()
+
+
+def test_windows_are_refused_for_models_that_score_masks(common, classifier):
+    with pytest.raises(ValueError, match="--eval_mode slide: mask2former scores masks"):
+        main([*common, *new_model("mask2former", classifier), "--eval_mode", "slide"])
+
+
+def test_ade20k_preset_is_the_authors_schedule():
+    model_args, data_args, method_args, args = parse(["--preset", "ade20k", "--use_cpu"])
+    assert (model_args.model_type, model_args.backbone) == ("upernet", "microsoft/swin-large-patch4-window7-224-in22k")
+    assert (method_args.method, method_args.bottleneck_dim, method_args.init_weights) == ("mona", 64, "paper")
+    assert (args.optim, args.learning_rate, args.weight_decay) == ("adamw_torch", 3e-4, 0.01)
+    assert (args.max_steps, args.get_warmup_steps(160_000), args.lr_scheduler_type) == (160_000, 1500, "linear")
+    assert args.per_device_train_batch_size == 16
+    assert (data_args.image_size, data_args.crop_size, data_args.scales) == (512, 512, [0.5, 2.0])
+    assert data_args.reduce_labels
+    assert data_args.eval_mode == "whole"
+
+
+def test_default_arguments_are_the_scenes():
+    model_args, data_args, method_args, _ = parse(["--use_cpu"])
+    assert (ROOT / model_args.backbone / "model.safetensors").is_file()
+    assert data_args.dataset is None
+    assert method_args.bottleneck_dim == 16
