@@ -47,8 +47,8 @@ class MultiStepTrainer(Trainer):
 def _check(args: TrainingArguments, milestones: list[float]) -> None:
     if args.lr_scheduler_type not in CONSTANT:
         raise ValueError(
-            f"--lr_scheduler_type {args.lr_scheduler_type.value}: with milestones the learning rate is constant between "
-            f"them; give {' or '.join(CONSTANT)}."
+            f"--lr_scheduler_type {args.lr_scheduler_type.value}: with milestones the learning rate is constant "
+            f"between them; give {' or '.join(CONSTANT)}."
         )
     if any(later <= earlier for earlier, later in pairwise([0, *milestones, args.num_train_epochs])):
         raise ValueError(
