@@ -20,7 +20,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from transformers import BaseImageProcessor, TrainingArguments, set_seed
@@ -38,8 +37,7 @@ from scripts.common.coco_evaluation import CocoTrainer, box_detections
 from scripts.common.image_dataset import EpochCallback
 from scripts.common.methods import METHODS
 from scripts.common.object_dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
-from scripts.common.object_pictures import draw_detections, draw_truth
-from scripts.common.overlays import save_panel
+from scripts.common.object_pictures import object_pictures
 from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_adapter, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
@@ -52,8 +50,6 @@ AUTO_CLASSES = dict.fromkeys(
 IMAGE_PROCESSORS = {"rt_detr": RTDetrImageProcessorPil, "deformable_detr": DeformableDetrImageProcessorPil}
 PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr")
 """Models that are told which pixels of a batch belong to an image. The others want images of one size."""
-
-NUM_PICTURES = 6
 
 
 @dataclass
@@ -144,15 +140,13 @@ def train(
         detect=partial(box_detections, image_processor),
     )
 
-    few = splits["validation"].select(range(min(NUM_PICTURES, len(splits["validation"]))))
-    shown = ObjectDetectionDataset(few, image_processor)
-    panel = {"input": [shown.image(index) for index in range(len(few))], "truth": draw_truth(shown, classes)}
-    for stage in ("before training", "after training"):
-        if stage == "after training":
-            trainer.train(resume_from_checkpoint=checkpoint)
-        panel[stage] = draw_detections(shown, classes, trainer.find(shown))
-        if trainer.is_world_process_zero():
-            save_panel(panel, Path(args.output_dir, "predictions.png"))
+    pictures = object_pictures(trainer, images["validation"], classes)
+    trainer.add_callback(pictures)
+    if trainer.is_world_process_zero():
+        pictures.add("before training")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        pictures.add("after training")
 
     results = {}
     for split in [split for split in ("validation", "test") if split in images]:

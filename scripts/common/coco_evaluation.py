@@ -173,15 +173,22 @@ class CocoTrainer(WholeModelTrainer):
         """Adds the average precisions to the loss."""
         self._detections = {}
         output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
-        self._detections = _joined(gather_object([self._detections]))
-        metrics = average_precisions(dataloader.dataset.rows, self._detections, self.kinds)
+        detections = _joined(gather_object([self._detections]))
+        metrics = average_precisions(dataloader.dataset.rows, detections, self.kinds)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
+    @torch.no_grad()
     def find(self, images: Dataset) -> Detections:
-        """Returns what the model finds in images; every process gets all of it."""
-        self.predict(images)
-        return self._detections
+        """Returns what the present model finds in a few images, on this process alone."""
+        training = self.model.training
+        batch = self._prepare_inputs(self.data_collator([images[index] for index in range(len(images))]))
+        # Without labels: some losses are sums over all processes, which would wait for the others for ever.
+        inputs = {name: value for name, value in batch.items() if name not in self.label_names}
+        with self.compute_loss_context_manager():
+            outputs = self.model.eval()(**inputs)
+        self.model.train(training)
+        return self.detect(outputs, batch)
 
 
 def _joined(parts: Iterable[Detections]) -> Detections:

@@ -1,17 +1,39 @@
 """Pictures of objects: what is there, and what a model finds before and after it is trained."""
 
 from collections.abc import Sequence
+from copy import copy
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from scripts.common.coco_evaluation import Detections
+from scripts.common.coco_evaluation import CocoTrainer, Detections
 from scripts.common.coco_objects import Objects, decode_masks
 from scripts.common.image_dataset import ImageDataset
 from scripts.common.overlays import overlay_boxes, overlay_masks
+from scripts.common.pictures import PredictionPictures
 
+NUM_PICTURES = 6
 MIN_SCORE = 0.5
 """From here on, what was found is drawn; in the metrics all of it counts."""
+
+
+def object_pictures(trainer: CocoTrainer, images: ImageDataset, classes: Sequence[str]) -> PredictionPictures:
+    """Returns the callback that writes `predictions.png`: the first images, the truth, and what was found.
+
+    Args:
+        trainer: Holds the model, in whatever state it is when a picture is asked for.
+        images: With rows in the form of `coco_data`.
+        classes: Names of the classes.
+    """
+    shown = copy(images)
+    shown.rows = images.rows.select(range(min(NUM_PICTURES, len(images))))
+    columns = {
+        "input": [shown.image(index) for index in range(len(shown))],
+        "truth": draw_truth(shown, classes),
+    }
+    path = Path(trainer.args.output_dir, "predictions.png")
+    return PredictionPictures(path, columns, lambda: draw_detections(shown, classes, trainer.find(shown)))
 
 
 def draw_truth(images: ImageDataset, classes: Sequence[str]) -> list[Image.Image]:

@@ -9,7 +9,6 @@ written to `detector/` in the output directory: weights in float16, the image pr
 """
 
 import json
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,19 +16,16 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import HfArgumentParser, PreTrainedModel, RTDetrImageProcessorPil, TrainingArguments, set_seed
+from transformers import PreTrainedModel, RTDetrImageProcessorPil, TrainingArguments, set_seed
 
-from scripts.common.arguments import recipe
 from scripts.common.backbones import DenseModelArguments, load_dense_model
 from scripts.common.coco_evaluation import CocoTrainer, box_detections
 from scripts.common.object_dataset import ObjectDetectionDataset, collate, detector_inputs
-from scripts.common.records import hardware, software, write_json
 from scripts.common.run import task_metrics
-from scripts.common.run_directory import find_checkpoint, replace_directory
+from scripts.common.run_directory import find_checkpoint
 from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration import symbols
-from scripts.demonstration.photographs import PHOTOGRAPHS
-from scripts.demonstration.pretraining import store_in_half_precision
+from scripts.demonstration.pretraining import Stopwatch, num_pictures, parse, save_demonstration_model
 from scripts.demonstration.scene_objects import scene_objects, scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
 
@@ -75,27 +71,18 @@ DEFAULTS: dict[str, Any] = {
     "max_steps": 3500,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 50,
-    "train_sampling_strategy": "sequential",  # from easy to hard
     "learning_rate": 1e-3,
     "lr_scheduler_type": "warmup_stable_decay",
-    "lr_scheduler_kwargs": {"num_decay_steps": 500},
+    "lr_scheduler_kwargs": '{"num_decay_steps": 500}',
     "warmup_steps": 100,
     "weight_decay": 1e-4,
-    "max_grad_norm": 5.0,
-    "bf16": True,
-    "use_cpu": not torch.cuda.is_available(),
-    "dataloader_num_workers": 1,
     "label_names": ["labels"],
     "eval_strategy": "steps",
     "eval_steps": 500,
-    "save_strategy": "steps",
     "save_steps": 250,
-    "save_total_limit": 1,
-    "logging_steps": 50,
-    "remove_unused_columns": False,
 }
 
-CARD = """---
+CARD = f"""---
 library_name: transformers
 license: apache-2.0
 pipeline_tag: object-detection
@@ -104,18 +91,20 @@ tags: [rt_detr, swin, object-detection]
 
 # Demonstration detector
 
-An RT-DETR of {parameters:,} parameters around the demonstration backbone (a Swin), for pictures of {size} x {size}
-pixels. It finds printed symbols, in the classes {classes}. It knows no digits, and exists to be adapted to them: by
-the demonstration, the tests and the comparisons of mona-peft.
+An RT-DETR of {{parameters:,}} parameters around the demonstration backbone, for scenes of {IMAGE_SIZE} x {IMAGE_SIZE}
+pixels. It finds printed symbols, in the classes {", ".join(GROUPS)}. It knows no digits, and
+exists to be adapted to them: by `scripts/train_object_detection.py`, its tests and the comparisons of mona-peft.
 
-- **Data**: scenes of one to {max_objects} printed letters and signs, some covering others, over crops of
-  {num_photographs} photographs that ship with scikit-image ({photographs}). Every scene is drawn anew: {num_scenes:,}
-  in all, the first ones on even grounds.
-- **Box AP** on {num_evaluated:,} scenes drawn with another seed, from the same fonts and photographs: {box_ap:.3f}
-  (AP50 {box_ap50:.3f}).
-- **Training**: {steps:,} steps of {batch_size}, seed {seed}, on {num_threads} thread(s) of a CPU that other work
-  shared. Backbone and head are trained, the backbone at {backbone_rate} of the learning rate. Command:
-  `python -m scripts.demonstration.pretrain_detector`; settings and versions are in `training.json`.
+- **Data**: scenes of one to {MAX_OBJECTS} of {{num_classes}} characters in {{num_fonts}} fonts that ship with
+  matplotlib, of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
+  scikit-image ({{photographs}}). Every scene is drawn anew: {{num_pictures:,}} in all, the first ones plain and on even
+  grounds.
+- **Average precision** of boxes on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and
+  photographs: {{box_ap:.3f}} (AP50 {{box_ap50:.3f}}).
+- **Training**: from `scripts/demonstration/backbone`, all parameters, the backbone at {BACKBONE_RATE} of the learning
+  rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}} thread(s) of a
+  CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_detector --max_steps {{steps}}`;
+  settings and versions are in `training.json`.
 - **Files**: the weights are stored in float16 and loaded in float32.
 """
 
@@ -159,69 +148,29 @@ def optimizer(model: PreTrainedModel, args: TrainingArguments) -> torch.optim.Op
     return torch.optim.AdamW(groups, lr=args.learning_rate, weight_decay=args.weight_decay)
 
 
-def _card(model: PreTrainedModel, args: TrainingArguments, record: dict[str, Any]) -> str:
-    return CARD.format(
-        parameters=model.num_parameters(),
-        size=IMAGE_SIZE,
-        classes=", ".join(GROUPS),
-        max_objects=MAX_OBJECTS,
-        num_photographs=len(PHOTOGRAPHS["pretraining"]),
-        photographs=", ".join(PHOTOGRAPHS["pretraining"]),
-        num_scenes=record["num_scenes"],
-        num_evaluated=NUM_EVALUATION_SCENES,
-        box_ap=record["results"]["box_ap"],
-        box_ap50=record["results"]["box_ap50"],
-        steps=args.max_steps,
-        batch_size=args.train_batch_size,
-        seed=args.seed,
-        num_threads=torch.get_num_threads(),
-        backbone_rate=BACKBONE_RATE,
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the given arguments, or those of the command line."""
-    parser = HfArgumentParser(TrainingArguments, allow_abbrev=False)
-    parser.set_defaults(**DEFAULTS)
-    (args,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    args = parse(argv, DEFAULTS)
     checkpoint = find_checkpoint(args)
     set_seed(args.seed)
 
     image_processor, model = build_image_processor(), build_model()
-    num_scenes = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     scenes = scene_rows(SymbolScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(GROUPS), CLASS_OF)
     trainer = CocoTrainer(
         model=model,
         args=args,
-        train_dataset=SymbolSceneDataset(SymbolScenes(seed=args.seed, ramp=RAMP), num_scenes, image_processor),
+        train_dataset=SymbolSceneDataset(SymbolScenes(seed=args.seed, ramp=RAMP), num_pictures(args), image_processor),
         eval_dataset=ObjectDetectionDataset(scenes, image_processor),
         data_collator=collate,
         processing_class=image_processor,
+        callbacks=[Stopwatch()],
         detect=partial(box_detections, image_processor),
         optimizers=(optimizer(model, args), None),
     )
-    started = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
-    minutes = (time.monotonic() - started) / 60
-    record = {
-        "results": task_metrics(OBJECT_DETECTION, trainer.evaluate(), "eval"),
-        "num_scenes": num_scenes,
-        "minutes": round(minutes, 1),
-        "training": recipe(args),
-        "backbone_rate": BACKBONE_RATE,
-        "seed": args.seed,
-        "software": software(),
-        "hardware": hardware(),
-        "history": trainer.state.log_history,
-    }
-    if trainer.is_world_process_zero():
-        with replace_directory(Path(args.output_dir, "detector")) as new:
-            model.save_pretrained(new)
-            store_in_half_precision(new)
-            image_processor.save_pretrained(new)
-            write_json(new / "training.json", record)
-            (new / "README.md").write_text(_card(model, args, record), encoding="utf-8")
-    print(json.dumps(record["results"], indent=2))
+    results = task_metrics(OBJECT_DETECTION, trainer.evaluate(), "eval")
+    save_demonstration_model(Path(args.output_dir, "detector"), trainer, image_processor, results, CARD)
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":
