@@ -46,7 +46,7 @@ from scripts.common.instance_masks import (
 from scripts.common.methods import METHODS
 from scripts.common.object_pictures import object_pictures
 from scripts.common.run import adapter_dir, save_run, task_metrics
-from scripts.common.run_directory import check_same_adapter, find_checkpoint
+from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
 from scripts.common.tasks import INSTANCE_SEGMENTATION
 from scripts.demonstration.scene_objects import DIGIT_SCENES, digit_scenes
@@ -135,7 +135,7 @@ def train(
     base_config = base_model.config if model_args.model_name_or_path is None else None
     model = METHODS[method_args.method](base_model, method_args)
     if checkpoint is not None:
-        check_same_adapter(checkpoint, model)
+        check_same_weights(checkpoint, model)
 
     augmentations = {"train": INSTANCE_AUGMENTATIONS[data_args.augmentation]}
     images = {

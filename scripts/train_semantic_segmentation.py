@@ -38,7 +38,7 @@ from scripts.common.backbones import DenseModelArguments, checkpoint_backbone, l
 from scripts.common.image_dataset import EpochCallback
 from scripts.common.methods import METHODS
 from scripts.common.run import adapter_dir, save_run, task_metrics
-from scripts.common.run_directory import check_same_adapter, find_checkpoint
+from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.segmentation_data import SCENES, SegmentationDataArguments, load_semantic_segmentation
 from scripts.common.segmentation_dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, TrainingImages, collate
 from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
@@ -122,7 +122,7 @@ def train(
     checkpoint_backbone(base_model, args)
     model = METHODS[method_args.method](base_model, method_args)
     if checkpoint is not None:
-        check_same_adapter(checkpoint, model)
+        check_same_weights(checkpoint, model)
 
     augmentation = ScaleAndCrop(
         image_size=data_args.image_size,

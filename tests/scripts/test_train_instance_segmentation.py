@@ -27,7 +27,7 @@ from transformers.models.maskformer.image_processing_pil_maskformer import MaskF
 from scripts.train_instance_segmentation import main, parse
 from tests.folders import write_coco
 from tests.models import FOUR_STAGES
-from tests.script_runs import adapter_weights, assert_equal_weights, interrupt, run_python
+from tests.script_runs import equal_weights, interrupt, run_python, weights
 
 SIZE = {"height": 64, "width": 64}
 BACKBONE = FOUR_STAGES | {"depths": [1, 1, 1, 1], "embed_dim": 8, "num_heads": [1, 1, 2, 2], "drop_path_rate": 0.0}
@@ -126,7 +126,7 @@ def test_run_as_a_user_runs_it_and_load_by_the_card(arguments, tmp_path, coco_fo
             assert opened.width > 500
     assert {path.suffix for path in (run / "adapter").iterdir()} == {".json", ".md", ".safetensors"}
     # What stands outside the backbone is trained and saved, the new head for two classes too.
-    shapes = {name: tuple(weight.shape) for name, weight in adapter_weights(run / "adapter").items()}
+    shapes = {name: tuple(weight.shape) for name, weight in weights(run / "adapter").items()}
     assert shapes["base_model.model.class_predictor.weight"] == (3, 32)
     assert any(".transformer_module." in name for name in shapes)
     assert any(".pixel_level_module.decoder." in name for name in shapes)
@@ -165,7 +165,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(arguments, tmp_path, monke
     # A picture of what the model found before the training is there from the start.
     assert (tmp_path / "run" / "predictions.png").is_file()
     main(arguments(*options, "--resume_from_checkpoint", "last"))
-    assert_equal_weights(tmp_path / "run" / "adapter", tmp_path / "straight" / "adapter")
+    assert equal_weights(tmp_path / "run" / "adapter", tmp_path / "straight" / "adapter")
     straight, resumed = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("straight", "run"))
     del straight["results"]["validation"]["loss"], resumed["results"]["validation"]["loss"]  # of points drawn at random
     assert resumed["results"] == straight["results"]
@@ -180,7 +180,7 @@ def test_accumulated_batches_train_as_one(arguments, tmp_path):
     main(arguments(*options, "--per_device_train_batch_size", "4", model="maskformer", name="one"))
     parts = ["--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "4"]
     main(arguments(*options, *parts, model="maskformer", name="four"))
-    one, four = (adapter_weights(tmp_path / name / "adapter") for name in ("one", "four"))
+    one, four = (weights(tmp_path / name / "adapter") for name in ("one", "four"))
     for name in one:
         torch.testing.assert_close(four[name], one[name], atol=2e-6, rtol=1e-4, msg=name)
     losses = [json.loads((tmp_path / name / "metrics.json").read_text())["history"] for name in ("one", "four")]
@@ -195,7 +195,7 @@ def test_new_head_around_a_pretrained_classifier_in_bfloat16(arguments, tmp_path
     model = ["--model_type", "mask2former", "--backbone", str(folder), "--model_config", json.dumps(HEAD)]
     main([*model, *arguments("--method", "fixed", "--bf16")[2:]])
     run = tmp_path / "run"
-    assert {weight.dtype for weight in adapter_weights(run / "adapter").values()} == {torch.float32}
+    assert {weight.dtype for weight in weights(run / "adapter").values()} == {torch.float32}
     assert json.loads((run / "adapter" / "config.json").read_text())["num_queries"] == 5
     code = ModelCard.load(run / "adapter" / "README.md").text
     assert "from_config" in code
