@@ -64,19 +64,18 @@ def load_pretrained_code(auto_class: str, name: str, classes: Sequence[str]) -> 
     ]
 
 
-def load_code(record: dict[str, Any], task: Task) -> str:
+def load_code(record: dict[str, Any]) -> str:
     """Returns the Python code that loads what was trained: the base model with the adapter, or the whole model.
 
     Args:
         record: Record of the run, as `save_run` writes it.
-        task: What was trained for.
     """
     if _is_whole(record):
         return "\n".join(
             [
-                f"from transformers import {task.auto_class}",
+                f"from transformers import {record['model_class']}",
                 "",
-                f"model = {task.auto_class}.from_pretrained({record['adapter_path']!r})",
+                f"model = {record['model_class']}.from_pretrained({record['adapter_path']!r})",
             ]
         )
     lines = [
@@ -104,7 +103,7 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
         base=record["parameters"]["base"],
         share=record["parameters"]["trainable_share"],
         files=WHOLE if _is_whole(record) else PART,
-        load_code=load_code(record, task),
+        load_code=load_code(record),
         import_note=f"{import_note(_peft_type(record))} " if _peft_type(record) else "",
         adapter_path=record["adapter_path"],
         results=_results_table(record["results"], task),

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from scripts.common.arguments import MethodArguments, recipe
@@ -66,6 +67,7 @@ def save_run(
     output_dir, folder = Path(args.output_dir), model_dir(args) if whole else adapter_dir(args)
     record = {
         "task": task.name,
+        "model_class": type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__,
         **record,
         "method": {"method": method_args.method, **METHODS[method_args.method].settings(method_args)},
         "training": recipe(args),
