@@ -22,7 +22,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import datasets
@@ -45,8 +44,7 @@ from scripts.common.instance_masks import (
     find_instances,
 )
 from scripts.common.methods import METHODS
-from scripts.common.object_pictures import draw_detections, draw_truth
-from scripts.common.overlays import save_panel
+from scripts.common.object_pictures import object_pictures
 from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_adapter, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
@@ -57,7 +55,6 @@ logger = logging.getLogger(__name__)
 
 AUTO_CLASSES = dict.fromkeys(("mask2former", "maskformer"), INSTANCE_SEGMENTATION.auto_class)
 IMAGE_PROCESSORS = {"mask2former": Mask2FormerImageProcessorPil, "maskformer": MaskFormerImageProcessorPil}
-NUM_PICTURES = 6
 
 
 @dataclass
@@ -68,7 +65,7 @@ class InstanceDataArguments(ObjectDataArguments):
         default=None,
         metadata={"help": "Side in pixels of the squares that images are resized to. Without it: the model's own."},
     )
-    augmentation: Literal["none", "crop", "crop-flip"] = field(
+    augmentation: Literal["none", "crop", "flip", "crop-flip"] = field(
         default="crop-flip",
         metadata={"help": "Of training images: random resized crop, and horizontal flip (wrong for digits and text)."},
     )
@@ -161,15 +158,13 @@ def train(
         kinds=BOXES_AND_MASKS,
     )
 
-    few = splits["validation"].select(range(min(NUM_PICTURES, len(splits["validation"]))))
-    shown = InstanceDataset(few, image_processor)
-    panel = {"input": [shown.image(index) for index in range(len(few))], "truth": draw_truth(shown, classes)}
-    for stage in ("before training", "after training"):
-        if stage == "after training":
-            trainer.train(resume_from_checkpoint=checkpoint)
-        panel[stage] = draw_detections(shown, classes, trainer.find(shown))
-        if trainer.is_world_process_zero():
-            save_panel(panel, Path(args.output_dir, "predictions.png"))
+    pictures = object_pictures(trainer, images["validation"], classes)
+    trainer.add_callback(pictures)
+    if trainer.is_world_process_zero():
+        pictures.add("before training")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        pictures.add("after training")
 
     results = {}
     for split in [split for split in ("validation", "test") if split in images]:

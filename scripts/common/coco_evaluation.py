@@ -183,8 +183,10 @@ class CocoTrainer(WholeModelTrainer):
         """Returns what the present model finds in a few images, on this process alone."""
         training = self.model.training
         batch = self._prepare_inputs(self.data_collator([images[index] for index in range(len(images))]))
+        # Without labels: some losses are sums over all processes, which would wait for the others for ever.
+        inputs = {name: value for name, value in batch.items() if name not in self.label_names}
         with self.compute_loss_context_manager():
-            outputs = self.model.eval()(**batch)
+            outputs = self.model.eval()(**inputs)
         self.model.train(training)
         return self.detect(outputs, batch)
 

@@ -32,15 +32,20 @@ def crop(image: Image.Image, masks: np.ndarray, random: Random) -> tuple[Image.I
     return image.crop((left, top, right, bottom)), masks[:, top:bottom, left:right]
 
 
-def crop_and_flip(image: Image.Image, masks: np.ndarray, random: Random) -> tuple[Image.Image, np.ndarray]:
-    """`crop`, and half of the images mirrored left to right."""
-    image, masks = crop(image, masks, random)
+def flip(image: Image.Image, masks: np.ndarray, random: Random) -> tuple[Image.Image, np.ndarray]:
+    """Mirrors half of the images left to right, with their masks."""
     return (ImageOps.mirror(image), masks[:, :, ::-1]) if random.random() < 0.5 else (image, masks)
+
+
+def crop_and_flip(image: Image.Image, masks: np.ndarray, random: Random) -> tuple[Image.Image, np.ndarray]:
+    """`crop`, then `flip`."""
+    return flip(*crop(image, masks, random), random)
 
 
 INSTANCE_AUGMENTATIONS: dict[str, InstanceAugmentation | None] = {
     "none": None,
     "crop": crop,
+    "flip": flip,
     "crop-flip": crop_and_flip,
 }
 

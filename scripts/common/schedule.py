@@ -5,8 +5,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 FACTOR = 0.1
 CONSTANT = ("constant", "constant_with_warmup")
@@ -22,22 +23,11 @@ class MultiStepTrainer(Trainer):
         ValueError: Milestones are out of order or outside of the training, or the schedule is not a constant one.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.milestones = (self.args.lr_scheduler_kwargs or {}).get("milestones", [])
-        if not self.milestones:
-            return
-        if self.args.lr_scheduler_type not in CONSTANT:
-            raise ValueError(
-                f"--lr_scheduler_type {self.args.lr_scheduler_type.value}: with milestones the learning rate is constant "
-                f"between them; give {' or '.join(CONSTANT)}."
-            )
-        edges = [0, *self.milestones, self.args.num_train_epochs]
-        if any(later <= earlier for earlier, later in pairwise(edges)):
-            raise ValueError(
-                f"--lr_scheduler_kwargs: the milestones {self.milestones} must be ascending epochs between 0 and "
-                f"--num_train_epochs {self.args.num_train_epochs:g}."
-            )
+    def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any) -> None:
+        self.milestones = (args.lr_scheduler_kwargs or {}).get("milestones", [])
+        if self.milestones:
+            _check(args, self.milestones)
+        super().__init__(model, args, **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Sets the schedule up, unless there is one."""
@@ -52,3 +42,16 @@ class MultiStepTrainer(Trainer):
         self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+
+def _check(args: TrainingArguments, milestones: list[float]) -> None:
+    if args.lr_scheduler_type not in CONSTANT:
+        raise ValueError(
+            f"--lr_scheduler_type {args.lr_scheduler_type.value}: with milestones the learning rate is constant "
+            f"between them; give {' or '.join(CONSTANT)}."
+        )
+    if any(later <= earlier for earlier, later in pairwise([0, *milestones, args.num_train_epochs])):
+        raise ValueError(
+            f"--lr_scheduler_kwargs: the milestones {milestones} must be ascending epochs between 0 and "
+            f"--num_train_epochs {args.num_train_epochs:g}."
+        )

@@ -22,7 +22,9 @@ def test_class_map_is_painted_where_a_class_is():
     for row in range(3):
         for column in range(4):
             label = class_map[row, column]
-            expected = [100] * 3 if label in (-1, 0, 255) else np.round((100 + colours[label].astype(float)) / 2).tolist()
+            expected = (
+                [100] * 3 if label in (-1, 0, 255) else np.round((100 + colours[label].astype(float)) / 2).tolist()
+            )
             assert pixels[row, column].tolist() == expected
 
 
