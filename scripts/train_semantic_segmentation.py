@@ -34,7 +34,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from scripts.common.arguments import MethodArguments, parse_arguments
-from scripts.common.backbones import DenseModelArguments, load_dense_model
+from scripts.common.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
 from scripts.common.image_dataset import EpochCallback
 from scripts.common.methods import METHODS
 from scripts.common.run import adapter_dir, save_run, task_metrics
@@ -119,6 +119,7 @@ def train(
     check_arguments(data_args, args, base_model, len(splits["train"]))
     # UPerNet and SegFormer take the number of labels of all accumulated batches and ignore it (transformers 47688).
     base_model.accepts_loss_kwargs = False
+    checkpoint_backbone(base_model, args)
     model = METHODS[method_args.method](base_model, method_args)
     if checkpoint is not None:
         check_same_adapter(checkpoint, model)

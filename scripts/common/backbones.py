@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from mona_peft import load_backbone
 from mona_peft.selection import backbone_of, modules_outside, parameters_outside
@@ -120,6 +120,21 @@ def load_dense_model(
             f"{', '.join(f'{option} {name}' for option, name in given.items() if name)}: neither a folder with a model "
             f"nor one that the hub returns. Check the name, and the connection if it is on the hub. ({error})"
         ) from error
+
+
+def checkpoint_backbone(model: PreTrainedModel, args: TrainingArguments) -> None:
+    """Makes `--gradient_checkpointing` mean the backbone, in which nearly all memory is.
+
+    `Trainer` asks the whole model, and UPerNet, Mask2Former, RT-DETR and others refuse.
+
+    Args:
+        model: Before it is adapted.
+        args: Checkpointing is off in them afterwards.
+    """
+    if args.gradient_checkpointing:
+        backbone = model.get_submodule(backbone_of(model))
+        backbone.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs or {"use_reentrant": False})
+        args.gradient_checkpointing = args.activation_checkpointing = False  # the old name and the new one
 
 
 def _settle_bare_parameters(model: PreTrainedModel) -> list[str]:

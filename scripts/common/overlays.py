@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from scripts.common.plots import save_figure
+from scripts.common.run_directory import replace_file
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 MAX_LEGEND = 30
+CELL, GAP, LINE, ENTRY = 192, 6, 32, 120
+"""Of a panel, in pixels: side of a picture, what is left between two, height of a line of text, width in a legend."""
 
 
 def palette(count: int) -> np.ndarray:
@@ -91,17 +91,17 @@ def overlay_boxes(
     """
     factor = max(1, -(-side // max(image.size)))
     picture = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    draw, colours = ImageDraw.Draw(picture), palette(len(names))
+    draw, font, colours = ImageDraw.Draw(picture), ImageFont.load_default(20), palette(len(names))
     for number, (box, label) in enumerate(zip(boxes, classes, strict=True)):
         left, top, right, bottom = (float(edge) * factor for edge in box)
         colour = tuple(int(level) for level in colours[label])
         # Pillow draws the last pixel too.
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=2)
         text = names[label] if scores is None else f"{names[label]} {scores[number]:.2f}"
-        extent = draw.textbbox((left, top), text)
-        at = (left, top - (extent[3] - top)) if top >= extent[3] - top else (left, top)
-        draw.rectangle(draw.textbbox(at, text), fill=colour)
-        draw.text(at, text, fill="black")
+        height = draw.textbbox((left, top), text, font)[3] - top
+        at = (left, top - height if top >= height else top)
+        draw.rectangle(draw.textbbox(at, text, font), fill=colour)
+        draw.text(at, text, "black", font)
     return picture
 
 
@@ -115,15 +115,23 @@ def save_panel(
         path: Of the PNG.
         legend: Colours (3,) by what they stand for; a long one is left out.
     """
-    rows = len(next(iter(columns.values())))
-    figure = Figure(figsize=(2 * len(columns), 2 * rows + 0.6), layout="constrained")
-    axes = figure.subplots(rows, len(columns), squeeze=False)
+    rows, step = len(next(iter(columns.values()))), CELL + GAP
+    entries = list(legend.items()) if legend and len(legend) <= MAX_LEGEND else []
+    per_line = max(1, len(columns) * step // ENTRY)
+    lines = -(-len(entries) // per_line)
+    panel = Image.new("RGB", (len(columns) * step + GAP, LINE + rows * step + GAP + lines * LINE), "white")
+    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(16)
     for column, (title, pictures) in enumerate(columns.items()):
-        axes[0, column].set_title(title)
+        left = GAP + column * step
+        draw.text((left + CELL / 2, LINE / 2), title, "black", font, anchor="mm")
         for row, picture in enumerate(pictures):
-            axes[row, column].imshow(picture, interpolation="nearest")
-            axes[row, column].set_axis_off()
-    if legend and len(legend) <= MAX_LEGEND:
-        patches = [Patch(color=colour / 255, label=name) for name, colour in legend.items()]
-        figure.legend(handles=patches, loc="outside lower center", ncols=min(10, len(patches)), frameon=False)
-    save_figure(figure, path)
+            scale = CELL / max(picture.size)
+            resample = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+            shown = picture.resize([max(1, round(side * scale)) for side in picture.size], resample)
+            panel.paste(shown, (left, LINE + row * step))
+    for number, (name, colour) in enumerate(entries):
+        left, top = GAP + number % per_line * ENTRY, LINE + rows * step + number // per_line * LINE
+        draw.rectangle((left, top + 8, left + 15, top + 23), tuple(int(level) for level in colour))
+        draw.text((left + 22, top + LINE / 2), name, "black", font, anchor="lm")
+    with replace_file(path) as new:
+        panel.save(new)

@@ -152,10 +152,8 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
         even = isinstance(inputs["pixel_values"], torch.Tensor)
         if even and self.eval_mode == "whole":
             batches = [inputs]
-        else:  # one image after the other
-            batches = [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(len(sizes))]
-            if not even:
-                batches = [{name: _stacked(name, values) for name, values in batch.items()} for batch in batches]
+        else:
+            batches = [collate([{name: values[i] for name, values in inputs.items()}]) for i in range(len(sizes))]
         losses, class_maps = [], []
         for batch in batches:
             with self.compute_loss_context_manager():
@@ -190,7 +188,3 @@ def windows(height: int, width: int, side: int) -> Iterator[tuple[slice, slice]]
 def _starts(length: int, side: int, stride: int) -> list[int]:
     last = max(0, length - side)
     return [*range(0, last, stride), last]
-
-
-def _stacked(name: str, values: Sequence[torch.Tensor]) -> torch.Tensor | Sequence[torch.Tensor]:
-    return collate([{name: value} for value in values])[name]

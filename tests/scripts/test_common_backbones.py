@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, SwinBackbone, SwinConfig, SwinForImageClassification
+from transformers import AutoConfig, SwinBackbone, SwinConfig, SwinForImageClassification, TrainingArguments
 
-from scripts.common.backbones import ARCHITECTURES, DenseModelArguments, load_dense_model
+from scripts.common.backbones import ARCHITECTURES, DenseModelArguments, checkpoint_backbone, load_dense_model
 from tests.models import FOUR_STAGES, images, upernet
 
 AUTO_CLASSES = {
@@ -106,6 +106,24 @@ def test_settings_of_model_and_backbone(classifier, tmp_path):
     model, _ = load_dense_model(AUTO_CLASSES, args, CLASSES, tmp_path)
     assert model.config.hidden_size == 24
     assert model.backbone.config.drop_path_rate == 0.3
+
+
+def test_gradient_checkpointing_is_the_backbones(tmp_path):
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = upernet().train()
+        args = TrainingArguments(str(tmp_path), gradient_checkpointing=checkpointing, use_cpu=True)
+        checkpoint_backbone(model, args)
+        assert not args.gradient_checkpointing
+        calls = []
+        block = model.backbone.swin.encoder.layers[0].blocks[0]
+        block.attention.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        torch.manual_seed(1)
+        model(images(), labels=torch.ones(2, 64, 64, dtype=torch.long)).loss.backward()
+        assert (len(calls) > 1) == checkpointing
+        gradients.append(model.backbone.swin.embeddings.patch_embeddings.projection.weight.grad)
+    torch.testing.assert_close(*gradients)
 
 
 def test_backbone_of_another_family_is_refused(tmp_path):
