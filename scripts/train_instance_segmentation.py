@@ -49,7 +49,8 @@ from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
 from scripts.common.tasks import INSTANCE_SEGMENTATION
-from scripts.demonstration.scene_objects import DIGIT_SCENES, digit_scenes
+from scripts.demonstration.scene_objects import digit_scenes
+from scripts.demonstration.scenes import DIGIT_SCENES
 
 logger = logging.getLogger(__name__)
 
