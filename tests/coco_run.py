@@ -1,4 +1,4 @@
-"""Evaluation of a small detector, the same on one process and on several; `torchrun -m tests.coco_run FOLDER`."""
+"""Evaluation of a small detector and losses of tiny ones, the same on one process and on several; `torchrun -m tests.coco_run FOLDER`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 from scripts.common.coco_data import ObjectDataArguments, load_objects
 from scripts.common.coco_evaluation import BOXES_AND_MASKS, CocoTrainer
+from tests import composed, models
 from tests.folders import write_coco
 
 IMAGES = 7  # neither two processes nor batches of two divide it
@@ -72,10 +73,32 @@ def evaluate(folder: Path, output_dir: Path) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if "ap" in name}
 
 
+def losses(output_dir: Path, images: slice) -> dict[str, float]:
+    """Losses of tiny models, without dropout, on some of four images with two objects each."""
+    generator = torch.Generator().manual_seed(0)
+    pixel_values = torch.rand(4, 3, 64, 64, generator=generator)[images]
+    masks = list((torch.rand(4, 2, 64, 64, generator=generator) > 0.7).float()[images])
+    boxes = list((torch.rand(4, 2, 4, generator=generator) * 0.4 + 0.2)[images])
+    classes = [torch.tensor([0, 1])] * len(pixel_values)
+    labels = [{"class_labels": label, "boxes": box} for label, box in zip(classes, boxes, strict=True)]
+    args = TrainingArguments(str(output_dir), use_cpu=True, report_to="none", disable_tqdm=True)
+    values = {}
+    for build, inputs in (
+        (models.maskformer, {"mask_labels": masks, "class_labels": classes}),
+        (composed.deformable_detr, {"labels": labels}),
+    ):
+        torch.manual_seed(0)
+        model = build().eval()
+        trainer = CocoTrainer(model, args, detect=None)
+        values[build.__name__] = trainer.compute_loss(model, {"pixel_values": pixel_values, **inputs}).item()
+    return values
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    metrics = evaluate(folder / "data", folder / "run")
-    (folder / f"metrics{dist.get_rank()}.json").write_text(json.dumps(metrics))
+    metrics, rank = evaluate(folder / "data", folder / "run"), dist.get_rank()
+    (folder / f"metrics{rank}.json").write_text(json.dumps(metrics))
+    (folder / f"losses{rank}.json").write_text(json.dumps(losses(folder / "run", slice(2 * rank, 2 * rank + 2))))
     dist.destroy_process_group()
 
 

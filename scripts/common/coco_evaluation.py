@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor
 from transformers.trainer_utils import EvalLoopOutput
 
+from scripts.common.object_losses import counted_over_processes
 from scripts.common.trainer import WholeModelTrainer
 
 MAX_DETECTIONS = 100
@@ -128,7 +129,8 @@ class CocoTrainer(WholeModelTrainer):
 
     `Trainer` joins outputs and labels of all batches and processes as tensors, which lists of objects are not: it
     mixes them up on one process and stops on several. Here every process post-processes its own batches, and what
-    they found is joined. An image that several processes see, as the last batches are filled up, counts once.
+    they found is joined. An image that several processes see, as the last batches are filled up, counts once. And the
+    losses of boxes and masks are those of one process.
 
     Args:
         detect: Turns outputs of the model and a batch into detections.
@@ -147,6 +149,11 @@ class CocoTrainer(WholeModelTrainer):
         self.detect = detect
         self.kinds = kinds
         self._detections: Detections = {}
+
+    def compute_loss(self, *arguments: Any, **keyword_arguments: Any) -> Any:
+        """Computes the loss as `Trainer` does, the same on any number of processes."""
+        with counted_over_processes():
+            return super().compute_loss(*arguments, **keyword_arguments)
 
     def prediction_step(
         self,

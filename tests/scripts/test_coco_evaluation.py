@@ -142,3 +142,7 @@ def test_two_processes_evaluate_as_one(tmp_path):
     subprocess.run([*command, "-m", "tests.coco_run", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
     for rank in range(2):
         assert json.loads((tmp_path / f"metrics{rank}.json").read_text()) == expected
+    # The mean of both processes' losses, whose gradients are averaged so too, is the loss of one process.
+    first, second = (json.loads((tmp_path / f"losses{rank}.json").read_text()) for rank in range(2))
+    for name, loss in coco_run.losses(tmp_path / "run", slice(0, 4)).items():
+        assert (first[name] + second[name]) / 2 == pytest.approx(loss, rel=1e-4), name
