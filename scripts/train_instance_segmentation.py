@@ -47,7 +47,8 @@ from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_adapter, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
 from scripts.common.tasks import INSTANCE_SEGMENTATION
-from scripts.demonstration.scene_objects import DIGIT_SCENES, digit_scenes
+from scripts.demonstration.scene_objects import digit_scenes
+from scripts.demonstration.scenes import DIGIT_SCENES
 
 AUTO_CLASSES = dict.fromkeys(("mask2former", "maskformer"), INSTANCE_SEGMENTATION.auto_class)
 IMAGE_PROCESSORS = {"mask2former": Mask2FormerImageProcessorPil, "maskformer": MaskFormerImageProcessorPil}

@@ -42,7 +42,8 @@ from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_adapter, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
 from scripts.common.tasks import OBJECT_DETECTION
-from scripts.demonstration.scene_objects import DIGIT_SCENES, digit_scenes
+from scripts.demonstration.scene_objects import digit_scenes
+from scripts.demonstration.scenes import DIGIT_SCENES
 
 AUTO_CLASSES = dict.fromkeys(
     ("rt_detr", "deformable_detr", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), OBJECT_DETECTION.auto_class
