@@ -32,7 +32,7 @@ from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImage
 
 from scripts.common.arguments import MethodArguments, parse_arguments
 from scripts.common.backbones import DenseModelArguments, load_dense_model
-from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects
+from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
 from scripts.common.coco_evaluation import CocoTrainer, box_detections
 from scripts.common.image_dataset import EpochCallback
 from scripts.common.methods import METHODS
@@ -119,6 +119,7 @@ def train(
     base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
     image_processor = load_image_processor(model_args, data_args.image_size)
     check_image_sizes(image_processor, base_model.config.model_type)
+    warn_of_surplus_objects(splits["train"], getattr(base_model.config, "num_queries", None))
     base_config = base_model.config if model_args.model_name_or_path is None else None
     model = METHODS[method_args.method](base_model, method_args)
     if checkpoint is not None:
