@@ -1,4 +1,7 @@
-"""Evaluation of a small detector and losses of tiny ones, the same on one process and on several; `torchrun -m tests.coco_run FOLDER`."""
+"""Evaluation of a small detector and losses of tiny ones, the same on one process and on several.
+
+torchrun -m tests.coco_run FOLDER
+"""
 
 from __future__ import annotations
 

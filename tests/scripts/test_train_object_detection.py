@@ -24,7 +24,7 @@ from scripts.common.object_dataset import crop_and_flip
 from scripts.train_object_detection import main, parse
 from tests.folders import write_coco, write_voc
 from tests.models import FOUR_STAGES
-from tests.script_runs import adapter_weights, assert_equal_weights, run_python
+from tests.script_runs import equal_weights, run_python, weights
 from tests.test_tuner import detector
 
 
@@ -94,7 +94,7 @@ def test_run_on_two_processes_and_load_by_the_card_in_a_fresh_one(arguments, tmp
         with PILImage.open(run / name) as picture:
             assert picture.width > 500
     assert {path.suffix for path in (run / "adapter").iterdir()} == {".json", ".md", ".safetensors"}
-    trained = adapter_weights(run / "adapter")
+    trained = weights(run / "adapter")
     assert {"mona", "class_embed", "enc_score_head"} <= {part for name in trained for part in name.split(".")}
     # Batch norm of the head is trained, and its statistics are saved.
     variances = [value for name, value in trained.items() if "running_var" in name]
@@ -154,17 +154,17 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(arguments, tmp_path,
     options = ["--model_name_or_path", str(deformable_detr), "--dataset", str(tmp_path / "data"), "--dropout", "0"]
     options += ["--max_steps", "1", "--optim", "sgd", "--max_grad_norm", "0", "--weight_decay", "0"]
     options += ["--augmentation", "none", "--eval_strategy", "no", "--save_strategy", "no", "--learning_rate", "0.01"]
-    weights = {}
+    trained = {}
     for batch_size, accumulated in ((2, 1), (1, 2)):
         run = tmp_path / f"accumulated{accumulated}"
         sizes = ("--per_device_train_batch_size", str(batch_size), "--gradient_accumulation_steps", str(accumulated))
         main([*arguments, *options, *sizes, "--output_dir", str(run)])
-        weights[accumulated] = adapter_weights(run / "adapter")
+        trained[accumulated] = weights(run / "adapter")
     start = DeformableDetrForObjectDetection.from_pretrained(deformable_detr)
-    moved = weights[1]["base_model.model.model.input_proj.0.0.weight"]
+    moved = trained[1]["base_model.model.model.input_proj.0.0.weight"]
     assert (moved - start.model.input_proj[0][0].weight).abs().max() > 1e-4
-    for name, value in weights[1].items():
-        torch.testing.assert_close(weights[2][name], value, atol=1e-5, rtol=0, msg=name)
+    for name, value in trained[1].items():
+        torch.testing.assert_close(trained[2][name], value, atol=1e-5, rtol=0, msg=name)
 
 
 def test_pascal_voc_with_gradient_accumulation(arguments, tmp_path):
@@ -173,7 +173,7 @@ def test_pascal_voc_with_gradient_accumulation(arguments, tmp_path):
     main([*arguments, "--dataset", str(tmp_path / "voc"), *options, "--bf16", "--method", "fixed"])
     record = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert record["classes"] == ["bar", "square"]
-    assert not [name for name in adapter_weights(tmp_path / "run" / "adapter") if "mona" in name]
+    assert not [name for name in weights(tmp_path / "run" / "adapter") if "mona" in name]
 
 
 def test_resumed_equals_uninterrupted(arguments, tmp_path):
@@ -183,7 +183,7 @@ def test_resumed_equals_uninterrupted(arguments, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "straight" / "checkpoint-2").rename(tmp_path / "run" / "checkpoint-2")
     main([*arguments, *options, "--resume_from_checkpoint", "last"])
-    assert_equal_weights(tmp_path / "run" / "adapter", tmp_path / "straight" / "adapter")
+    assert equal_weights(tmp_path / "run" / "adapter", tmp_path / "straight" / "adapter")
 
 
 def test_boxes_follow_crop_and_flip():
