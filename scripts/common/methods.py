@@ -179,6 +179,13 @@ METHODS: dict[str, Method] = {
     "lorand": Method("LoRand", _lorand, ("bottleneck_dim", "sites", "init_weights"), peft_type="LORAND"),
     "mona": _MONA,
     "colin": Method("CoLin", _colin, ("bottleneck_dim", "sites", "init_weights"), peft_type="COLIN"),
+    "colin-without-loss": Method(
+        "CoLin without its orthogonality loss",
+        _colin,
+        ("bottleneck_dim", "sites", "init_weights"),
+        MappingProxyType({"orthogonality_weight": 0.0}),
+        peft_type="COLIN",
+    ),
     "mona-v1": _mona("Mona, version 1: sum of filters, no norm", norm_position="none", filter_reduction="sum"),
     "mona-v2": _mona("Mona, version 2: mean of filters, no norm", norm_position="none", filter_reduction="mean"),
     "mona-v3": _mona("Mona, version 3: norm before the filters", norm_position="bottleneck", filter_reduction="mean"),

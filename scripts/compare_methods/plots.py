@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from scripts.common.plots import save_figure
@@ -9,7 +10,7 @@ from scripts.compare_methods.rows import METHOD_ROWS, REFERENCE
 from scripts.compare_methods.summary import Summary, test_split
 from scripts.compare_methods.tables import Summaries
 
-COLOURS = {row.name: f"C{number % 10}" for number, row in enumerate(METHOD_ROWS)}
+COLOURS = {row.name: colormaps["Paired"](number) for number, row in enumerate(METHOD_ROWS)}
 
 
 def draw_accuracy(summaries: Summaries, path: Path) -> None:

@@ -28,7 +28,7 @@ def _rows(*methods: str) -> tuple[Row, ...]:
 
 METHOD_ROWS = _rows(
     *("full", "fixed", "bitfit", "norm-tuning", "partial-1"),
-    *("adapter", "lora", "adaptformer", "lorand", "colin", "mona"),
+    *("adapter", "lora", "adaptformer", "lorand", "colin", "colin-without-loss", "mona"),
 )
 WIDTH_ROWS = (
     Row("mona-half-width", "Mona, half the width", width=0.5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import shutil
@@ -115,6 +116,7 @@ def _run_unless_taken(experiment: Experiment, results: Path, failed: set[str]) -
         print(f"{experiment.name} failed:\n{traceback.format_exc()}", flush=True)
         return True
     shutil.rmtree(results / RUNNING / experiment.name)
+    gc.collect()  # models and their trainers refer to each other, and would pile up
     score = record["results"]["validation"][record["metric"]]
     print(f"{experiment.name}: {record['metric']} {score:.4f} (validation), {record['seconds']:.0f} s", flush=True)
     return True
