@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from torch import nn
 from transformers import BaseImageProcessor, TrainingArguments, set_seed
 
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
@@ -37,6 +38,7 @@ from scripts.common.coco_evaluation import CocoTrainer, box_detections
 from scripts.common.image_dataset import EpochCallback
 from scripts.common.methods import METHODS
 from scripts.common.object_dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
+from scripts.common.object_losses import share_of_process
 from scripts.common.object_pictures import object_pictures
 from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_weights, find_checkpoint
@@ -95,6 +97,14 @@ def load_image_processor(model_args: DenseModelArguments, image_size: list[int] 
 
 class DetectionTrainer(MultiStepTrainer, CocoTrainer):
     """`Trainer` with COCO's evaluation and COCO's schedule."""
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Computes the loss as `CocoTrainer` does, that of RT-DETR too."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        loss = loss * share_of_process(self.model.config.model_type, inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
 
 
 def train(
