@@ -1,4 +1,7 @@
-"""Evaluation of a small detector and losses of tiny ones, the same on one process and on several; `torchrun -m tests.coco_run FOLDER`."""
+"""A small detector's evaluation and tiny models' losses, the same on one process and on several.
+
+torchrun -m tests.coco_run FOLDER
+"""
 
 from __future__ import annotations
 
