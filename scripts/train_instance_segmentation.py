@@ -18,14 +18,12 @@ that loads them.
 """
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import datasets
-from transformers import BaseImageProcessor, PreTrainedConfig, TrainingArguments, set_seed
+from transformers import BaseImageProcessor, TrainingArguments, set_seed
 
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -34,7 +32,7 @@ from transformers.models.maskformer.image_processing_pil_maskformer import MaskF
 
 from scripts.common.arguments import MethodArguments, parse_arguments
 from scripts.common.backbones import DenseModelArguments, load_dense_model
-from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects
+from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
 from scripts.common.coco_evaluation import BOXES_AND_MASKS, CocoTrainer
 from scripts.common.image_dataset import EpochCallback
 from scripts.common.instance_masks import (
@@ -49,9 +47,8 @@ from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_adapter, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
 from scripts.common.tasks import INSTANCE_SEGMENTATION
-from scripts.demonstration.scene_objects import DIGIT_SCENES, digit_scenes
-
-logger = logging.getLogger(__name__)
+from scripts.demonstration.scene_objects import digit_scenes
+from scripts.demonstration.scenes import DIGIT_SCENES
 
 AUTO_CLASSES = dict.fromkeys(("mask2former", "maskformer"), INSTANCE_SEGMENTATION.auto_class)
 IMAGE_PROCESSORS = {"mask2former": Mask2FormerImageProcessorPil, "maskformer": MaskFormerImageProcessorPil}
@@ -93,19 +90,6 @@ def load_image_processor(model_args: DenseModelArguments, image_size: int | None
     return image_processor
 
 
-def check_instances(rows: datasets.Dataset, config: PreTrainedConfig) -> None:
-    """Says how many images have more instances than the model can find in one."""
-    num_queries = getattr(config, "decoder_config", config).num_queries
-    counts = [crowds.count(False) for crowds in rows.flatten()["objects.iscrowd"]]
-    surplus = [count for count in counts if count > num_queries]
-    if surplus:
-        logger.warning(
-            f"{len(surplus)} of {len(counts)} training images have more instances than the model can find in one "
-            f"(num_queries {num_queries}), up to {max(surplus)}. Of these images only the instances that fit best are "
-            "learnt. Take a model with more queries, or smaller parts of the images."
-        )
-
-
 class InstanceTrainer(MultiStepTrainer, CocoTrainer):
     """`Trainer` with COCO's evaluation and COCO's schedule."""
 
@@ -131,7 +115,9 @@ def train(
     classes = class_names(splits)
     base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
     image_processor = load_image_processor(model_args, data_args.image_size)
-    check_instances(splits["train"], base_model.config)
+    warn_of_surplus_objects(
+        splits["train"], getattr(base_model.config, "decoder_config", base_model.config).num_queries
+    )
     base_config = base_model.config if model_args.model_name_or_path is None else None
     model = METHODS[method_args.method](base_model, method_args)
     if checkpoint is not None:

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from torch import nn
 from transformers import BaseImageProcessor, TrainingArguments, set_seed
 
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
@@ -32,17 +33,19 @@ from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImage
 
 from scripts.common.arguments import MethodArguments, parse_arguments
 from scripts.common.backbones import DenseModelArguments, load_dense_model
-from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects
+from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
 from scripts.common.coco_evaluation import CocoTrainer, box_detections
 from scripts.common.image_dataset import EpochCallback
 from scripts.common.methods import METHODS
 from scripts.common.object_dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
+from scripts.common.object_losses import share_of_process
 from scripts.common.object_pictures import object_pictures
 from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_adapter, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
 from scripts.common.tasks import OBJECT_DETECTION
-from scripts.demonstration.scene_objects import DIGIT_SCENES, digit_scenes
+from scripts.demonstration.scene_objects import digit_scenes
+from scripts.demonstration.scenes import DIGIT_SCENES
 
 AUTO_CLASSES = dict.fromkeys(
     ("rt_detr", "deformable_detr", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), OBJECT_DETECTION.auto_class
@@ -95,6 +98,14 @@ def load_image_processor(model_args: DenseModelArguments, image_size: list[int] 
 class DetectionTrainer(MultiStepTrainer, CocoTrainer):
     """`Trainer` with COCO's evaluation and COCO's schedule."""
 
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Computes the loss as `CocoTrainer` does, that of RT-DETR too."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        loss = loss * share_of_process(self.model.config.model_type, inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
 
 def train(
     model_args: DenseModelArguments,
@@ -118,6 +129,7 @@ def train(
     base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
     image_processor = load_image_processor(model_args, data_args.image_size)
     check_image_sizes(image_processor, base_model.config.model_type)
+    warn_of_surplus_objects(splits["train"], getattr(base_model.config, "num_queries", None))
     base_config = base_model.config if model_args.model_name_or_path is None else None
     model = METHODS[method_args.method](base_model, method_args)
     if checkpoint is not None:

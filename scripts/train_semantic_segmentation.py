@@ -39,11 +39,12 @@ from scripts.common.image_dataset import EpochCallback
 from scripts.common.methods import METHODS
 from scripts.common.run import adapter_dir, save_run, task_metrics
 from scripts.common.run_directory import check_same_adapter, find_checkpoint
-from scripts.common.segmentation_data import SCENES, SegmentationDataArguments, load_semantic_segmentation
+from scripts.common.segmentation_data import SegmentationDataArguments, load_semantic_segmentation
 from scripts.common.segmentation_dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, TrainingImages, collate
 from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from scripts.common.segmentation_pictures import segmentation_pictures
 from scripts.common.tasks import SEMANTIC_SEGMENTATION
+from scripts.demonstration.scenes import DIGIT_SCENES
 
 AUTO_CLASSES = {
     "upernet": "AutoModelForSemanticSegmentation",
@@ -177,7 +178,7 @@ def train(
         "base_model": model_args.model_name_or_path or model_args.backbone,
         "model": asdict(model_args),
         "load_base": load_base,
-        "dataset": data_args.dataset or SCENES,
+        "dataset": data_args.dataset or DIGIT_SCENES,
         "classes": classes,
         "num_images": {split: len(rows) for split, rows in splits.items()},
         "data": asdict(data_args),

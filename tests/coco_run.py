@@ -1,7 +1,4 @@
-"""A small detector's evaluation and tiny models' losses, the same on one process and on several.
-
-torchrun -m tests.coco_run FOLDER
-"""
+"""Evaluation and losses of small detectors, alike on one process and several; `torchrun -m tests.coco_run FOLDER`."""
 
 from __future__ import annotations
 

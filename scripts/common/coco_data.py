@@ -100,6 +100,23 @@ def class_names(splits: DatasetDict) -> list[str]:
     return splits["train"].features["objects"]["category"].feature.names
 
 
+def warn_of_surplus_objects(rows: Dataset, num_queries: int | None) -> None:
+    """Says how many images have more objects than a model can find in one.
+
+    Args:
+        rows: Training images in the common form.
+        num_queries: As many objects the model can find; None if there is no such number.
+    """
+    counts = [crowds.count(False) for crowds in rows.flatten()["objects.iscrowd"]]
+    surplus = [count for count in counts if num_queries is not None and count > num_queries]
+    if surplus:
+        logger.warning(
+            f"{len(surplus)} of {len(counts)} training images have more objects than the model can find in one "
+            f"(num_queries {num_queries}), up to {max(surplus)}. Of these images only the objects that fit best are "
+            "learnt. Take a model with more queries, or smaller parts of the images."
+        )
+
+
 def _read(args: ObjectDataArguments) -> dict[str, AnnotatedSplit]:
     """Reads the wanted splits, whatever their format."""
     folder = Path(args.dataset)

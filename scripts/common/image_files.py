@@ -1,7 +1,9 @@
-"""Checks of a local folder of images, made before training starts."""
+"""Image files: those of a folder, checked before training starts, and pictures as datasets store them."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from PIL import Image
@@ -49,3 +51,10 @@ def why_unreadable(path: Path) -> str | None:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's readers raise
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def stored_png(image: Image.Image) -> dict[str, Any]:
+    """Returns a picture as `datasets.Image(decode=False)` gives it: losslessly encoded, without a path."""
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG", compress_level=1)
+    return {"bytes": encoded.getvalue(), "path": None}

@@ -1,6 +1,5 @@
 """Semantic-segmentation data from the hub, a local folder or the embedded default: checked, in one form."""
 
-import io
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,13 +11,11 @@ import PIL.Image
 from datasets import Dataset, DatasetDict, Features, Image, load_dataset
 from tqdm import tqdm
 
-from scripts.common.image_files import find_images
+from scripts.common.image_files import find_images, stored_png
 from scripts.common.segmentation_dataset import AnnotatedImages
 from scripts.common.splits import SplitArguments, choose_splits, validation_size
-from scripts.demonstration.scenes import DigitScenes
+from scripts.demonstration.scenes import NUM_SCENES, DigitScenes
 
-SCENES = "scenes of handwritten digits over photographs (embedded default)"
-NUM_SCENES = {"train": 1000, "validation": 150, "test": 250}
 BACKGROUND = "background"
 MAX_CLASSES = 255
 """As many as fit beside the number of pixels that do not count, in 8 bits."""
@@ -114,19 +111,13 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
     return splits, names
 
 
-def _png(array: np.ndarray) -> dict[str, Any]:
-    encoded = io.BytesIO()
-    PIL.Image.fromarray(array).save(encoded, "PNG", compress_level=1)
-    return {"bytes": encoded.getvalue(), "path": None}
-
-
 def _scenes() -> DatasetDict:
     splits = {}
     for split, count in NUM_SCENES.items():
         scenes = [DigitScenes(split).scene(number) for number in range(count)]
         rows = {
-            "image": [_png(np.asarray(scene.image)) for scene in scenes],
-            "mask": [_png(scene.class_map) for scene in scenes],
+            "image": [stored_png(scene.image) for scene in scenes],
+            "mask": [stored_png(PIL.Image.fromarray(scene.class_map)) for scene in scenes],
         }
         splits[split] = _rows(rows)
     return DatasetDict(splits)

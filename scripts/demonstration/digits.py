@@ -1,12 +1,13 @@
 """scikit-learn's real handwritten digits over photographs: the task of the demonstration."""
 
-import io
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
+from scripts.common.image_files import stored_png
 from scripts.demonstration.overlay import Variation, overlay
 from scripts.demonstration.photographs import random_background
 
@@ -53,9 +54,7 @@ def handwritten_digits(seed: int = 0) -> DatasetDict:
     return DatasetDict(splits)
 
 
-def _picture(scan: np.ndarray, split: str, random: np.random.Generator) -> dict[str, bytes]:
+def _picture(scan: np.ndarray, split: str, random: np.random.Generator) -> dict[str, Any]:
     background = random_background(split, IMAGE_SIZE, random)
     picture, _ = overlay(background, digit_stencil(scan), VARIATION, random)
-    encoded = io.BytesIO()
-    picture.save(encoded, "PNG", compress_level=1)
-    return {"bytes": encoded.getvalue(), "path": None}
+    return stored_png(picture)

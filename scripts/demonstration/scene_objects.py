@@ -1,6 +1,5 @@
 """Scenes as rows of object detection and instance segmentation data."""
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,10 +9,8 @@ from faster_coco_eval.core import mask as mask_api
 
 from scripts.common.coco_data import objects_features
 from scripts.common.coco_objects import Objects
-from scripts.demonstration.scenes import DigitScenes, Scene
-
-DIGIT_SCENES = "scenes of handwritten digits over photographs (embedded default)"
-NUM_SCENES = {"train": 2000, "validation": 200, "test": 400}
+from scripts.common.image_files import stored_png
+from scripts.demonstration.scenes import NUM_SCENES, DigitScenes, Scene
 
 
 class Scenes(Protocol):
@@ -64,12 +61,10 @@ def scene_rows(
     rows: list[Mapping[str, Any]] = []
     for number in numbers:
         scene = scenes.scene(number)
-        encoded = io.BytesIO()
-        scene.image.save(encoded, "PNG", compress_level=1)
         width, height = scene.image.size
         rows.append(
             {
-                "image": {"bytes": encoded.getvalue(), "path": None},
+                "image": stored_png(scene.image),
                 "image_id": number,
                 "width": width,
                 "height": height,

@@ -17,6 +17,10 @@ from scripts.demonstration import digits, symbols
 from scripts.demonstration.overlay import Variation, overlay
 from scripts.demonstration.photographs import random_background
 
+DIGIT_SCENES = "scenes of handwritten digits over photographs (embedded default)"
+NUM_SCENES = {"train": 2000, "validation": 200, "test": 400}
+"""How many scenes of digits each split of the embedded default has."""
+
 IMAGE_SIZE = 96
 MAX_OBJECTS = 4
 SIZES = (0.22, 0.5)

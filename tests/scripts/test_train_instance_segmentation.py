@@ -244,7 +244,7 @@ def test_more_instances_than_queries_are_counted_before_training(arguments, tmp_
     (folder / "annotations" / "instances_train2017.json").write_text(json.dumps(annotation))
     with caplog.at_level(logging.WARNING):
         main(arguments("--dataset", str(folder), "--max_steps", "1"))
-    assert "1 of 6 training images have more instances than the model can find in one (num_queries 5), up to 7" in (
+    assert "1 of 6 training images have more objects than the model can find in one (num_queries 5), up to 7" in (
         caplog.text
     )
 
