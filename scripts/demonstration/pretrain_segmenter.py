@@ -4,7 +4,7 @@ It learns first to find them, all as one class, and then to tell them apart:
 
     python -m scripts.demonstration.pretrain_segmenter
     python -m scripts.demonstration.pretrain_segmenter --start_from outputs/demonstration_segmenter/segmenter \\
-        --max_steps 500 --learning_rate 5e-4 --warmup_steps 50 --lr_scheduler_kwargs '{"num_decay_steps": 150}' \\
+        --max_steps 300 --learning_rate 5e-4 --warmup_steps 50 --lr_scheduler_kwargs '{"num_decay_steps": 100}' \\
         --output_dir outputs/demonstration_segmenter_classes
 
 About 20 minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an interruption,
