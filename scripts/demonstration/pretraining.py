@@ -49,10 +49,17 @@ def parse(argv: Sequence[str] | None, defaults: dict[str, Any]) -> TrainingArgum
         argv: The arguments without the program's name; None takes them from the command line.
         defaults: Of this pre-training, where they are not `DEFAULTS`.
     """
-    parser = HfArgumentParser(TrainingArguments, allow_abbrev=False)
-    parser.set_defaults(**{**DEFAULTS, **defaults})
-    (args,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    (args,) = parse_with((), argv, defaults)
     return args
+
+
+def parse_with(
+    dataclass_types: Sequence[type], argv: Sequence[str] | None, defaults: dict[str, Any]
+) -> tuple[Any, ...]:
+    """Parses arguments of a pre-training's own, too; they come first, as instances of the dataclasses."""
+    parser = HfArgumentParser((*dataclass_types, TrainingArguments), allow_abbrev=False)
+    parser.set_defaults(**{**DEFAULTS, **defaults})
+    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
 
 
 def num_pictures(args: TrainingArguments) -> int:

