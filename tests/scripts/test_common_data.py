@@ -156,7 +156,7 @@ def test_random_crop_keeps_enough_of_the_image_and_stays_inside():
     image = PILImage.fromarray(np.stack([rows, columns, rows], -1))
     sizes = set()
     for seed in range(200):
-        crop = random_crop(image, Random(seed), min_area=0.4)
+        crop = random_crop(image, Random(seed))
         pixels = np.asarray(crop)
         assert pixels.min() > 0
         assert crop.width * crop.height >= 0.4 * 60 * 80 * 0.95  # whole pixels
