@@ -15,7 +15,6 @@ The output directory then holds checkpoints (`--resume_from_checkpoint last` goe
 `--method full` trains everything and leaves the whole model in `model/` instead.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -44,7 +43,7 @@ from scripts.common.image_dataset import EpochCallback, ImageClassificationDatas
 from scripts.common.methods import METHODS
 from scripts.common.metrics import classification_metrics
 from scripts.common.model_card import load_pretrained_code
-from scripts.common.run import save_run, task_metrics
+from scripts.common.run import run_script, save_run, task_metrics
 from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.tasks import IMAGE_CLASSIFICATION
 from scripts.common.trainer import WholeModelTrainer
@@ -177,15 +176,7 @@ def parse(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the given arguments, or those of the command line."""
-    *arguments, args = parse(argv)
-    try:
-        record, _ = train(*arguments, args)
-    except KeyboardInterrupt:
-        raise SystemExit(
-            f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {args.output_dir}."
-        ) from None
-    print(json.dumps(record["results"], indent=2))
-    print(f"What was trained, its card, curves and metrics are in {args.output_dir}.")
+    run_script(lambda *arguments: train(*arguments)[0], parse(argv))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ The output directory then holds checkpoints (`--resume_from_checkpoint last` goe
 that loads them.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -43,7 +42,7 @@ from scripts.common.instance_masks import (
 )
 from scripts.common.methods import METHODS
 from scripts.common.object_pictures import object_pictures
-from scripts.common.run import adapter_dir, save_run, task_metrics
+from scripts.common.run import adapter_dir, run_script, save_run, task_metrics
 from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
 from scripts.common.tasks import INSTANCE_SEGMENTATION
@@ -183,15 +182,7 @@ def parse(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the given arguments, or those of the command line."""
-    *arguments, args = parse(argv)
-    try:
-        record = train(*arguments, args)
-    except KeyboardInterrupt:
-        raise SystemExit(
-            f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {args.output_dir}."
-        ) from None
-    print(json.dumps(record["results"], indent=2))
-    print(f"Adapter, model card, curves, pictures and metrics are in {args.output_dir}.")
+    run_script(train, parse(argv))
 
 
 if __name__ == "__main__":

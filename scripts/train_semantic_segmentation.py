@@ -17,7 +17,6 @@ newest), `metrics.json`, `curves.png`, `predictions.png` and `adapter/`: adapter
 model card with the code that loads them.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -37,7 +36,7 @@ from scripts.common.arguments import MethodArguments, parse_arguments
 from scripts.common.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
 from scripts.common.image_dataset import EpochCallback
 from scripts.common.methods import METHODS
-from scripts.common.run import adapter_dir, save_run, task_metrics
+from scripts.common.run import adapter_dir, run_script, save_run, task_metrics
 from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.segmentation_data import SegmentationDataArguments, load_semantic_segmentation
 from scripts.common.segmentation_dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, TrainingImages, collate
@@ -203,15 +202,7 @@ def parse(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the given arguments, or those of the command line."""
-    *arguments, args = parse(argv)
-    try:
-        record = train(*arguments, args)
-    except KeyboardInterrupt:
-        raise SystemExit(
-            f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {args.output_dir}."
-        ) from None
-    print(json.dumps(record["results"], indent=2))
-    print(f"Adapter, model card, pictures, curves and metrics are in {args.output_dir}.")
+    run_script(train, parse(argv))
 
 
 if __name__ == "__main__":

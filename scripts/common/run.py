@@ -1,5 +1,7 @@
 """The end of every training script: the record of the run, what was trained, its card and its curves, saved."""
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,24 @@ from scripts.common.plots import plot_curves
 from scripts.common.records import hardware, parameter_counts, software, write_json
 from scripts.common.run_directory import replace_directory
 from scripts.common.tasks import Task
+
+
+def run_script(train: Callable[..., dict[str, Any]], arguments: Sequence[Any]) -> None:
+    """Runs a training script and prints what came out.
+
+    Args:
+        train: Takes the arguments, trains and returns the record of the run.
+        arguments: Parsed; `TrainingArguments` last.
+    """
+    output_dir = arguments[-1].output_dir
+    try:
+        record = train(*arguments)
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {output_dir}."
+        ) from None
+    print(json.dumps(record["results"], indent=2))
+    print(f"What was trained, its card, curves and metrics are in {output_dir}.")
 
 
 def task_metrics(task: Task, metrics: dict[str, float], split: str) -> dict[str, float]:
