@@ -10,31 +10,40 @@ from scripts.compare_methods.rows import METHOD_ROWS, REFERENCE
 from scripts.compare_methods.summary import Summary, test_split
 from scripts.compare_methods.tables import Summaries
 
-COLOURS = {row.name: colormaps["Paired"](number) for number, row in enumerate(METHOD_ROWS)}
+COLOURS = {row.name: colormaps["tab20"]((2 * number + number // 10) % 20) for number, row in enumerate(METHOD_ROWS)}
+FAR_BELOW = 0.5
+"""Results below this share of the best one are drawn at the lower edge, for the others to be told apart."""
 
 
 def draw_accuracy(summaries: Summaries, path: Path) -> None:
     """Draws results on the test images, mean and spread over seeds, against the number of trained parameters."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    shown = {row: summaries[row.name] for row in METHOD_ROWS if row.name in summaries}
+    results = {row: summary.result(test_split(summary.first)) for row, summary in shown.items()}
+    best = max(result.mean for result in results.values())
+    lowest = min(
+        result.mean - (result.deviation or 0) for result in results.values() if result.mean >= FAR_BELOW * best
+    )
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
-    for row in METHOD_ROWS:
-        if row.name not in summaries:
-            continue
-        summary = summaries[row.name]
-        result, trained = summary.result(test_split(summary.first)), summary.first["parameters"]["trainable"]
+    for row, summary in shown.items():
+        result, label = results[row], row.title
+        is_far_below = result.mean < FAR_BELOW * best
+        if is_far_below:
+            label += f" ({100 * result.mean:.1f} %, far below)"
         axes.errorbar(
-            trained,
-            100 * result.mean,
-            yerr=None if result.deviation is None else 100 * result.deviation,
-            marker="*" if row.name == REFERENCE else "o",
-            markersize=13 if row.name == REFERENCE else 6,
+            summary.first["parameters"]["trainable"],
+            100 * (lowest if is_far_below else result.mean),
+            yerr=None if result.deviation is None or is_far_below else 100 * result.deviation,
+            linestyle="none",
+            marker="v" if is_far_below else "*" if row.name == REFERENCE else "o",
+            markersize=15 if row.name == REFERENCE else 7,
             capsize=3,
             color=COLOURS[row.name],
+            label=label,
         )
-        axes.annotate(row.title, (trained, 100 * result.mean), xytext=(7, 5), textcoords="offset points", fontsize=9)
     axes.set(xscale="log", xlabel="trained parameters, head included", ylabel="test accuracy, %")
-    axes.margins(x=0.15)
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=9)
     save_figure(figure, path)
 
 
