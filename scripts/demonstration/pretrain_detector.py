@@ -15,9 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, RTDetrImageProcessorPil, TrainingArguments, set_seed
+from transformers import PreTrainedModel, RTDetrImageProcessorPil, set_seed
 
 from scripts.common.backbones import DenseModelArguments, load_dense_model
 from scripts.common.coco_evaluation import CocoTrainer, box_detections
@@ -25,29 +24,22 @@ from scripts.common.object_dataset import ObjectDetectionDataset, collate, detec
 from scripts.common.run import task_metrics
 from scripts.common.run_directory import find_checkpoint
 from scripts.common.tasks import OBJECT_DETECTION
-from scripts.demonstration import symbols
-from scripts.demonstration.pretraining import Stopwatch, num_pictures, parse, save_demonstration_model
+from scripts.demonstration.pretraining import (
+    BACKBONE_RATE,
+    Stopwatch,
+    num_pictures,
+    optimizer_with_slow_backbone,
+    parse,
+    save_demonstration_model,
+)
 from scripts.demonstration.scene_objects import scene_objects, scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
+from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
 BACKBONE = os.path.relpath(Path(__file__).parent / "backbone")
 NUM_EVALUATION_SCENES = 400
 RAMP = (2_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
-
-GROUPS = {
-    "capital letter": symbols.LETTERS[:26],
-    "small letter": symbols.LETTERS[26:],
-    "Greek letter": symbols.GREEK,
-    "sign": symbols.SYMBOLS,
-}
-"""The detector's classes. Of 110 it would see each too rarely to learn in an hour where objects are; with one for all
-it would not have to tell shapes apart, as it will with digits."""
-
-CLASS_OF = [
-    number for character in symbols.CLASSES for number, group in enumerate(GROUPS.values()) if character in group
-]
-"""Class of the detector of each class of symbols."""
 
 CONFIG = {
     "encoder_hidden_dim": 64,
@@ -64,9 +56,6 @@ CONFIG = {
     "num_denoising": 20,
 }
 """Settings of the RT-DETR around the demonstration backbone."""
-
-BACKBONE_RATE = 0.2
-"""Learning rate of the backbone, which has learnt already, as a share of the others'."""
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_detector",
@@ -125,7 +114,7 @@ class SymbolSceneDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene = self.scenes.scene(index)
         return detector_inputs(
-            self.image_processor, scene.image, index, scene_objects(scene, CLASS_OF, with_masks=False)
+            self.image_processor, scene.image, index, scene_objects(scene, GROUP_OF, with_masks=False)
         )
 
 
@@ -143,15 +132,6 @@ def build_image_processor() -> RTDetrImageProcessorPil:
     return RTDetrImageProcessorPil(size=size, do_normalize=True, image_mean=values, image_std=values)
 
 
-def optimizer(model: PreTrainedModel, args: TrainingArguments) -> torch.optim.Optimizer:
-    """Returns AdamW with a lower rate for the backbone."""
-    inner = list(model.model.backbone.parameters())
-    known = {id(parameter) for parameter in inner}
-    outer = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    groups = [{"params": outer}, {"params": inner, "lr": BACKBONE_RATE * args.learning_rate}]
-    return torch.optim.AdamW(groups, lr=args.learning_rate, weight_decay=args.weight_decay)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the given arguments, or those of the command line."""
     args = parse(argv, DEFAULTS)
@@ -160,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     image_processor, model = build_image_processor(), build_model()
     scenes = scene_rows(
-        SymbolScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(GROUPS), CLASS_OF, with_masks=False
+        SymbolScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(GROUPS), GROUP_OF, with_masks=False
     )
     trainer = CocoTrainer(
         model=model,
@@ -171,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         processing_class=image_processor,
         callbacks=[Stopwatch()],
         detect=partial(box_detections, image_processor),
-        optimizers=(optimizer(model, args), None),
+        optimizers=(optimizer_with_slow_backbone(model, args), None),
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     results = task_metrics(OBJECT_DETECTION, trainer.evaluate(), "eval")

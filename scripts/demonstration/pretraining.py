@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     BaseImageProcessor,
     HfArgumentParser,
+    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -18,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from mona_peft.selection import backbone_of
 from scripts.common.arguments import recipe
 from scripts.common.records import hardware, software, write_json
 from scripts.common.run_directory import replace_directory
@@ -39,6 +41,10 @@ DEFAULTS: dict[str, Any] = {
 }
 """Defaults of every pre-training, where those of `TrainingArguments` do not suit it."""
 
+BACKBONE_RATE = 0.2
+"""Learning rate of a backbone that has learnt already, as a share of that of a new head. At the same rate it forgets by
+what symbols are told apart, and so most of what digits could be recognised by."""
+
 MINUTES = "minutes"
 
 
@@ -49,22 +55,24 @@ def parse(argv: Sequence[str] | None, defaults: dict[str, Any]) -> TrainingArgum
         argv: The arguments without the program's name; None takes them from the command line.
         defaults: Of this pre-training, where they are not `DEFAULTS`.
     """
-    (args,) = parse_with((), argv, defaults)
-    return args
-
-
-def parse_with(
-    dataclass_types: Sequence[type], argv: Sequence[str] | None, defaults: dict[str, Any]
-) -> tuple[Any, ...]:
-    """Parses arguments of a pre-training's own, too; they come first, as instances of the dataclasses."""
-    parser = HfArgumentParser((*dataclass_types, TrainingArguments), allow_abbrev=False)
+    parser = HfArgumentParser(TrainingArguments, allow_abbrev=False)
     parser.set_defaults(**{**DEFAULTS, **defaults})
-    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    (args,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    return args
 
 
 def num_pictures(args: TrainingArguments) -> int:
     """Returns how many pictures a pre-training sees; it sees none twice."""
     return args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def optimizer_with_slow_backbone(model: PreTrainedModel, args: TrainingArguments) -> torch.optim.Optimizer:
+    """Returns AdamW with a learning rate of `BACKBONE_RATE` for the backbone, as a share of the others'."""
+    prefix = f"{backbone_of(model)}."
+    inner = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
+    outer = [parameter for name, parameter in model.named_parameters() if not name.startswith(prefix)]
+    groups = [{"params": outer}, {"params": inner, "lr": BACKBONE_RATE * args.learning_rate}]
+    return torch.optim.AdamW(groups, lr=args.learning_rate, weight_decay=args.weight_decay)
 
 
 class Stopwatch(TrainerCallback):

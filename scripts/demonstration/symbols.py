@@ -16,6 +16,17 @@ GREEK = "αβγδεζηθλμξπρσφψωΓΔΘΛΞΠΣΦΨΩ"
 SYMBOLS = "!?#$%&@*+=<>/[](){}§¶€£¥→↓∫∑√∞∂∇∈∪∀⊕♠♣♥♦♪"
 CLASSES = tuple(LETTERS + GREEK + SYMBOLS)
 
+GROUPS = {
+    "capital letter": LETTERS[:26],
+    "small letter": LETTERS[26:],
+    "Greek letter": GREEK,
+    "sign": SYMBOLS,
+}
+"""Classes for models that have to find symbols, too: of 110 they would see each too rarely to learn within an hour."""
+
+GROUP_OF = tuple(number for character in CLASSES for number, group in enumerate(GROUPS.values()) if character in group)
+"""Number of the group of each class."""
+
 FONTS = {
     **dict.fromkeys(
         [

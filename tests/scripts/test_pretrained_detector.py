@@ -15,6 +15,7 @@ from scripts.common.object_dataset import ObjectDetectionDataset, collate
 from scripts.demonstration import pretrain_detector
 from scripts.demonstration.scene_objects import scene_rows
 from scripts.demonstration.scenes import SymbolScenes
+from scripts.demonstration.symbols import GROUP_OF, GROUPS
 from scripts.train_object_detection import parse
 
 DETECTOR = Path(pretrain_detector.__file__).parent / "detector"
@@ -34,7 +35,7 @@ def test_finds_symbols_as_its_record_says():
     processor = AutoImageProcessor.from_pretrained(DETECTOR)
     record = json.loads((DETECTOR / "training.json").read_text())
     scenes = SymbolScenes(seed=record["seed"] + 1)
-    rows = scene_rows(scenes, range(64), list(pretrain_detector.GROUPS), pretrain_detector.CLASS_OF, with_masks=False)
+    rows = scene_rows(scenes, range(64), list(GROUPS), GROUP_OF, with_masks=False)
     detections = {}
     for batch in DataLoader(ObjectDetectionDataset(rows, processor), 32, collate_fn=collate):
         detections |= box_detections(processor, model(batch["pixel_values"]), batch)
