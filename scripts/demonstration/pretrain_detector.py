@@ -36,7 +36,7 @@ from scripts.demonstration.scene_objects import scene_objects, scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
 from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
-BACKBONE = os.path.relpath(Path(__file__).parent / "backbone")
+BACKBONE = Path(os.path.relpath(Path(__file__).parent / "backbone"))
 NUM_EVALUATION_SCENES = 400
 RAMP = (2_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
@@ -120,7 +120,7 @@ class SymbolSceneDataset(Dataset):
 
 def build_model() -> PreTrainedModel:
     """Returns the detector with a new head around the demonstration backbone."""
-    args = DenseModelArguments(backbone=BACKBONE, model_type="rt_detr", model_config=json.dumps(CONFIG))
+    args = DenseModelArguments(backbone=str(BACKBONE), model_type="rt_detr", model_config=json.dumps(CONFIG))
     model, _ = load_dense_model({"rt_detr": OBJECT_DETECTION.auto_class}, args, list(GROUPS), Path())
     return model
 
