@@ -1,6 +1,7 @@
 """Semantic-segmentation data from the hub, a local folder or the embedded default: checked, in one form."""
 
 import logging
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from scripts.common.image_files import find_images, stored_png
 from scripts.common.segmentation_dataset import AnnotatedImages
 from scripts.common.splits import SplitArguments, choose_splits, validation_size
-from scripts.demonstration.scenes import NUM_SCENES, DigitScenes
+from scripts.demonstration.scenes import NUM_SCENES, DigitScenes, Scene
 
 BACKGROUND = "background"
 MAX_CLASSES = 255
@@ -93,7 +94,10 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
     """
     names = None
     if args.dataset is None:
-        splits, names = _scenes(), [BACKGROUND, *DigitScenes.classes]
+        splits = DatasetDict(
+            {split: scene_maps(map(DigitScenes(split).scene, range(count))) for split, count in NUM_SCENES.items()}
+        )
+        names = [BACKGROUND, *DigitScenes.classes]
     elif Path(args.dataset).is_dir() and any(Path(args.dataset, "images").glob("*")):
         splits = _read_folder(Path(args.dataset), args)
     else:
@@ -111,16 +115,11 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
     return splits, names
 
 
-def _scenes() -> DatasetDict:
-    splits = {}
-    for split, count in NUM_SCENES.items():
-        scenes = [DigitScenes(split).scene(number) for number in range(count)]
-        rows = {
-            "image": [stored_png(scene.image) for scene in scenes],
-            "mask": [stored_png(PIL.Image.fromarray(scene.class_map)) for scene in scenes],
-        }
-        splits[split] = _rows(rows)
-    return DatasetDict(splits)
+def scene_maps(scenes: Iterable[Scene]) -> Dataset:
+    """Returns scenes as a dataset of `image` and `mask`, not decoded."""
+    pairs = [(stored_png(scene.image), stored_png(PIL.Image.fromarray(scene.class_map))) for scene in scenes]
+    images, masks = zip(*pairs, strict=True)
+    return _rows({"image": list(images), "mask": list(masks)})
 
 
 def _rows(columns: dict[str, list[dict[str, Any]]]) -> Dataset:

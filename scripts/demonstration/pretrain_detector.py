@@ -9,7 +9,6 @@ written to `detector/` in the output directory: weights in float16, the image pr
 """
 
 import json
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from scripts.common.run import task_metrics
 from scripts.common.run_directory import find_checkpoint
 from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
+    BACKBONE,
     BACKBONE_RATE,
     Stopwatch,
     num_pictures,
@@ -36,7 +36,6 @@ from scripts.demonstration.scene_objects import scene_objects, scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
 from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
-BACKBONE = Path(os.path.relpath(Path(__file__).parent / "backbone"))
 NUM_EVALUATION_SCENES = 400
 RAMP = (2_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
@@ -120,7 +119,7 @@ class SymbolSceneDataset(Dataset):
 
 def build_model() -> PreTrainedModel:
     """Returns the detector with a new head around the demonstration backbone."""
-    args = DenseModelArguments(backbone=str(BACKBONE), model_type="rt_detr", model_config=json.dumps(CONFIG))
+    args = DenseModelArguments(backbone=BACKBONE, model_type="rt_detr", model_config=json.dumps(CONFIG))
     model, _ = load_dense_model({"rt_detr": OBJECT_DETECTION.auto_class}, args, list(GROUPS), Path())
     return model
 

@@ -33,6 +33,7 @@ from scripts.common.run import task_metrics
 from scripts.common.run_directory import find_checkpoint
 from scripts.common.tasks import INSTANCE_SEGMENTATION
 from scripts.demonstration.pretraining import (
+    BACKBONE,
     BACKBONE_RATE,
     Stopwatch,
     num_pictures,
@@ -44,7 +45,6 @@ from scripts.demonstration.scene_objects import scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
 from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
-BACKBONE = Path(__file__).parent / "backbone"
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 WIDTH = 64
 RAMP = (0, 10_000)

@@ -1,5 +1,6 @@
 """What the pre-trainings of the demonstration models share: their arguments, and the form in which models are kept."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,9 @@ DEFAULTS: dict[str, Any] = {
 BACKBONE_RATE = 0.2
 """Learning rate of a backbone that has learnt already, as a share of that of a new head. At the same rate it forgets by
 what symbols are told apart, and so most of what digits could be recognised by."""
+
+BACKBONE = os.path.relpath(Path(__file__).parent / "backbone")
+"""Folder of the demonstration backbone, from which the other demonstration models start."""
 
 MINUTES = "minutes"
 
