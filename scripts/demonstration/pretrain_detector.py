@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, RTDetrImageProcessorPil, set_seed
+from transformers import PreTrainedModel, RTDetrImageProcessorPil, TrainingArguments
 
 from scripts.common.backbones import DenseModelArguments, load_dense_model
 from scripts.common.coco_evaluation import CocoTrainer, box_detections
 from scripts.common.object_dataset import ObjectDetectionDataset, collate, detector_inputs
-from scripts.common.run import task_metrics
-from scripts.common.run_directory import find_checkpoint
 from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
     BACKBONE,
@@ -29,8 +27,7 @@ from scripts.demonstration.pretraining import (
     Stopwatch,
     num_pictures,
     optimizer_with_slow_backbone,
-    parse,
-    save_demonstration_model,
+    pretrain,
 )
 from scripts.demonstration.scene_objects import scene_objects, scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
@@ -41,14 +38,14 @@ RAMP = (2_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
 
 CONFIG = {
-    "encoder_hidden_dim": 64,
+    "encoder_hidden_dim": 48,
     "encoder_layers": 1,
     "encoder_ffn_dim": 128,
     "encoder_attention_heads": 4,
-    "hidden_expansion": 0.5,
+    "hidden_expansion": 0.25,
     "d_model": 64,
-    "decoder_in_channels": [64] * 3,
-    "decoder_layers": 3,
+    "decoder_in_channels": [48] * 3,
+    "decoder_layers": 2,
     "decoder_attention_heads": 4,
     "decoder_ffn_dim": 128,
     "num_queries": 30,
@@ -131,17 +128,14 @@ def build_image_processor() -> RTDetrImageProcessorPil:
     return RTDetrImageProcessorPil(size=size, do_normalize=True, image_mean=values, image_std=values)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the given arguments, or those of the command line."""
-    args = parse(argv, DEFAULTS)
-    checkpoint = find_checkpoint(args)
-    set_seed(args.seed)
-
-    image_processor, model = build_image_processor(), build_model()
+def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) -> CocoTrainer:
+    """Returns the trainer of a model; without one, of a new one."""
+    model = model or build_model()
+    image_processor = build_image_processor()
     scenes = scene_rows(
         SymbolScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(GROUPS), GROUP_OF, with_masks=False
     )
-    trainer = CocoTrainer(
+    return CocoTrainer(
         model=model,
         args=args,
         train_dataset=SymbolSceneDataset(SymbolScenes(seed=args.seed, ramp=RAMP), num_pictures(args), image_processor),
@@ -152,10 +146,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         detect=partial(box_detections, image_processor),
         optimizers=(optimizer_with_slow_backbone(model, args), None),
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    results = task_metrics(OBJECT_DETECTION, trainer.evaluate(), "eval")
-    save_demonstration_model(Path(args.output_dir, "detector"), trainer, image_processor, results, CARD)
-    print(json.dumps(results, indent=2))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    pretrain(argv, DEFAULTS, make_trainer, OBJECT_DETECTION, "detector", CARD)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,9 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, SegformerImageProcessorPil, set_seed
+from transformers import PreTrainedModel, SegformerImageProcessorPil, TrainingArguments
 
 from scripts.common.backbones import DenseModelArguments, load_dense_model
-from scripts.common.run import task_metrics
-from scripts.common.run_directory import find_checkpoint
 from scripts.common.segmentation_data import BACKGROUND, scene_maps
 from scripts.common.segmentation_dataset import IGNORE_INDEX, EvaluationImages, collate, model_inputs
 from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
@@ -31,8 +29,7 @@ from scripts.demonstration.pretraining import (
     Stopwatch,
     num_pictures,
     optimizer_with_slow_backbone,
-    parse,
-    save_demonstration_model,
+    pretrain,
 )
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
 
@@ -112,24 +109,20 @@ def build_model() -> PreTrainedModel:
     return model
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the given arguments, or those of the command line."""
-    args = parse(argv, DEFAULTS)
-    checkpoint = find_checkpoint(args)
-    set_seed(args.seed)
-
-    model = build_model()
+def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) -> SemanticSegmentationTrainer:
+    """Returns the trainer of a model; without one, of a new one."""
+    model = model or build_model()
     image_processor = SegformerImageProcessorPil(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     image_processor.ignore_index = IGNORE_INDEX
-    scenes = SymbolScenes(seed=args.seed + 1)
-    trainer = SemanticSegmentationTrainer(
+    scenes = scene_maps(map(SymbolScenes(seed=args.seed + 1).scene, range(NUM_EVALUATION_SCENES)))
+    return SemanticSegmentationTrainer(
         model=model,
         args=args,
         train_dataset=SymbolMaps(SymbolScenes(seed=args.seed, ramp=RAMP), num_pictures(args), image_processor),
         eval_dataset=EvaluationImages(
-            scene_maps(map(scenes.scene, range(NUM_EVALUATION_SCENES))),
+            scenes,
             ignore_index=IGNORE_INDEX,
             reduce_labels=False,
             image_processor=image_processor,
@@ -142,10 +135,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         optimizers=(optimizer_with_slow_backbone(model, args), None),
         num_classes=len(CLASSES),
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    results = task_metrics(SEMANTIC_SEGMENTATION, trainer.evaluate(), "eval")
-    save_demonstration_model(Path(args.output_dir, "semantic_segmenter"), trainer, image_processor, results, CARD)
-    print(json.dumps(results, indent=2))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    pretrain(argv, DEFAULTS, make_trainer, SEMANTIC_SEGMENTATION, "semantic_segmenter", CARD)
 
 
 if __name__ == "__main__":
