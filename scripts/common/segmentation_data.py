@@ -15,7 +15,7 @@ from tqdm import tqdm
 from scripts.common.image_files import find_images, stored_png
 from scripts.common.segmentation_dataset import AnnotatedImages
 from scripts.common.splits import SplitArguments, choose_splits, validation_size
-from scripts.demonstration.scenes import NUM_SCENES, DigitScenes, Scene
+from scripts.demonstration.scenes import NUM_SCENES, DigitScenes
 
 BACKGROUND = "background"
 MAX_CLASSES = 255
@@ -94,9 +94,7 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
     """
     names = None
     if args.dataset is None:
-        splits = DatasetDict(
-            {split: scene_maps(map(DigitScenes(split).scene, range(count))) for split, count in NUM_SCENES.items()}
-        )
+        splits = _digit_scenes()
         names = [BACKGROUND, *DigitScenes.classes]
     elif Path(args.dataset).is_dir() and any(Path(args.dataset, "images").glob("*")):
         splits = _read_folder(Path(args.dataset), args)
@@ -115,9 +113,17 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
     return splits, names
 
 
-def scene_maps(scenes: Iterable[Scene]) -> Dataset:
-    """Returns scenes as a dataset of `image` and `mask`, not decoded."""
-    pairs = [(stored_png(scene.image), stored_png(PIL.Image.fromarray(scene.class_map))) for scene in scenes]
+def _digit_scenes() -> DatasetDict:
+    splits = {}
+    for split, count in NUM_SCENES.items():
+        scenes = map(DigitScenes(split).scene, range(count))
+        splits[split] = scene_maps((scene.image, scene.class_map) for scene in scenes)
+    return DatasetDict(splits)
+
+
+def scene_maps(scenes: Iterable[tuple[PIL.Image.Image, np.ndarray]]) -> Dataset:
+    """Returns pictures and their class maps, (H, W) and uint8, as a dataset of `image` and `mask`, not decoded."""
+    pairs = [(stored_png(image), stored_png(PIL.Image.fromarray(class_map))) for image, class_map in scenes]
     images, masks = zip(*pairs, strict=True)
     return _rows({"image": list(images), "mask": list(masks)})
 

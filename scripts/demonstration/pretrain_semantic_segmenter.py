@@ -2,7 +2,7 @@
 
     python -m scripts.demonstration.pretrain_semantic_segmenter
 
-About half an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
+About twenty minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
 interruption, and with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last
 steps. All arguments of `transformers.TrainingArguments` work. The result, as stored in
 `scripts/demonstration/semantic_segmenter`, is written to `semantic_segmenter/` in the output directory: weights in
@@ -11,16 +11,19 @@ float16, the image processor, and a card.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, SegformerImageProcessorPil, TrainingArguments
 
 from scripts.common.backbones import DenseModelArguments, load_dense_model
 from scripts.common.segmentation_data import BACKGROUND, scene_maps
-from scripts.common.segmentation_dataset import IGNORE_INDEX, EvaluationImages, collate, model_inputs
+from scripts.common.segmentation_dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, collate, model_inputs
 from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from scripts.common.tasks import SEMANTIC_SEGMENTATION
 from scripts.demonstration.pretraining import (
@@ -31,24 +34,30 @@ from scripts.demonstration.pretraining import (
     optimizer_with_slow_backbone,
     pretrain,
 )
-from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
+from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, Scene, SymbolScenes
+from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
-CLASSES = [BACKGROUND, *SymbolScenes.classes]
+CLASSES = [BACKGROUND, *GROUPS]
 NUM_EVALUATION_SCENES = 500
-RAMP = (2_000, 12_000)
+RAMP = (4_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
+
+CROP = ScaleAndCrop(
+    image_size=IMAGE_SIZE, scales=(1.0, 1.0), crop_size=64, flip=False, max_class_share=0.85, fill=(128, 128, 128)
+)
+"""Of scenes, in training: nine tenths of a whole scene are background."""
 
 CONFIG = {"hidden_size": 32, "auxiliary_channels": 16}
 """Settings of the UPerNet around the demonstration backbone."""
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_semantic_segmenter",
-    "max_steps": 2000,
+    "max_steps": 2400,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 50,
-    "learning_rate": 2e-3,
+    "learning_rate": 3e-3,
     "lr_scheduler_type": "warmup_stable_decay",
-    "lr_scheduler_kwargs": '{"num_decay_steps": 400}',
+    "lr_scheduler_kwargs": '{"num_decay_steps": 500}',
     "warmup_steps": 100,
     "batch_eval_metrics": True,
     "label_names": ["labels"],
@@ -67,8 +76,9 @@ tags: [upernet, swin, semantic-segmentation]
 # Demonstration model for semantic segmentation
 
 A UPerNet of {{parameters:,}} parameters around the demonstration backbone, for scenes of {IMAGE_SIZE} x {IMAGE_SIZE}
-pixels. It says of every pixel which printed symbol it shows, or none. It knows no digits, and exists to be adapted to
-them: by `scripts/train_semantic_segmentation.py`, its tests and the comparisons of mona-peft.
+pixels. It says of every pixel whether it shows a printed symbol, in the classes {", ".join(GROUPS)}.
+It knows no digits, and exists to be adapted to them: by `scripts/train_semantic_segmentation.py`, its tests and the
+comparisons of mona-peft.
 
 - **Data**: scenes of one to {MAX_OBJECTS} of {{num_classes}} characters in {{num_fonts}} fonts that ship with
   matplotlib, of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
@@ -84,8 +94,13 @@ them: by `scripts/train_semantic_segmentation.py`, its tests and the comparisons
 """
 
 
+def group_map(scene: Scene) -> np.ndarray:
+    """Returns the (H, W) classes of a scene's pixels."""
+    return replace(scene, classes=np.take(GROUP_OF, scene.classes)).class_map
+
+
 class SymbolMaps(Dataset):
-    """A range of `SymbolScenes`, drawn anew each time, as a model for semantic segmentation takes them."""
+    """Crops of a range of `SymbolScenes`, drawn anew each time, as a model for semantic segmentation takes them."""
 
     def __init__(self, scenes: SymbolScenes, length: int, image_processor: SegformerImageProcessorPil) -> None:
         self.scenes = scenes
@@ -97,7 +112,7 @@ class SymbolMaps(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         scene = self.scenes.scene(index)
-        return model_inputs(self.image_processor, scene.image, scene.class_map)
+        return model_inputs(self.image_processor, *CROP(scene.image, group_map(scene), Random(index)))
 
 
 def build_model() -> PreTrainedModel:
@@ -116,13 +131,14 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     image_processor.ignore_index = IGNORE_INDEX
-    scenes = scene_maps(map(SymbolScenes(seed=args.seed + 1).scene, range(NUM_EVALUATION_SCENES)))
+    scenes = map(SymbolScenes(seed=args.seed + 1).scene, range(NUM_EVALUATION_SCENES))
+    rows = scene_maps((scene.image, group_map(scene)) for scene in scenes)
     return SemanticSegmentationTrainer(
         model=model,
         args=args,
         train_dataset=SymbolMaps(SymbolScenes(seed=args.seed, ramp=RAMP), num_pictures(args), image_processor),
         eval_dataset=EvaluationImages(
-            scenes,
+            rows,
             ignore_index=IGNORE_INDEX,
             reduce_labels=False,
             image_processor=image_processor,
