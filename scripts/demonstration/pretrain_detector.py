@@ -9,47 +9,43 @@ written to `detector/` in the output directory: weights in float16, the image pr
 """
 
 import json
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, RTDetrImageProcessorPil, set_seed
+from transformers import PreTrainedModel, RTDetrImageProcessorPil, TrainingArguments
 
 from scripts.common.backbones import DenseModelArguments, load_dense_model
 from scripts.common.coco_evaluation import CocoTrainer, box_detections
 from scripts.common.object_dataset import ObjectDetectionDataset, collate, detector_inputs
-from scripts.common.run import task_metrics
-from scripts.common.run_directory import find_checkpoint
 from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
+    BACKBONE,
     BACKBONE_RATE,
     Stopwatch,
     num_pictures,
     optimizer_with_slow_backbone,
-    parse,
-    save_demonstration_model,
+    pretrain,
 )
 from scripts.demonstration.scene_objects import scene_objects, scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
 from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
-BACKBONE = Path(os.path.relpath(Path(__file__).parent / "backbone"))
 NUM_EVALUATION_SCENES = 400
 RAMP = (2_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
 
 CONFIG = {
-    "encoder_hidden_dim": 64,
+    "encoder_hidden_dim": 48,
     "encoder_layers": 1,
     "encoder_ffn_dim": 128,
     "encoder_attention_heads": 4,
-    "hidden_expansion": 0.5,
+    "hidden_expansion": 0.25,
     "d_model": 64,
-    "decoder_in_channels": [64] * 3,
-    "decoder_layers": 3,
+    "decoder_in_channels": [48] * 3,
+    "decoder_layers": 2,
     "decoder_attention_heads": 4,
     "decoder_ffn_dim": 128,
     "num_queries": 30,
@@ -120,7 +116,7 @@ class SymbolSceneDataset(Dataset):
 
 def build_model() -> PreTrainedModel:
     """Returns the detector with a new head around the demonstration backbone."""
-    args = DenseModelArguments(backbone=str(BACKBONE), model_type="rt_detr", model_config=json.dumps(CONFIG))
+    args = DenseModelArguments(backbone=BACKBONE, model_type="rt_detr", model_config=json.dumps(CONFIG))
     model, _ = load_dense_model({"rt_detr": OBJECT_DETECTION.auto_class}, args, list(GROUPS), Path())
     return model
 
@@ -132,17 +128,14 @@ def build_image_processor() -> RTDetrImageProcessorPil:
     return RTDetrImageProcessorPil(size=size, do_normalize=True, image_mean=values, image_std=values)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the given arguments, or those of the command line."""
-    args = parse(argv, DEFAULTS)
-    checkpoint = find_checkpoint(args)
-    set_seed(args.seed)
-
-    image_processor, model = build_image_processor(), build_model()
+def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) -> CocoTrainer:
+    """Returns the trainer of a model; without one, of a new one."""
+    model = model or build_model()
+    image_processor = build_image_processor()
     scenes = scene_rows(
         SymbolScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(GROUPS), GROUP_OF, with_masks=False
     )
-    trainer = CocoTrainer(
+    return CocoTrainer(
         model=model,
         args=args,
         train_dataset=SymbolSceneDataset(SymbolScenes(seed=args.seed, ramp=RAMP), num_pictures(args), image_processor),
@@ -153,10 +146,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         detect=partial(box_detections, image_processor),
         optimizers=(optimizer_with_slow_backbone(model, args), None),
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    results = task_metrics(OBJECT_DETECTION, trainer.evaluate(), "eval")
-    save_demonstration_model(Path(args.output_dir, "detector"), trainer, image_processor, results, CARD)
-    print(json.dumps(results, indent=2))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    pretrain(argv, DEFAULTS, make_trainer, OBJECT_DETECTION, "detector", CARD)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ MAX_OBJECTS = 4
 SIZES = (0.22, 0.5)
 """Least and greatest length of an object's longer side, as a share of the scene's side."""
 
+DIGIT_VARIATION = replace(digits.VARIATION, size=SIZES, contrast=80, opacity=0.9)
+"""Digits stand out more than in the pictures of the classification task, since here they have to be found as well."""
+
 MIN_COVERAGE = 0.4
 """Of the grey levels of a shape: from here on a pixel belongs to it."""
 
@@ -130,7 +133,7 @@ class DigitScenes:
         random = np.random.default_rng([self.seed, list(digits.SCANS).index(self.split), number])
         background = random_background(self.split, self.size, random)
         count = int(random.integers(1, MAX_OBJECTS + 1))
-        return compose(background, self._draw_digit, count, replace(digits.VARIATION, size=SIZES), random)
+        return compose(background, self._draw_digit, count, DIGIT_VARIATION, random)
 
     def _draw_digit(self, random: np.random.Generator) -> tuple[int, Image.Image]:
         stencils, targets = _scans()
