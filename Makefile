@@ -5,7 +5,7 @@
 #   make test-quantization        those of a backbone in low precision, with torchao and bitsandbytes
 #   make test-deepspeed           that of DeepSpeed's ZeRO-2, on two processes of a CPU
 #   make benchmark                time and memory beside other ways of fine-tuning; ARGS go to the command
-#   make compare                  compare all methods; ARGS go to the runs
+#   make compare                  compare all methods; ARGS go to the runs, TASK=object_detection is about another task
 #   make quality                  ruff's checks, as CI runs them
 #   make style                    ruff's fixes and format
 # PYTHON=/path/to/python chooses the interpreter, VENV=.venv the environment's folder.
@@ -31,8 +31,8 @@ benchmark: $(VENV)/demo.stamp
 	$(RUN) -m scripts.benchmark $(ARGS)
 
 compare: $(VENV)/demo.stamp
-	$(RUN) -m scripts.compare_methods run --jobs 2 $(ARGS)
-	$(RUN) -m scripts.compare_methods report
+	$(RUN) -m scripts.compare_methods run --jobs 2 $(TASK:%=--task %) $(ARGS)
+	$(RUN) -m scripts.compare_methods report $(TASK:%=--task %)
 
 # One thread a worker: two workers on two cores would otherwise compete.
 test: $(VENV)/test.stamp

@@ -29,6 +29,15 @@ HEADINGS = {
     "cost": "Cost",
     "provenance": "Provenance",
 }
+PICTURES = {
+    "results": "Results against trained parameters",
+    "curves": "Losses and validation results, means over seeds",
+    "predictions": "Input, truth, and what Mona predicts before, early in and after training",
+}
+INTRODUCTION = """Each method at its own best learning rate, chosen with one seed on the validation images, from the
+same grid for all; mean ± sample standard deviation over seeds, after the last epoch. *Kept* is what a batch's forward
+pass keeps for the backward pass, weights excepted; a *step* is forward and backward pass and optimiser, on a CPU in
+time of one processor; *file* is what has to be stored for a task. All train what stands outside the backbone."""
 
 
 def report(study: Study, results: Path, page: Path, summaries: Sequence[Path] = ()) -> list[str]:
@@ -66,19 +75,18 @@ def report(study: Study, results: Path, page: Path, summaries: Sequence[Path] = 
         "provenance": tables.provenance(every),
     }
     pictures = page.with_suffix("")
-    if not page.exists():
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(_blank_page(study.task, pictures.name), encoding="utf-8")
-    fill_page(page, MARK, parts)
-    for other in summaries:
-        fill_page(other, study.name, parts)
-    pictures.mkdir(exist_ok=True)
+    pictures.mkdir(parents=True, exist_ok=True)
     plots.draw_results(main, study.task, pictures / "results.png")
     plots.draw_curves(main, study.task, pictures / "curves.png")
     if REFERENCE in main:
         predictions = results / f"{main[REFERENCE].first['experiment']}.png"
         if predictions.exists():
             shutil.copy(predictions, pictures / "predictions.png")
+    if not page.exists():
+        page.write_text(_blank_page(study.task, pictures, parts), encoding="utf-8")
+    fill_page(page, MARK, parts)
+    for other in summaries:
+        fill_page(other, study.name, parts)
     return warnings
 
 
@@ -98,7 +106,14 @@ def summaries_by_backbone(records: Mapping[str, Record]) -> dict[str, Summaries]
     return {backbone: {name: summarise(rows[name]) for name in ROWS if name in rows} for backbone, rows in ordered}
 
 
-def _blank_page(task: Task, pictures: str) -> str:
-    parts = [f"## {heading}\n\n<!-- {MARK}: {name} -->\n<!-- end -->" for name, heading in HEADINGS.items()]
-    images = [f"![Results]({pictures}/results.png)", f"![Curves]({pictures}/curves.png)"]
-    return "\n\n".join([f"# Comparison of methods: {task.name}", *images, *parts]) + "\n"
+def _blank_page(task: Task, pictures: Path, parts: Mapping[str, str]) -> str:
+    """Returns a page with its pictures and a place for each part that says something."""
+    images = [
+        f"![{title}]({pictures.name}/{name}.png)"
+        for name, title in PICTURES.items()
+        if (pictures / f"{name}.png").exists()
+    ]
+    places = [
+        f"## {heading}\n\n<!-- {MARK}: {name} -->\n<!-- end -->" for name, heading in HEADINGS.items() if parts[name]
+    ]
+    return "\n\n".join([f"# Comparison of methods: {task.name}", INTRODUCTION, *images, *places]) + "\n"

@@ -53,7 +53,7 @@ def run_all(comparison: Comparison, results: Path, jobs: int, threads: int) -> N
         ValueError: An argument is wrong, or a record in the folder can't be read or ran with other settings.
         RuntimeError: Some experiments failed; the others have run.
     """
-    for experiment in comparison.missing(_check(comparison, results)):
+    for experiment in comparison.missing(records_of(comparison, results)):
         settings_of(experiment)  # arguments that are wrong are so for all, and known before anything runs
     if jobs == 1:
         worker(comparison, results, threads)
@@ -83,15 +83,19 @@ def worker(comparison: Comparison, results: Path, threads: int) -> None:
     parent = multiprocessing.parent_process()
     failed: set[str] = set()
     while parent is None or parent.is_alive():
-        missing = [e for e in comparison.missing(_check(comparison, results)) if e.name not in failed]
+        missing = [e for e in comparison.missing(records_of(comparison, results)) if e.name not in failed]
         if not missing:
             return
         if not any(_run_unless_taken(experiment, results, failed) for experiment in missing):
             time.sleep(WAIT_SECONDS)  # all are in other hands; what they find decides what is needed next
 
 
-def _check(comparison: Comparison, results: Path) -> dict[str, Record]:
-    """Reads the records; those that are about to be used must be of this comparison."""
+def records_of(comparison: Comparison, results: Path) -> dict[str, Record]:
+    """Reads the records of a folder.
+
+    Raises:
+        ValueError: One can't be read, or one that this comparison uses ran with other settings.
+    """
     records = read_records(results)
     for experiment in comparison.all():
         if experiment.name in records:

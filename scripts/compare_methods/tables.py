@@ -138,6 +138,8 @@ def _width(row: Row, summary: Summary) -> str:
 def _ablation_table(label: str, summaries: Summaries, rows: Sequence[Row], cell) -> str:
     header = [label, "trained parameters", "learning rate", "validation, %", "test, %"]
     present = [(row, summaries[row.name]) for row in rows if row.name in summaries]
+    if len(present) < 2:
+        return ""  # nothing is compared
     return table(
         header,
         [

@@ -71,6 +71,18 @@ def test_pre_trained_model_keeps_its_head_or_gets_a_new_one_and_another_backbone
         assert torch.equal(features(built.backbone)[0], theirs[0])
 
 
+def test_attention_of_new_and_of_loaded_models_is_what_is_asked_for(classifier, tmp_path):
+    upernet().save_pretrained(tmp_path / "upernet")
+    new = {"backbone": str(classifier), "model_type": "upernet"}
+    for given in (new, {"model_name_or_path": str(tmp_path / "upernet")}):
+        chosen = []
+        for attention in (None, "eager"):
+            args = DenseModelArguments(**given, attn_implementation=attention)
+            model, _ = load_dense_model(AUTO_CLASSES, args, CLASSES, tmp_path)
+            chosen.append(model.backbone.config._attn_implementation)
+        assert chosen == ["sdpa", "eager"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,5 +1,6 @@
 """The comparison: run, interrupted, shared among processes; rates chosen; tables made of records."""
 
+import copy
 import itertools
 import json
 import multiprocessing
@@ -8,19 +9,33 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
-from transformers import SwinConfig, SwinForImageClassification, Trainer, ViTImageProcessorPil
+from torch.utils.data import DataLoader
+from transformers import (
+    SwinConfig,
+    SwinForImageClassification,
+    Trainer,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    ViTImageProcessorPil,
+    default_data_collator,
+)
 
 from scripts import train_image_classification
 from scripts.compare_methods import run
 from scripts.compare_methods.__main__ import comparison, main, parser
-from scripts.compare_methods.experiments import best_rate, rates_to_try
+from scripts.compare_methods.costs import CostCallback
+from scripts.compare_methods.experiments import best_rate, rates_to_try, settings_of
 from scripts.compare_methods.plots import mean_curve
 from scripts.compare_methods.report import report
 from scripts.compare_methods.rows import ROWS
 from scripts.compare_methods.studies import STUDIES
 from scripts.compare_methods.summary import summarise
+from tests.folders import write_masks
+from tests.models import FOUR_STAGES, upernet
 
 CLASSIFICATION = STUDIES["image_classification"]
 
@@ -354,3 +369,76 @@ def test_further_backbones_run_the_main_rows_alone():
     rows = {(e.backbone, e.row.name) for e in comparison(args, defaults).missing({})}
     assert {row for backbone, row in rows if backbone == "first"} == set(ROWS)
     assert {row for backbone, row in rows if backbone == "second"} == {"full", "fixed", "mona"}
+
+
+@pytest.mark.parametrize("task", STUDIES)
+def test_the_defaults_of_every_task_are_arguments_of_its_script(task):
+    args, defaults = parser().parse_known_args(["run", "--task", task])
+    experiment = comparison(args, defaults).missing({})[0]
+    settings = settings_of(experiment)
+    assert settings["model_name_or_path"] == experiment.backbone
+    assert (settings["bf16"], settings["attn_implementation"]) == (True, "eager")
+    assert set(STUDIES[task].metrics) <= set(STUDIES[task].task.metrics)
+
+
+def test_the_committed_comparison_is_complete_and_of_the_settings_that_hold():
+    args, defaults = parser().parse_known_args(["run"])
+    assert not comparison(args, defaults).missing(run.records_of(comparison(args, defaults), CLASSIFICATION.results))
+
+
+def test_new_models_are_built_around_the_backbones_given():
+    argv = ["run", "--task", "object_detection", "--dataset", "data", "--model_type", "rt_detr", "--models", "swin"]
+    args, defaults = parser().parse_known_args(argv)
+    model_args, *_ = comparison(args, defaults).missing({})[0].arguments("outputs")
+    assert (model_args.model_name_or_path, model_args.backbone) == (None, "swin")
+
+
+def test_own_data_without_a_model_are_refused_where_there_is_none_for_them():
+    args, defaults = parser().parse_known_args(["run", "--task", "object_detection", "--dataset", "data"])
+    with pytest.raises(ValueError, match=r"--models: which pre-trained ones"):
+        comparison(args, defaults)
+
+
+def test_a_dense_task_is_compared_by_its_own_metrics(results, tmp_path):
+    write_masks(tmp_path / "data", {"train": 4, "val": 2})
+    SwinForImageClassification(SwinConfig(**FOUR_STAGES)).save_pretrained(tmp_path / "swin")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "swin")
+    config = {"hidden_size": 8, "auxiliary_channels": 8, "pool_scales": [1, 2]}
+    argv = [
+        *("--task", "semantic_segmentation", "--dataset", str(tmp_path / "data"), "--validation_split", "val"),
+        *("--model_type", "upernet", "--models", str(tmp_path / "swin"), "--model_config", json.dumps(config)),
+        *("--image_size", "32", "--crop_size", "32", "--max_steps", "1", "--per_device_train_batch_size", "2"),
+        *("--bottleneck_dim", "4", "--rates", "0.001", "--seeds", "0", "--use_cpu", "--rows", "fixed", "mona"),
+    ]
+    main(["run", "--results", str(results), *argv])
+    fixed, mona = (json.loads(content) for _, content in sorted(contents(results).items()))
+    assert fixed["parameters"]["adapter"] == 0 < mona["parameters"]["adapter"]
+    assert 0 < fixed["kept_bytes"] < mona["kept_bytes"]
+    assert mona["metric"] == "mean_iou"
+    assert results.joinpath(f"{mona['experiment']}.png").exists()
+
+    page, readme = results.parent / "page.md", tmp_path / "README.md"
+    readme.write_text("<!-- semantic_segmentation: summary -->\n<!-- end -->\n")
+    report(STUDIES["semantic_segmentation"], results, page, [readme])
+    scores = [100 * mona["results"]["validation"][metric] for metric in ("mean_iou", "pixel_accuracy")]
+    (row,) = [line for line in readme.read_text().splitlines() if line.startswith("| Mona |")]
+    assert [cell.strip() for cell in row.strip("|").split("|")[3::2]] == [f"{score:.1f}" for score in scores]
+    assert "mIoU, validation, %" in page.read_text()
+    assert "## Width" not in page.read_text()
+    for picture in ("results", "curves", "predictions"):
+        assert f"(page/{picture}.png)" in page.read_text()
+        assert page.with_suffix("").joinpath(f"{picture}.png").exists()
+
+
+def test_measuring_what_a_step_keeps_changes_neither_the_model_nor_what_follows():
+    model = upernet()
+    images = [{"pixel_values": torch.randn(3, 64, 64), "labels": number} for number in range(4)]
+    loader = DataLoader(images, batch_size=2, collate_fn=default_data_collator)
+    args = TrainingArguments("unused", use_cpu=True, per_device_train_batch_size=2)
+    before, expected = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
+    costs = CostCallback()
+    costs.on_train_end(args, TrainerState(), TrainerControl(), model=model, train_dataloader=loader)
+    assert costs.kept_bytes > 0
+    assert torch.equal(torch.random.get_rng_state(), expected)
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
