@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Training
 
 from mona_peft import load_backbone
 from mona_peft.selection import backbone_of, modules_outside, parameters_outside
+from scripts.common.arguments import ModelArguments
 from scripts.common.model_card import load_pretrained_code
 
 FOUR_STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -46,7 +47,7 @@ ARCHITECTURES = {
 
 
 @dataclass
-class DenseModelArguments:
+class DenseModelArguments(ModelArguments):
     """Which model is adapted: a pre-trained one, or a new one around a pre-trained backbone."""
 
     model_name_or_path: str | None = field(
@@ -74,6 +75,11 @@ class DenseModelArguments:
         },
     )
 
+    @property
+    def base_model(self) -> str | None:
+        """Name or folder of the pre-trained model, or of the pre-trained backbone of a new one."""
+        return self.model_name_or_path or self.backbone
+
 
 def load_dense_model(
     auto_classes: Mapping[str, str], args: DenseModelArguments, classes: Sequence[str], adapter_dir: Path
@@ -93,11 +99,12 @@ def load_dense_model(
         ValueError: There is no such model or backbone, it is not for this task, or they do not go together.
     """
     labels = {"id2label": dict(enumerate(classes)), "label2id": {name: number for number, name in enumerate(classes)}}
+    attention = {"attn_implementation": args.attn_implementation}
     try:
         if args.model_name_or_path is None:
             config = _new_config(auto_classes, args, labels)
             auto_class = auto_classes[config.model_type]
-            model = getattr(transformers, auto_class).from_config(config).eval()
+            model = getattr(transformers, auto_class).from_config(config, **attention).eval()
             code = [
                 f"from transformers import AutoConfig, {auto_class}",
                 "",
@@ -107,7 +114,7 @@ def load_dense_model(
         else:
             auto_class = _auto_class(auto_classes, args)
             model = getattr(transformers, auto_class).from_pretrained(
-                args.model_name_or_path, **labels, ignore_mismatched_sizes=True, dtype=torch.float32
+                args.model_name_or_path, **labels, **attention, ignore_mismatched_sizes=True, dtype=torch.float32
             )
             code = load_pretrained_code(auto_class, args.model_name_or_path, classes)
         if args.backbone is not None:

@@ -68,7 +68,7 @@ def load_code(record: dict[str, Any]) -> str:
     """Returns the Python code that loads what was trained: the base model with the adapter, or the whole model.
 
     Args:
-        record: Record of the run, as `save_run` writes it.
+        record: Record of the run, as `run_training` writes it.
     """
     if _is_whole(record):
         return "\n".join(
@@ -90,7 +90,7 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
     """Returns the card of a run.
 
     Args:
-        record: Record of the run, as `save_run` writes it.
+        record: Record of the run, as `run_training` writes it.
         task: What was trained for.
     """
     title = f"{METHODS[record['method']['method']].title} for {record['base_model']}"
