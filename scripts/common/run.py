@@ -57,6 +57,13 @@ def model_dir(args: TrainingArguments) -> Path:
     return Path(args.output_dir, "model")
 
 
+def _model_class(model: PreTrainedModel) -> dict[str, str]:
+    """Returns the name of a model's class, and where it is imported from."""
+    package = type(model).__module__
+    module = "transformers" if package.startswith("transformers.") else package
+    return {"model_class": type(model).__name__, "model_module": module}
+
+
 def save_run(
     trainer: Trainer,
     task: Task,
@@ -87,7 +94,7 @@ def save_run(
     output_dir, folder = Path(args.output_dir), model_dir(args) if whole else adapter_dir(args)
     record = {
         "task": task.name,
-        "model_class": type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__,
+        **_model_class(model.get_base_model() if isinstance(model, PeftModel) else model),
         **record,
         "method": {"method": method_args.method, **METHODS[method_args.method].settings(method_args)},
         "training": recipe(args),
