@@ -37,7 +37,8 @@ class RetinaNetConfig(PreTrainedConfig):
         score_threshold: From this score on, a box is a detection.
         nms_threshold: Of two detections of a class whose intersection over union is larger, the surer one stays.
         detections_per_image: As many are kept, those of highest score.
-        size_divisor: Images are filled up with zeros, below and to the right, to a multiple of it.
+        size_divisor: Images are filled up with zeros, below and to the right, to a multiple of it. 32 is the stride of
+            a Swin's last map.
         kwargs: As every config takes them, such as `id2label`.
     """
 

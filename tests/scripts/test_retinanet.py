@@ -58,12 +58,18 @@ def batch() -> dict:
     return collate([{"pixel_values": image, "labels": label} for image, label in zip(images, labels(), strict=True)])
 
 
-def test_without_torchvision_it_says_what_to_install(monkeypatch):
+def test_without_torchvision_it_says_what_to_install(arguments, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ImportError, match=r'pip install -e "\.\[train,torchvision\]"`, or choose another type of'):
-        retinanet()
+        main(arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_setting_is_named(arguments):
+    with pytest.raises(ValueError, match=r"--model_config: the config of retinanet has no fpn_sizes"):
+        main([*arguments, "--model_config", '{"fpn_sizes": 3}'])
 
 
 @with_torchvision
