@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Training
 
 from mona_peft import load_backbone
 from mona_peft.selection import backbone_of, modules_outside, parameters_outside
+from scripts.common import retinanet
 from scripts.common.arguments import ModelArguments
 from scripts.common.model_card import load_pretrained_code
 
@@ -26,10 +27,12 @@ class Architecture:
     Attributes:
         stages: Stages of the backbone whose feature maps it takes.
         settings: From channels and strides of these feature maps to what the model's config says of them.
+        module: Name of the module whose import makes transformers' auto classes know it, if it is not theirs.
     """
 
     stages: tuple[str, ...]
     settings: Callable[[list[int], list[int]], dict[str, Any]] = lambda channels, strides: {}
+    module: str | None = None
 
 
 ARCHITECTURES = {
@@ -42,6 +45,7 @@ ARCHITECTURES = {
         FOUR_STAGES[1:], lambda channels, strides: {"encoder_in_channels": channels, "feat_strides": strides}
     ),
     "deformable_detr": Architecture(FOUR_STAGES[1:], lambda channels, strides: {"use_timm_backbone": False}),
+    "retinanet": Architecture(FOUR_STAGES[1:], module=retinanet.__name__),
 }
 """Kinds of models that are built around a backbone, by the `model_type` of their config."""
 
@@ -120,6 +124,9 @@ def load_dense_model(
         if args.backbone is not None:
             load_backbone(model, args.backbone)
             code = ["from mona_peft import load_backbone", *code, f"load_backbone(base, {args.backbone!r})"]
+        architecture = ARCHITECTURES.get(model.config.model_type)
+        if architecture is not None and architecture.module is not None:
+            code = [f"import {architecture.module}  # lets transformers know this kind of model", *code]
         return model, code
     except OSError as error:
         given = {"--model_name_or_path": args.model_name_or_path, "--backbone": args.backbone}

@@ -14,8 +14,10 @@ AUTO_CLASSES = {
     "maskformer": "AutoModelForInstanceSegmentation",
     "rt_detr": "AutoModelForObjectDetection",
     "deformable_detr": "AutoModelForObjectDetection",
+    "retinanet": "AutoModelForObjectDetection",
 }
 CLASSES = ["cat", "dog", "owl"]
+MARKS = {"retinanet": pytest.mark.torchvision}
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def features(backbone: torch.nn.Module) -> list[torch.Tensor]:
         return backbone.eval()(images()).feature_maps
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("model_type", [pytest.param(name, marks=MARKS.get(name, ())) for name in ARCHITECTURES])
 def test_new_model_around_a_backbone_runs_and_its_code_builds_it_again(classifier, tmp_path, model_type):
     adapter = tmp_path / "adapter"
     args = DenseModelArguments(backbone=str(classifier), model_type=model_type)
