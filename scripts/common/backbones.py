@@ -130,7 +130,7 @@ def load_dense_model(
             code = ["from mona_peft import load_backbone", *code, f"load_backbone(base, {args.backbone!r})"]
         architecture = ARCHITECTURES.get(model.config.model_type)
         if architecture is not None and architecture.module is not None:
-            code = [f"import {architecture.module}  # lets transformers know this kind of model", *code]
+            code = [f"import {architecture.module}  # of mona-peft's repository; registers the model", *code]
         return model, code
     except OSError as error:
         given = {"--model_name_or_path": args.model_name_or_path, "--backbone": args.backbone}

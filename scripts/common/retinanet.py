@@ -133,10 +133,10 @@ class RetinaNetForObjectDetection(PreTrainedModel):
         # In float32, whatever the rest is computed in: bfloat16 knows places beyond 256 to two pixels at best.
         predicted = {name: values.float() for name, values in detector.head(features).items()}
         anchors = detector.anchor_generator(images, [feature.float() for feature in features])
-        output = RetinaNetOutput()
+        output: dict[str, Any] = {}
         if labels is not None:
-            output.loss_dict = detector.compute_loss(_targets(labels, sizes), predicted, anchors)
-            output.loss = sum(output.loss_dict.values())
+            losses = detector.compute_loss(_targets(labels, sizes), predicted, anchors)
+            output |= {"loss": sum(losses.values()), "loss_dict": losses}
         if not self.training:
             per_place = detector.anchor_generator.num_anchors_per_location()
             levels = [count * map_.shape[-2] * map_.shape[-1] for count, map_ in zip(per_place, features, strict=True)]
@@ -145,8 +145,8 @@ class RetinaNetForObjectDetection(PreTrainedModel):
                 [boxes.split(levels) for boxes in anchors],
                 sizes,
             )
-            output.logits, output.pred_boxes = _as_queries(found, sizes, self.config)
-        return output
+            output |= _as_queries(found, sizes, self.config)
+        return RetinaNetOutput(**output)
 
 
 class _Pyramid(nn.Module):
@@ -178,7 +178,7 @@ def _retinanet(body: nn.Module, channels: list[int], config: RetinaNetConfig) ->
     fpn = FeaturePyramidNetwork(channels, config.fpn_channels, LastLevelP6P7(channels[-1], config.fpn_channels))
     return RetinaNet(
         _Pyramid(body, fpn, config.fpn_channels),
-        num_classes=config.num_labels,
+        num_classes=config.num_labels,  # each has a sigmoid of its own, so the background needs none
         score_thresh=config.score_threshold,
         nms_thresh=config.nms_threshold,
         detections_per_img=config.detections_per_image,
@@ -217,16 +217,16 @@ def _targets(
 
 def _as_queries(
     found: list[dict[str, torch.Tensor]], sizes: list[tuple[int, int]], config: RetinaNetConfig
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> dict[str, torch.Tensor]:
     """Returns torchvision's detections as `logits` and `pred_boxes`."""
     shape = (len(found), config.detections_per_image)
     logits = found[0]["scores"].new_full((*shape, config.num_labels), -torch.inf)
     pred_boxes = found[0]["boxes"].new_zeros((*shape, 4))
     for row, (image, (height, width)) in enumerate(zip(found, sizes, strict=True)):
         count = len(image["scores"])
-        logits[row, torch.arange(count), image["labels"]] = torch.logit(image["scores"])
+        logits[row, torch.arange(count, device=logits.device), image["labels"]] = torch.logit(image["scores"])
         pred_boxes[row, :count] = corners_to_center_format(image["boxes"] / pred_boxes.new_tensor([width, height] * 2))
-    return logits, pred_boxes
+    return {"logits": logits, "pred_boxes": pred_boxes}
 
 
 AutoConfig.register(RetinaNetConfig.model_type, RetinaNetConfig)
