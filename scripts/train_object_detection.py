@@ -1,4 +1,4 @@
-"""Adapts an object detector, RT-DETR, Deformable DETR or another DETR, with Mona, on transformers' Trainer.
+"""Adapts an object detector, RT-DETR, RetinaNet, Deformable DETR or another DETR, with Mona, on transformers' Trainer.
 
 Without arguments it trains the demonstration detector on scenes of handwritten digits, offline and within minutes:
 
@@ -11,7 +11,8 @@ train2017/*.jpg, ...), in Pascal VOC's, or a dataset of the hub with a column of
         --backbone microsoft/swin-large-patch4-window7-224-in22k --image_size 640 --learning_rate 1e-4 --bf16 \\
         --output_dir outputs/my_objects
 
-`--model_name_or_path` takes a detector that is there already. The output directory then holds checkpoints
+`--model_name_or_path` takes a detector that is there already; `--model_type retinanet`, the paper's, needs torchvision.
+The output directory then holds checkpoints
 (`--resume_from_checkpoint last` goes on from the newest), `metrics.json`, `curves.png`, `predictions.png` and
 `adapter/`: adapter and head, the image processor, and a model card with the code that loads them.
 """
@@ -47,10 +48,14 @@ from scripts.demonstration.scene_objects import digit_scenes
 from scripts.demonstration.scenes import DIGIT_SCENES
 
 AUTO_CLASSES = dict.fromkeys(
-    ("rt_detr", "deformable_detr", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), OBJECT_DETECTION.auto_class
+    ("rt_detr", "deformable_detr", "retinanet", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), OBJECT_DETECTION.auto_class
 )
-IMAGE_PROCESSORS = {"rt_detr": RTDetrImageProcessorPil, "deformable_detr": DeformableDetrImageProcessorPil}
-PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr")
+IMAGE_PROCESSORS = {
+    "rt_detr": RTDetrImageProcessorPil,
+    "deformable_detr": DeformableDetrImageProcessorPil,
+    "retinanet": DeformableDetrImageProcessorPil,
+}
+PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr", "retinanet")
 """Models that are told which pixels of a batch belong to an image. The others want images of one size."""
 
 

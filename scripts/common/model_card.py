@@ -73,7 +73,7 @@ def load_code(record: dict[str, Any]) -> str:
     if _is_whole(record):
         return "\n".join(
             [
-                f"from transformers import {record['model_class']}",
+                f"from {record['model_module']} import {record['model_class']}",
                 "",
                 f"model = {record['model_class']}.from_pretrained({record['adapter_path']!r})",
             ]

@@ -102,7 +102,7 @@ def run_training(
     model, args = trainer.model, trainer.args
     record = {
         "task": task.name,
-        "model_class": type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__,
+        **_model_class(model.get_base_model() if isinstance(model, PeftModel) else model),
         "base_model": model_args.base_model,
         "model": asdict(model_args),
         "load_base": list(load_base),
@@ -169,3 +169,10 @@ def adapter_dir(args: TrainingArguments) -> Path:
 def model_dir(args: TrainingArguments) -> Path:
     """Returns the folder for a model that a run has trained whole."""
     return Path(args.output_dir, "model")
+
+
+def _model_class(model: PreTrainedModel) -> dict[str, str]:
+    """Returns the name of a model's class, and where it is imported from."""
+    package = type(model).__module__
+    module = "transformers" if package.startswith("transformers.") else package
+    return {"model_class": type(model).__name__, "model_module": module}
