@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from transformers import BaseImageProcessor, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 from transformers.models.maskformer.image_processing_pil_maskformer import MaskFormerImageProcessorPil
 
@@ -34,6 +33,7 @@ from scripts.common.backbones import DenseModelArguments, load_dense_model
 from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
 from scripts.common.coco_evaluation import BOXES_AND_MASKS, CocoTrainer
 from scripts.common.image_dataset import EpochCallback
+from scripts.common.image_processors import check_image_sizes, load_image_processor
 from scripts.common.instance_masks import (
     INSTANCE_AUGMENTATIONS,
     InstanceDataset,
@@ -67,28 +67,6 @@ class InstanceDataArguments(ObjectDataArguments):
     )
 
 
-def load_image_processor(model_args: DenseModelArguments, image_size: int | None) -> BaseImageProcessor:
-    """Loads the image processor of a model, or makes one with the normalisation of the backbone.
-
-    Raises:
-        ValueError: It has no one size for all images, and none is given.
-    """
-    size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
-    if model_args.model_name_or_path is not None:
-        image_processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path, **size)
-    else:
-        known = AutoImageProcessor.from_pretrained(model_args.backbone, **size)
-        make = IMAGE_PROCESSORS[model_args.model_type]
-        image_processor = make(size=known.size, image_mean=known.image_mean, image_std=known.image_std)
-    if not image_processor.size.height or not image_processor.size.width:
-        # Models of this family take the padding of a batch for a part of the image, and so of the masks.
-        raise ValueError(
-            f"The image processor of {model_args.model_name_or_path} resizes images to several sizes "
-            f"({dict(image_processor.size)}). Give one size for all with --image_size, for instance 640."
-        )
-    return image_processor
-
-
 class InstanceTrainer(MultiStepTrainer, CocoTrainer):
     """`Trainer` with COCO's evaluation and COCO's schedule."""
 
@@ -118,7 +96,9 @@ def train(
     splits = digit_scenes() if data_args.dataset is None else load_objects(data_args, args.seed, with_masks=True)
     classes = class_names(splits)
     base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
-    image_processor = load_image_processor(model_args, data_args.image_size)
+    size = None if data_args.image_size is None else [data_args.image_size]
+    image_processor = load_image_processor(IMAGE_PROCESSORS, model_args, size)
+    check_image_sizes(image_processor, base_model.config.model_type)
     warn_of_surplus_objects(
         splits["train"], getattr(base_model.config, "decoder_config", base_model.config).num_queries
     )

@@ -23,10 +23,9 @@ from functools import partial
 from typing import Any, Literal
 
 from torch import nn
-from transformers import BaseImageProcessor, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 from transformers.models.deformable_detr.image_processing_pil_deformable_detr import DeformableDetrImageProcessorPil
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
@@ -36,6 +35,7 @@ from scripts.common.backbones import DenseModelArguments, load_dense_model
 from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
 from scripts.common.coco_evaluation import CocoTrainer, box_detections
 from scripts.common.image_dataset import EpochCallback
+from scripts.common.image_processors import check_image_sizes, load_image_processor
 from scripts.common.methods import METHODS
 from scripts.common.object_dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
 from scripts.common.object_losses import share_of_process
@@ -55,8 +55,6 @@ IMAGE_PROCESSORS = {
     "deformable_detr": DeformableDetrImageProcessorPil,
     "retinanet": DeformableDetrImageProcessorPil,
 }
-PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr", "retinanet")
-"""Models that are told which pixels of a batch belong to an image. The others want images of one size."""
 
 
 @dataclass
@@ -73,29 +71,6 @@ class DetectionDataArguments(ObjectDataArguments):
     augmentation: Literal["none", "crop", "flip", "crop-flip"] = field(
         default="crop-flip",
         metadata={"help": "Of training images: random resized crop, and horizontal flip (wrong for digits and text)."},
-    )
-
-
-def load_image_processor(model_args: DenseModelArguments, image_size: list[int] | None) -> BaseImageProcessor:
-    """Loads the image processor of a detector, or makes one with the normalisation of the backbone.
-
-    Raises:
-        ValueError: The size is neither one number nor two.
-    """
-    size = {}
-    if image_size is not None:
-        if len(image_size) not in (1, 2):
-            raise ValueError(
-                f"--image_size {' '.join(map(str, image_size))}: one number or two are wanted (see --help)."
-            )
-        names = ("shortest_edge", "longest_edge") if len(image_size) == 2 else ("height", "width")
-        size = {"size": dict(zip(names, (image_size[0], image_size[-1]), strict=True))}
-    if model_args.model_name_or_path is not None:
-        return AutoImageProcessor.from_pretrained(model_args.model_name_or_path, **size)
-    known = AutoImageProcessor.from_pretrained(model_args.backbone)
-    make = IMAGE_PROCESSORS[model_args.model_type]
-    return make(
-        **{"size": known.size, **size}, do_normalize=True, image_mean=known.image_mean, image_std=known.image_std
     )
 
 
@@ -136,7 +111,7 @@ def train(
     splits = digit_scenes(with_masks=False) if data_args.dataset is None else load_objects(data_args, args.seed)
     classes = class_names(splits)
     base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
-    image_processor = load_image_processor(model_args, data_args.image_size)
+    image_processor = load_image_processor(IMAGE_PROCESSORS, model_args, data_args.image_size)
     check_image_sizes(image_processor, base_model.config.model_type)
     warn_of_surplus_objects(splits["train"], getattr(base_model.config, "num_queries", None))
     model = METHODS[method_args.method](base_model, method_args)
@@ -172,20 +147,6 @@ def train(
         checkpoint=checkpoint,
         pictures=object_pictures(trainer, images["validation"], classes),
     )
-
-
-def check_image_sizes(image_processor: BaseImageProcessor, model_type: str) -> None:
-    """Checks that images come in one size where the model needs that.
-
-    Raises:
-        ValueError: They don't.
-    """
-    size = image_processor.size
-    if model_type not in PADDED and not (size.get("height") and size.get("width")):
-        raise ValueError(
-            f"A model of type {model_type} takes images of one size, and its image processor resizes them to several "
-            f"({dict(size)}). Give one size for all, for instance --image_size 640."
-        )
 
 
 def parse(

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 from torch import nn
 from transformers import (
-    BaseImageProcessor,
     Mask2FormerImageProcessorPil,
     MaskFormerImageProcessorPil,
     SegformerImageProcessorPil,
@@ -29,11 +28,11 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from scripts.common.arguments import MethodArguments, parse_arguments
 from scripts.common.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
 from scripts.common.image_dataset import EpochCallback
+from scripts.common.image_processors import load_image_processor
 from scripts.common.methods import METHODS
 from scripts.common.run import TrainingRun, adapter_dir, run_script, run_training
 from scripts.common.run_directory import check_same_weights, find_checkpoint
@@ -63,20 +62,6 @@ IMAGE_PROCESSORS = {
     "maskformer": MaskFormerImageProcessorPil,
 }
 """Of new models."""
-
-
-def load_image_processor(
-    model_args: DenseModelArguments, model_type: str, data_args: SegmentationDataArguments
-) -> BaseImageProcessor:
-    """Returns the image processor of a pre-trained model, or a new one with mean and deviation of the backbone's."""
-    processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path or model_args.backbone)
-    if model_args.model_name_or_path is None:
-        size = {"height": data_args.image_size, "width": data_args.image_size}
-        moments = {"image_mean": processor.image_mean, "image_std": processor.image_std}
-        processor = IMAGE_PROCESSORS[model_type](size=size, **moments)
-    processor.ignore_index = IGNORE_INDEX
-    processor.do_reduce_labels = data_args.reduce_labels
-    return processor
 
 
 def check_arguments(
@@ -126,7 +111,10 @@ def train(
 
     splits, classes = load_semantic_segmentation(data_args, args.seed)
     base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
-    image_processor = load_image_processor(model_args, base_model.config.model_type, data_args)
+    size = [data_args.image_size] if model_args.model_name_or_path is None else None
+    image_processor = load_image_processor(IMAGE_PROCESSORS, model_args, size)
+    image_processor.ignore_index = IGNORE_INDEX
+    image_processor.do_reduce_labels = data_args.reduce_labels
     check_arguments(data_args, args, base_model, len(splits["train"]))
     # UPerNet and SegFormer take the number of labels of all accumulated batches and ignore it (transformers 47688).
     base_model.accepts_loss_kwargs = False

@@ -35,7 +35,6 @@ class ObjectDataArguments(SplitArguments):
             "VOC's format. Without it: scenes of handwritten digits over photographs, which need no download."
         },
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration, where a dataset has several."})
     image_column: str | None = field(default=None, metadata={"help": "Without it: the only column of images."})
     objects_column: str | None = field(
         default=None, metadata={"help": "Without it: the only column of objects with bbox and category."}

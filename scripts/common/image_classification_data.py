@@ -28,7 +28,6 @@ class DataArguments(SplitArguments):
             "photographs, which need no download."
         },
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration, where a dataset has several."})
     image_column: str | None = field(default=None, metadata={"help": "Without it: the only column of images."})
     label_column: str | None = field(default=None, metadata={"help": "Without it: the only column of class labels."})
     verify_images: bool = field(

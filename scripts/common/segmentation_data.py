@@ -41,7 +41,6 @@ class SegmentationDataArguments(SplitArguments):
             "pixel, FOLDER/masks/SPLIT/*.png. Without it: scenes of digits, which need no download."
         },
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration, where a dataset has several."})
     image_column: str = field(default="image", metadata={"help": "Column of the images, of a dataset of the hub."})
     mask_column: str | None = field(
         default=None, metadata={"help": f"Column of the masks. Without it, the one of: {', '.join(MASK_COLUMNS)}."}

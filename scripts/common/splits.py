@@ -8,8 +8,9 @@ VALIDATION_NAMES = ("validation", "val", "valid", "dev")
 
 @dataclass
 class SplitArguments:
-    """Splits by the names that the dataset gives them."""
+    """Splits by the names that the dataset gives them, and the dataset's configuration, which has them."""
 
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration, where a dataset has several."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     validation_split: str | None = field(
         default=None,
