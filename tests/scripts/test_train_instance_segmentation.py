@@ -227,7 +227,7 @@ def test_images_of_several_sizes_need_one_that_is_given(arguments, tmp_path, seg
     torch.manual_seed(0)
     maskformer().save_pretrained(folder)
     MaskFormerImageProcessorPil(size={"shortest_edge": 32, "longest_edge": 64}).save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"type mask2former takes images of one size.*32.*--image_size"):
+    with pytest.raises(ValueError, match=r"type maskformer takes images of one size.*32.*--image_size"):
         main(arguments("--model_name_or_path", str(folder)))
     main(arguments("--model_name_or_path", str(folder), "--image_size", "64", "--max_steps", "1"))
     saved = json.loads((tmp_path / "run" / "adapter" / "preprocessor_config.json").read_text())
