@@ -108,7 +108,7 @@ def _forward(
     u, statistics = steps.scaled_norm(tokens, w)
     p = steps.project_down(u, w).unflatten(0, x.shape[:2])
     del u
-    hidden = F.gelu(steps.filter_tokens(p, call.grid, w)[1])
+    hidden = torch.ops.aten.gelu_(steps.filter_tokens(p, call.grid, w)[1])
     if call.dropout:
         hidden.mul_(keep_mask(hidden, call.dropout, call.seed))
     hidden = hidden.flatten(0, 1)
