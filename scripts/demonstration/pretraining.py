@@ -118,6 +118,8 @@ def pretrain(
 class Stopwatch(TrainerCallback):
     """Adds to everything that is logged how many minutes the training has taken, interruptions left out."""
 
+    started: float | None = None
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
@@ -126,8 +128,9 @@ class Stopwatch(TrainerCallback):
         self.started = time.monotonic() - 60 * before
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Adds the minutes."""
-        state.log_history[-1][MINUTES] = (time.monotonic() - self.started) / 60
+        """Adds the minutes, unless a model is only evaluated."""
+        if self.started is not None:
+            state.log_history[-1][MINUTES] = (time.monotonic() - self.started) / 60
 
 
 def save_demonstration_model(folder: Path, trainer: Trainer, results: dict[str, float], card: str) -> None:
