@@ -13,7 +13,7 @@ import torch
 from transformers import SwinBackbone, SwinConfig
 
 from scripts.common.arguments import MethodArguments
-from scripts.common.methods import METHODS
+from scripts.common.models.methods import METHODS
 from scripts.common.records import parameter_counts
 
 PAGE = Path(__file__).parents[1] / "docs" / "parameters.md"

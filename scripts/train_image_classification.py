@@ -35,12 +35,12 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from scripts.common.arguments import MethodArguments, ModelArguments, parse_arguments
-from scripts.common.augmentation import AUGMENTATIONS
-from scripts.common.image_classification_data import DIGITS, DataArguments, load_image_classification
-from scripts.common.image_dataset import EpochCallback, ImageClassificationDataset
-from scripts.common.methods import METHODS
+from scripts.common.images.augmentation import AUGMENTATIONS
+from scripts.common.images.classification import DIGITS, DataArguments, load_image_classification
+from scripts.common.images.dataset import EpochCallback, ImageClassificationDataset
 from scripts.common.metrics import classification_metrics
 from scripts.common.model_card import load_pretrained_code
+from scripts.common.models.methods import METHODS
 from scripts.common.run import TrainingRun, run_script, run_training
 from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.tasks import IMAGE_CLASSIFICATION

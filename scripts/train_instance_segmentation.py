@@ -29,19 +29,19 @@ from transformers.models.mask2former.image_processing_pil_mask2former import Mas
 from transformers.models.maskformer.image_processing_pil_maskformer import MaskFormerImageProcessorPil
 
 from scripts.common.arguments import MethodArguments, parse_arguments
-from scripts.common.backbones import DenseModelArguments, load_dense_model
-from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
-from scripts.common.coco_evaluation import BOXES_AND_MASKS, CocoTrainer
-from scripts.common.image_dataset import EpochCallback
-from scripts.common.image_processors import check_image_sizes, load_image_processor
-from scripts.common.instance_masks import (
+from scripts.common.images.dataset import EpochCallback
+from scripts.common.models.backbones import DenseModelArguments, load_dense_model
+from scripts.common.models.image_processors import check_image_sizes, load_image_processor
+from scripts.common.models.methods import METHODS
+from scripts.common.objects.data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
+from scripts.common.objects.evaluation import BOXES_AND_MASKS, CocoTrainer
+from scripts.common.objects.instance_masks import (
     INSTANCE_AUGMENTATIONS,
     InstanceDataset,
     collate_instances,
     find_instances,
 )
-from scripts.common.methods import METHODS
-from scripts.common.object_pictures import object_pictures
+from scripts.common.objects.pictures import object_pictures
 from scripts.common.run import TrainingRun, adapter_dir, run_script, run_training
 from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer

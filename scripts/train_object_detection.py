@@ -31,15 +31,15 @@ from transformers.models.deformable_detr.image_processing_pil_deformable_detr im
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 
 from scripts.common.arguments import MethodArguments, parse_arguments
-from scripts.common.backbones import DenseModelArguments, load_dense_model
-from scripts.common.coco_data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
-from scripts.common.coco_evaluation import CocoTrainer, box_detections
-from scripts.common.image_dataset import EpochCallback
-from scripts.common.image_processors import check_image_sizes, load_image_processor
-from scripts.common.methods import METHODS
-from scripts.common.object_dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
-from scripts.common.object_losses import share_of_process
-from scripts.common.object_pictures import object_pictures
+from scripts.common.images.dataset import EpochCallback
+from scripts.common.models.backbones import DenseModelArguments, load_dense_model
+from scripts.common.models.image_processors import check_image_sizes, load_image_processor
+from scripts.common.models.methods import METHODS
+from scripts.common.objects.data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
+from scripts.common.objects.dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
+from scripts.common.objects.evaluation import CocoTrainer, box_detections
+from scripts.common.objects.losses import share_of_process
+from scripts.common.objects.pictures import object_pictures
 from scripts.common.run import TrainingRun, adapter_dir, run_script, run_training
 from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer

@@ -30,14 +30,14 @@ from transformers import (
 )
 
 from scripts.common.arguments import MethodArguments, parse_arguments
-from scripts.common.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
-from scripts.common.image_dataset import EpochCallback
-from scripts.common.image_processors import load_image_processor
-from scripts.common.methods import METHODS
+from scripts.common.images.dataset import EpochCallback
+from scripts.common.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
+from scripts.common.models.image_processors import load_image_processor
+from scripts.common.models.methods import METHODS
 from scripts.common.run import TrainingRun, adapter_dir, run_script, run_training
 from scripts.common.run_directory import check_same_weights, find_checkpoint
-from scripts.common.segmentation_data import SegmentationDataArguments, load_semantic_segmentation
-from scripts.common.segmentation_dataset import (
+from scripts.common.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
+from scripts.common.segmentation.dataset import (
     IGNORE_INDEX,
     AnnotatedImages,
     EvaluationImages,
@@ -45,8 +45,8 @@ from scripts.common.segmentation_dataset import (
     TrainingImages,
     collate,
 )
-from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
-from scripts.common.segmentation_pictures import segmentation_pictures
+from scripts.common.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
+from scripts.common.segmentation.pictures import segmentation_pictures
 from scripts.common.tasks import SEMANTIC_SEGMENTATION
 from scripts.demonstration.scenes import DIGIT_SCENES
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from scripts.common.methods import METHODS
+from scripts.common.models.methods import METHODS
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 

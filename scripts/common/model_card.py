@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mona_peft.model_card import import_note
-from scripts.common.methods import METHODS
+from scripts.common.models.methods import METHODS
 from scripts.common.tasks import Task
 
 MAX_NAMED_CLASSES = 20

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import PredictionOutput
 
 from scripts.common.arguments import MethodArguments, ModelArguments, recipe
-from scripts.common.image_dataset import ImageDataset
-from scripts.common.methods import METHODS
+from scripts.common.images.dataset import ImageDataset
 from scripts.common.model_card import model_card
+from scripts.common.models.methods import METHODS
 from scripts.common.pictures import PredictionPictures
 from scripts.common.plots import plot_curves
 from scripts.common.records import hardware, parameter_counts, software, write_json

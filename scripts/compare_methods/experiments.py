@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.arguments import recipe
-from scripts.common.methods import METHODS
+from scripts.common.models.methods import METHODS
 from scripts.compare_methods.rows import BACKBONE_ROWS, METHOD_ROWS, Row
 from scripts.compare_methods.studies import STUDIES
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scripts.common.methods import METHODS
+from scripts.common.models.methods import METHODS
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, RTDetrImageProcessorPil, TrainingArguments
 
-from scripts.common.backbones import DenseModelArguments, load_dense_model
-from scripts.common.coco_evaluation import CocoTrainer, box_detections
-from scripts.common.object_dataset import ObjectDetectionDataset, collate, detector_inputs
+from scripts.common.models.backbones import DenseModelArguments, load_dense_model
+from scripts.common.objects.dataset import ObjectDetectionDataset, collate, detector_inputs
+from scripts.common.objects.evaluation import CocoTrainer, box_detections
 from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
     BACKBONE,

@@ -26,8 +26,8 @@ from transformers import (
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
 from mona_peft import load_backbone
-from scripts.common.coco_evaluation import BOXES_AND_MASKS, CocoTrainer
-from scripts.common.instance_masks import InstanceDataset, collate_instances, find_instances, prepare_instances
+from scripts.common.objects.evaluation import BOXES_AND_MASKS, CocoTrainer
+from scripts.common.objects.instance_masks import InstanceDataset, collate_instances, find_instances, prepare_instances
 from scripts.common.tasks import INSTANCE_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,

@@ -21,10 +21,10 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, SegformerImageProcessorPil, TrainingArguments
 
-from scripts.common.backbones import DenseModelArguments, load_dense_model
-from scripts.common.segmentation_data import BACKGROUND, scene_maps
-from scripts.common.segmentation_dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, collate, model_inputs
-from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
+from scripts.common.models.backbones import DenseModelArguments, load_dense_model
+from scripts.common.segmentation.data import BACKGROUND, scene_maps
+from scripts.common.segmentation.dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, collate, model_inputs
+from scripts.common.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from scripts.common.tasks import SEMANTIC_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,

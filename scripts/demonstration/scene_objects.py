@@ -7,9 +7,9 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from faster_coco_eval.core import mask as mask_api
 
-from scripts.common.coco_data import objects_features
-from scripts.common.coco_objects import Objects
-from scripts.common.image_files import stored_png
+from scripts.common.images.files import stored_png
+from scripts.common.objects.coco_objects import Objects
+from scripts.common.objects.data import objects_features
 from scripts.demonstration.scenes import NUM_SCENES, DigitScenes, Scene
 
 
@@ -49,7 +49,7 @@ def scene_rows(
     class_of: Sequence[int] | None = None,
     with_masks: bool = True,
 ) -> Dataset:
-    """Returns scenes in the form of `coco_data`.
+    """Returns scenes in the form of `objects.data`.
 
     Args:
         scenes: The scenes.

@@ -9,8 +9,8 @@ import pytest
 from datasets import Dataset
 from faster_coco_eval.core import mask as mask_api
 
-from scripts.common.coco_data import objects_features
-from scripts.common.coco_evaluation import BOXES_AND_MASKS, average_precisions
+from scripts.common.objects.data import objects_features
+from scripts.common.objects.evaluation import BOXES_AND_MASKS, average_precisions
 from tests import coco_run
 
 ROOT = Path(__file__).parents[2]

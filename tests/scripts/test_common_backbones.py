@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, SwinBackbone, SwinConfig, SwinForImageClassification, TrainingArguments
 
-from scripts.common.backbones import ARCHITECTURES, DenseModelArguments, checkpoint_backbone, load_dense_model
+from scripts.common.models.backbones import ARCHITECTURES, DenseModelArguments, checkpoint_backbone, load_dense_model
 from tests.models import FOUR_STAGES, images, mask2former, upernet
 
 AUTO_CLASSES = {

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import SwinBackbone, SwinConfig
 
 from scripts.common.arguments import MethodArguments
-from scripts.common.methods import METHODS
+from scripts.common.models.methods import METHODS
 from scripts.common.records import parameter_counts
 from tests.models import build, images, largest_difference, outputs
 from tests.test_detectors import DETECTORS

@@ -15,9 +15,9 @@ from transformers import DeformableDetrImageProcessorPil, SwinConfig, SwinForIma
 from transformers.models.auto.modeling_auto import AutoModelForObjectDetection
 
 from mona_peft import MonaConfig, load_backbone
-from scripts.common.coco_evaluation import box_detections
-from scripts.common.object_dataset import collate, detector_inputs
-from scripts.common.retinanet import RetinaNetConfig, RetinaNetForObjectDetection
+from scripts.common.models.retinanet import RetinaNetConfig, RetinaNetForObjectDetection
+from scripts.common.objects.dataset import collate, detector_inputs
+from scripts.common.objects.evaluation import box_detections
 from scripts.train_object_detection import main
 from tests.folders import write_coco, write_voc
 from tests.models import FOUR_STAGES

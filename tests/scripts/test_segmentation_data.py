@@ -9,9 +9,9 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from transformers import Mask2FormerImageProcessorPil, SegformerImageProcessorPil
 
-from scripts.common import segmentation_data
-from scripts.common.segmentation_data import SegmentationDataArguments, load_semantic_segmentation
-from scripts.common.segmentation_dataset import (
+from scripts.common.segmentation import data as segmentation_data
+from scripts.common.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
+from scripts.common.segmentation.dataset import (
     UNCOUNTED,
     AnnotatedImages,
     EvaluationImages,

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from transformers import SwinConfig, SwinForImageClassification, Trainer, ViTImageProcessorPil
 
 from scripts import train_image_classification
-from scripts.common.methods import METHODS
+from scripts.common.models.methods import METHODS
 from scripts.train_image_classification import AutoImageProcessor, main, parse
 from tests.script_runs import equal_weights, interrupt, run_python, saved_folder, weights
 
@@ -59,8 +59,8 @@ def test_run_as_a_user_runs_it_and_load_by_the_card(arguments, tmp_path, image_f
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     check = f"""
 import torch
-from scripts.common.image_dataset import ImageClassificationDataset
-from scripts.common.image_classification_data import DataArguments, load_image_classification
+from scripts.common.images.dataset import ImageClassificationDataset
+from scripts.common.images.classification import DataArguments, load_image_classification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 arguments = DataArguments(dataset={str(image_folder)!r}, validation_fraction=0.25)
 rows = load_image_classification(arguments, 42)["validation"]

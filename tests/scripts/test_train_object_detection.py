@@ -20,7 +20,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from scripts.common.object_dataset import collate, crop_and_flip
+from scripts.common.objects.dataset import collate, crop_and_flip
 from scripts.train_object_detection import main, parse
 from tests.folders import write_coco, write_voc
 from tests.models import FOUR_STAGES
@@ -55,9 +55,9 @@ def arguments(rt_detr, coco, tmp_path) -> list[str]:
 
 
 CHECK = """
-from scripts.common.coco_data import ObjectDataArguments, load_objects
-from scripts.common.coco_evaluation import average_precisions, box_detections
-from scripts.common.object_dataset import ObjectDetectionDataset, collate
+from scripts.common.objects.data import ObjectDataArguments, load_objects
+from scripts.common.objects.evaluation import average_precisions, box_detections
+from scripts.common.objects.dataset import ObjectDetectionDataset, collate
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 import json, torch
 rows = load_objects(ObjectDataArguments(dataset={data!r}), 42)["validation"]

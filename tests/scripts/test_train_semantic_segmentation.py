@@ -19,9 +19,9 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from scripts.common.segmentation_data import SegmentationDataArguments, load_semantic_segmentation
-from scripts.common.segmentation_dataset import EvaluationImages, collate
-from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
+from scripts.common.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
+from scripts.common.segmentation.dataset import EvaluationImages, collate
+from scripts.common.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from scripts.train_semantic_segmentation import main, parse
 from tests.folders import SHAPES, write_masks
 from tests.models import FOUR_STAGES, upernet
@@ -290,6 +290,6 @@ def test_ade20k_preset_is_the_authors_schedule():
 
 def test_default_arguments_are_the_scenes():
     model_args, data_args, method_args, _ = parse(["--use_cpu"])
-    assert (ROOT / model_args.backbone / "model.safetensors").is_file()
+    assert (ROOT / model_args.model_name_or_path / "model.safetensors").is_file()
     assert data_args.dataset is None
     assert method_args.bottleneck_dim == 16

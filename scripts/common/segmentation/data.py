@@ -12,8 +12,8 @@ import PIL.Image
 from datasets import Dataset, DatasetDict, Features, Image, load_dataset
 from tqdm import tqdm
 
-from scripts.common.image_files import find_images, stored_png
-from scripts.common.segmentation_dataset import AnnotatedImages
+from scripts.common.images.files import find_images, stored_png
+from scripts.common.segmentation.dataset import AnnotatedImages
 from scripts.common.splits import SplitArguments, choose_splits, validation_size
 from scripts.demonstration.scenes import NUM_SCENES, DigitScenes
 

@@ -11,10 +11,10 @@ from faster_coco_eval.core import mask as mask_api
 from PIL import Image, ImageOps
 from transformers import BaseImageProcessor
 
-from scripts.common.augmentation import random_box
-from scripts.common.coco_evaluation import Detections
-from scripts.common.coco_objects import decode_masks
-from scripts.common.image_dataset import ImageDataset
+from scripts.common.images.augmentation import random_box
+from scripts.common.images.dataset import ImageDataset
+from scripts.common.objects.coco_objects import decode_masks
+from scripts.common.objects.evaluation import Detections
 
 BACKGROUND = 255
 """Value of the pixels of no instance in an instance map. The image processors resize maps of 8 bits, no more."""
@@ -97,7 +97,7 @@ def prepare_instances(
 
 
 class InstanceDataset(ImageDataset):
-    """Images and instances in the form of `coco_data`; crowds are no instances."""
+    """Images and instances in the form of `objects.data`; crowds are no instances."""
 
     augmentation: InstanceAugmentation | None
 

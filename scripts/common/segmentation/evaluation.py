@@ -9,7 +9,7 @@ from torch import nn
 from transformers import EvalPrediction
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from scripts.common.segmentation_dataset import UNCOUNTED, collate
+from scripts.common.segmentation.dataset import UNCOUNTED, collate
 from scripts.common.trainer import WholeModelTrainer
 
 STRIDE = 2 / 3

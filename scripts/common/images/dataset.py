@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from scripts.common.augmentation import Augmentation
+from scripts.common.images.augmentation import Augmentation
 
 
 class ImageDataset(Dataset):

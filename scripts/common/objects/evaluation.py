@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor
 from transformers.trainer_utils import EvalLoopOutput
 
-from scripts.common.object_losses import counted_over_processes
+from scripts.common.objects.losses import counted_over_processes
 from scripts.common.trainer import WholeModelTrainer
 
 MAX_DETECTIONS = 100
@@ -43,7 +43,7 @@ def average_precisions(
     """Compares detections with the annotation of all images of a dataset.
 
     Args:
-        rows: The dataset in the form of `coco_data`.
+        rows: The dataset in the form of `objects.data`.
         detections: What was found.
         kinds: Which metrics: COCO's name of what is compared (`bbox`, `segm`), by the prefix of our names.
 
@@ -135,7 +135,7 @@ class CocoTrainer(WholeModelTrainer):
     Args:
         detect: Turns outputs of the model and a batch into detections.
         kinds: As `average_precisions` takes them.
-        arguments: Those of `Trainer`. Datasets to evaluate on have their `rows`, in the form of `coco_data`.
+        arguments: Those of `Trainer`. Datasets to evaluate on have their `rows`, in the form of `objects.data`.
     """
 
     def __init__(

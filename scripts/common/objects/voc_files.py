@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from scripts.common.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images, picture_files
+from scripts.common.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images, picture_files
 
 LAYOUT = "FOLDER/ImageSets/Main/train.txt, FOLDER/Annotations/*.xml and FOLDER/JPEGImages/, or FOLDER/VOC2007/... so"
 SUFFIXES = (".jpg", ".jpeg", ".png")

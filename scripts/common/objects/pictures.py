@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scripts.common.coco_evaluation import CocoTrainer, Detections
-from scripts.common.coco_objects import Objects, decode_masks
-from scripts.common.image_dataset import ImageDataset
+from scripts.common.images.dataset import ImageDataset
+from scripts.common.objects.coco_objects import Objects, decode_masks
+from scripts.common.objects.evaluation import CocoTrainer, Detections
 from scripts.common.overlays import overlay_boxes, overlay_masks
 from scripts.common.pictures import PredictionPictures
 
@@ -23,7 +23,7 @@ def object_pictures(trainer: CocoTrainer, images: ImageDataset, classes: Sequenc
 
     Args:
         trainer: Holds the model, in whatever state it is when a picture is asked for.
-        images: With rows in the form of `coco_data`.
+        images: With rows in the form of `objects.data`.
         classes: Names of the classes.
     """
     shown = copy(images)
@@ -40,7 +40,7 @@ def draw_truth(images: ImageDataset, classes: Sequence[str]) -> list[Image.Image
     """Draws the annotated boxes and masks over their images.
 
     Args:
-        images: With rows in the form of `coco_data`.
+        images: With rows in the form of `objects.data`.
         classes: Names of the classes.
     """
     return [_draw(images.image(index), row["objects"], classes) for index, row in enumerate(images.rows)]
@@ -50,7 +50,7 @@ def draw_detections(images: ImageDataset, classes: Sequence[str], detections: De
     """Draws detected objects with a score of at least `MIN_SCORE` over their images, the surest on top.
 
     Args:
-        images: With rows in the form of `coco_data`.
+        images: With rows in the form of `objects.data`.
         classes: Names of the classes.
         detections: What was found in them.
     """

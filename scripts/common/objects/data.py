@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
 
-from scripts.common import coco_files, voc_files
-from scripts.common.annotated_images import AnnotatedSplit, image_sizes
-from scripts.common.coco_objects import ObjectCheck
-from scripts.common.hub_objects import read_objects
-from scripts.common.image_files import check_images
+from scripts.common.images.files import check_images
+from scripts.common.objects import coco_files, voc_files
+from scripts.common.objects.annotated_images import AnnotatedSplit, image_sizes
+from scripts.common.objects.coco_objects import ObjectCheck
+from scripts.common.objects.hub_objects import read_objects
 from scripts.common.splits import SplitArguments, choose_splits, validation_size
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ import PIL.Image
 
 from scripts.common.overlays import overlay_class_map, palette
 from scripts.common.pictures import PredictionPictures
-from scripts.common.segmentation_data import BACKGROUND
-from scripts.common.segmentation_dataset import EvaluationImages
-from scripts.common.segmentation_evaluation import SemanticSegmentationTrainer
+from scripts.common.segmentation.data import BACKGROUND
+from scripts.common.segmentation.dataset import EvaluationImages
+from scripts.common.segmentation.evaluation import SemanticSegmentationTrainer
 
 NUM_PICTURES = 6
 

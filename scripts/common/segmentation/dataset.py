@@ -11,7 +11,7 @@ import PIL.Image
 import torch
 from transformers import BaseImageProcessor
 
-from scripts.common.image_dataset import ImageDataset
+from scripts.common.images.dataset import ImageDataset
 
 UNCOUNTED = -1
 """In class maps: a pixel that does not count."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scripts.common.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images, picture_files
+from scripts.common.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images, picture_files
 
 LAYOUT = (
     "FOLDER/annotations/instances_train.json beside FOLDER/train/*.jpg (or FOLDER/images/train/, FOLDER/images/), or "

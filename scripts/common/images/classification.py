@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 
-from scripts.common.image_files import check_images, find_images
+from scripts.common.images.files import check_images, find_images
 from scripts.common.splits import SplitArguments, choose_splits, validation_size
 from scripts.demonstration.digits import handwritten_digits
 

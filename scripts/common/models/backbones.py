@@ -14,9 +14,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Training
 
 from mona_peft import load_backbone
 from mona_peft.selection import backbone_of, modules_outside, parameters_outside
-from scripts.common import retinanet
 from scripts.common.arguments import ModelArguments
 from scripts.common.model_card import load_pretrained_code
+from scripts.common.models import retinanet
 
 FOUR_STAGES = ("stage1", "stage2", "stage3", "stage4")
 

@@ -7,7 +7,7 @@ from transformers import BaseImageProcessor
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from scripts.common.backbones import DenseModelArguments
+from scripts.common.models.backbones import DenseModelArguments
 
 PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr", "retinanet")
 """Models that are told which pixels of a batch belong to an image. The others want images of one size: they would take

@@ -1,0 +1,1 @@
+"""Images: files, datasets, augmentation, and those with a label each."""

@@ -1,0 +1,1 @@
+"""Images with class maps: reading, what models take, metrics and pictures."""
