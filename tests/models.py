@@ -48,10 +48,10 @@ FOUR_STAGES = {
 }
 
 
-def upernet() -> nn.Module:
+def upernet(backbone: SwinConfig | Swinv2Config | None = None) -> nn.Module:
     return UperNetForSemanticSegmentation(
         UperNetConfig(
-            backbone_config=SwinConfig(**FOUR_STAGES),
+            backbone_config=backbone or SwinConfig(**FOUR_STAGES),
             hidden_size=16,
             pool_scales=[1, 2],
             auxiliary_in_channels=64,

@@ -13,26 +13,15 @@ from transformers import (
     Swinv2Backbone,
     Swinv2Config,
     Swinv2ForImageClassification,
-    UperNetConfig,
-    UperNetForSemanticSegmentation,
 )
 
 from mona_peft import load_backbone
 from mona_peft.selection import backbone_of
-from tests.models import FOUR_STAGES, HEADED, images
+from tests.models import FOUR_STAGES, HEADED, images, upernet
 from tests.test_detectors import DETECTORS
 
-
-def swinv2_upernet() -> nn.Module:
-    return UperNetForSemanticSegmentation(
-        UperNetConfig(
-            backbone_config=Swinv2Config(**FOUR_STAGES), hidden_size=16, pool_scales=[1, 2], use_auxiliary_head=False
-        )
-    )
-
-
 MODELS = {name: HEADED[name] for name in ("upernet", "mask2former", "maskformer")} | DETECTORS
-MODELS["swinv2"] = swinv2_upernet
+MODELS["swinv2"] = lambda: upernet(Swinv2Config(**FOUR_STAGES))
 
 
 @torch.no_grad()
@@ -79,9 +68,7 @@ def test_other_sizes_and_other_families_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"wider has tensors of other shapes, .*embed_dim=16, depths=\[1, 1, 2, 1\]"):
         load_backbone(model, tmp_path / "wider")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    deep = UperNetForSemanticSegmentation(
-        UperNetConfig(backbone_config=SwinConfig(**deeper), hidden_size=16, use_auxiliary_head=False)
-    )
+    deep = upernet(SwinConfig(**deeper))
     with pytest.raises(ValueError, match=r"shallower has nothing for .*layers.0.blocks.1"):
         load_backbone(deep, tmp_path / "shallower")
     with pytest.raises(ValueError, match="SwinModel has no backbone apart from itself"):

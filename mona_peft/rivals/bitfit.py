@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from torch.nn.utils import parametrize
 
 from mona_peft.selection import backbone_prefix, idle_modules
-from mona_peft.tuner import FreeTunerLayer, MethodConfig
+from mona_peft.tuner import FreeTunerLayer, MethodConfig, MethodModel
 
 BIAS, RELATIVE_POSITION_BIAS = "bias", "relative_position_bias_table"
 
@@ -81,7 +81,7 @@ class BitFitLayer(FreeTunerLayer):
         return parameter
 
 
-class BitFitModel(BaseTuner):
+class BitFitModel(MethodModel):
     """Trains the biases of a model's backbone; see `BitFitConfig`.
 
     Args:
@@ -96,7 +96,6 @@ class BitFitModel(BaseTuner):
 
     prefix = "bitfit_"
     tuner_layer_cls = BitFitLayer
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def inject_adapter(
         self,
@@ -137,9 +136,6 @@ class BitFitModel(BaseTuner):
             )
         return targets
 
-    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
-        return peft_config
-
     def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool:
         return key in self._targets
 
@@ -162,10 +158,6 @@ class BitFitModel(BaseTuner):
             layer = parametrized[0]
             layer.bitfit_shift[adapter_name] = nn.Parameter(torch.zeros_like(parametrized.original))
             layer.set_adapter(self.active_adapters)
-
-    def _get_module_names_tied_with_embedding(self) -> list[str]:
-        # A bias is not tied to an embedding, and several detectors raise when they are asked for theirs.
-        return []
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         """Give the model back with the trained biases in place (merged), or with those that it came with."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule
+from peft.tuners.tuners_utils import _ExcludedModule
 from torch import nn
 
 from mona_peft.adapter_files import check_adapter_state
@@ -21,6 +21,7 @@ from mona_peft.per_sample import BASE, adapters_per_sample
 from mona_peft.residual import AdaptedBlock
 from mona_peft.selection import BlockSelection, backbone_of, select_blocks
 from mona_peft.tuner.attachment import note_attached
+from mona_peft.tuner.base import MethodModel
 from mona_peft.tuner.config import ResidualAdapterConfig
 from mona_peft.tuner.layer import MERGE_MESSAGE, ResidualAdapterLayer
 
@@ -31,15 +32,13 @@ def _check_before_load(
     check_adapter_state(tuner, state_dict, prefix)
 
 
-class ResidualAdapterModel(BaseTuner):
+class ResidualAdapterModel(MethodModel):
     """Puts adapters into every targeted block; see `places.py` for where, and `residual.py` for how.
 
     Each method sets `prefix`, `tuner_layer_cls` and `block_mixin`.
     """
 
     block_mixin: type[AdaptedBlock]
-    # PEFT maps model types to target modules here; blocks are found by their class instead (`blocks.py`).
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         self._trained_before = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -86,10 +85,6 @@ class ResidualAdapterModel(BaseTuner):
     def _layers(self) -> list[ResidualAdapterLayer]:
         return [module for module in self.model.modules() if isinstance(module, self.tuner_layer_cls)]
 
-    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
-        # target_modules=None stays None, also in the saved file: names of blocks differ between transformers versions.
-        return peft_config
-
     def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool | _ExcludedModule:
         return _ExcludedModule() if key in self._selection.excluded else key in self._selection.chosen
 
@@ -112,10 +107,6 @@ class ResidualAdapterModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             # An additional adapter is not trainable until it is made active.
             layer.set_requires_grad(adapter_name, False)
-
-    def _get_module_names_tied_with_embedding(self) -> list[str]:
-        # Blocks hold no embeddings, and several detectors raise when they are asked for theirs.
-        return []
 
     @classmethod
     def _get_adapter_state_dict(
