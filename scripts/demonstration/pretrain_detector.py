@@ -2,7 +2,7 @@
 
     python -m scripts.demonstration.pretrain_detector
 
-About an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an interruption, and
+About half an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an interruption, and
 with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last steps. All
 arguments of `transformers.TrainingArguments` work. The result, as stored in `scripts/demonstration/detector`, is
 written to `detector/` in the output directory: weights in float16, the image processor, and a card.
@@ -55,17 +55,15 @@ CONFIG = {
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_detector",
-    "max_steps": 3500,
+    "max_steps": 2000,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 50,
     "learning_rate": 1e-3,
     "lr_scheduler_type": "warmup_stable_decay",
-    "lr_scheduler_kwargs": '{"num_decay_steps": 500}',
+    "lr_scheduler_kwargs": '{"num_decay_steps": 400}',
     "warmup_steps": 100,
     "weight_decay": 1e-4,
     "label_names": ["labels"],
-    "eval_strategy": "steps",
-    "eval_steps": 500,
     "save_steps": 250,
 }
 
@@ -90,7 +88,7 @@ exists to be adapted to them: by `scripts/train_object_detection.py`, its tests 
   photographs: {{box_ap:.3f}} (AP50 {{box_ap50:.3f}}).
 - **Training**: from `scripts/demonstration/backbone`, all parameters, the backbone at {BACKBONE_RATE} of the learning
   rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}} thread(s) of a
-  CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_detector --max_steps {{steps}}`;
+  CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_detector`;
   settings and versions are in `training.json`.
 - **Files**: the weights are stored in float16 and loaded in float32.
 """
