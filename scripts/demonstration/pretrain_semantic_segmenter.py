@@ -2,7 +2,7 @@
 
     python -m scripts.demonstration.pretrain_semantic_segmenter
 
-About twenty minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
+About a quarter of an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
 interruption, and with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last
 steps. All arguments of `transformers.TrainingArguments` work. The result, as stored in
 `scripts/demonstration/semantic_segmenter`, is written to `semantic_segmenter/` in the output directory: weights in
@@ -42,8 +42,8 @@ RAMP = (4_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
 
 BACKBONE_RATE = 0.05
-"""Less than in the other pre-trainings, whose learning rate is a third of this one's. With 0.2, a linear classifier told
-digits apart by the last stage's features, averaged over each digit, in 27 % of the cases, and by the demonstration
+"""Less than in the other pre-trainings, whose learning rate is a third of this one's. With 0.2, a linear classifier
+told digits apart by the last stage's features, averaged over each digit, in 27 % of the cases, and by the demonstration
 backbone's own in 44 %."""
 
 CROP = ScaleAndCrop(
