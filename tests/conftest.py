@@ -13,6 +13,10 @@ atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 import pytest  # noqa: E402 (the environment comes first)
 import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, as transformers does where it finds it
+
 from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessorPil  # noqa: E402
 
 from tests.folders import write_images  # noqa: E402

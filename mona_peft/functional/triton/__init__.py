@@ -4,9 +4,9 @@ They compute what `mona_peft.functional.fast` computes and keep the same for the
 instead of some fifty. They have to be asked for, by `MONA_PEFT_TRITON=1` in the environment or by `triton_kernels()`,
 because they have not been measured on a GPU yet.
 
-Asked for, they serve tensors on a CUDA device in single or half precision, bottlenecks of up to 128 channels and filters
-of up to 9 x 9; all else runs in plain PyTorch. With `TRITON_INTERPRET=1`, Triton's interpreter runs them on a CPU, for
-tests. This module itself does not need Triton.
+Asked for, they serve tensors on a CUDA device in single or half precision, bottlenecks of up to 128 channels and
+filters of up to 9 x 9; all else runs in plain PyTorch. With `TRITON_INTERPRET=1`, Triton's interpreter runs them on a
+CPU, for tests. This module by itself does not need Triton.
 """
 
 from __future__ import annotations
@@ -85,6 +85,6 @@ def _check_triton() -> None:
     if found is None or Version(found) < Version(OLDEST):
         raise ImportError(
             f"Mona's kernels in Triton are asked for ({VARIABLE}=1 or triton_kernels()) and need triton>={OLDEST}; "
-            f"{'it is not installed' if found is None else f'here it is {found}'}. PyTorch for CUDA brings Triton along "
-            f"from version 2.11. Or do not ask for them: Mona runs without them, on every device."
+            f"{'it is not installed' if found is None else f'here it is {found}'}. PyTorch for CUDA brings it "
+            f"along from version 2.11. Or do not ask for them: Mona runs without them, on every device."
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mona_peft.functional.triton.blocks import dot, gelu, gelu_slope, keep_mask, load_row, load_tile, store_tile
+from mona_peft.functional.triton.blocks import gelu, gelu_slope, keep_mask, load_row, load_tile, store_tile
 from mona_peft.functional.triton.forward_kernels import mix
 
 
@@ -63,7 +63,7 @@ def through_up_kernel(
             channels = start + tl.arange(0, BLOCK_C)
             weight = load_tile(up_weight_ptr, channels, channels < WIDTH, units, BOTTLENECK)
             grad = load_tile(grad_ptr, rows, row_mask, channels, WIDTH)
-            hidden_grad = dot(grad.to(weight.dtype), weight, hidden_grad, PRECISION)
+            hidden_grad = tl.dot(grad.to(weight.dtype), weight, hidden_grad, input_precision=PRECISION)
         q, mix_weight, r = mix(
             q_ptr,
             p_ptr,
@@ -91,8 +91,8 @@ def through_up_kernel(
             r_grad = tl.where(in_grid[:, None], r_grad, 0.0)
         mix_bias_grad += tl.sum(r_grad, 0)
         r_grad = r_grad.to(q.dtype)
-        mix_weight_grad = dot(tl.trans(r_grad), q, mix_weight_grad, PRECISION)
-        q_grad = dot(r_grad, mix_weight, tl.zeros([BLOCK_T, BLOCK_N], tl.float32), PRECISION)
+        mix_weight_grad = tl.dot(tl.trans(r_grad), q, mix_weight_grad, input_precision=PRECISION)
+        q_grad = tl.dot(r_grad, mix_weight, tl.zeros([BLOCK_T, BLOCK_N], tl.float32), input_precision=PRECISION)
         q_sum += tl.sum(q_grad, 0)
         store_tile(q_grad_ptr, q_grad, rows, in_grid, units, BOTTLENECK)
     start = tl.program_id(0) * partial_stride
@@ -122,7 +122,10 @@ def load_input(
     kept = load_tile(kept_ptr, rows, row_mask, channels, WIDTH)
     x = kept.to(tl.float32)
     if IN_PLACE:
-        delta = dot(hidden, tl.trans(up_weight), tl.zeros([BLOCK_T, BLOCK_C], tl.float32), PRECISION) * scale
+        delta = (
+            tl.dot(hidden, tl.trans(up_weight), tl.zeros([BLOCK_T, BLOCK_C], tl.float32), input_precision=PRECISION)
+            * scale
+        )
         # Rounded as x was: in half precision that hits upon x itself, unless y is of another order of magnitude.
         x = (x - (delta + load_row(up_bias_ptr, channels, WIDTH))).to(kept.dtype).to(tl.float32)
     return x
@@ -178,7 +181,7 @@ def weight_grads_kernel(
         if up_weight_grad_ptr is not None:
             grad = load_tile(grad_ptr, rows, row_mask, channels, WIDTH)
             up_bias_grad += tl.sum(grad.to(tl.float32), 0)
-            up_weight_grad = dot(tl.trans(grad.to(hidden.dtype)), hidden, up_weight_grad, PRECISION)
+            up_weight_grad = tl.dot(tl.trans(grad.to(hidden.dtype)), hidden, up_weight_grad, input_precision=PRECISION)
         if down_weight_grad_ptr is not None or norm_scale_grad_ptr is not None:
             p_grad = load_tile(p_grad_ptr, rows, row_mask, units, BOTTLENECK)
             x = load_input(
@@ -203,16 +206,20 @@ def weight_grads_kernel(
                 u = normed * load_row(norm_scale_ptr, channels, WIDTH) + x * load_row(skip_scale_ptr, channels, WIDTH)
                 u += load_row(norm_shift_ptr, channels, WIDTH)
             if down_weight_grad_ptr is not None:
-                down_weight_grad = dot(tl.trans(p_grad), u.to(p_grad.dtype), down_weight_grad, PRECISION)
+                down_weight_grad = tl.dot(
+                    tl.trans(p_grad), u.to(p_grad.dtype), down_weight_grad, input_precision=PRECISION
+                )
             if norm_scale_grad_ptr is not None:
                 down_weight = load_tile(down_weight_ptr, units, is_unit, channels, WIDTH)
-                u_grad = dot(p_grad, down_weight, tl.zeros([BLOCK_T, BLOCK_C], tl.float32), PRECISION)
+                u_grad = tl.dot(
+                    p_grad, down_weight, tl.zeros([BLOCK_T, BLOCK_C], tl.float32), input_precision=PRECISION
+                )
                 norm_scale_grad += tl.sum(u_grad * normed, 0)
                 norm_shift_grad += tl.sum(u_grad, 0)
                 skip_scale_grad += tl.sum(u_grad * x, 0)
     start = tl.program_id(0) * partial_stride
     if up_weight_grad_ptr is not None:
-        store_tile(up_weight_grad_ptr + start, up_weight_grad, channels, is_channel, units, BOTTLENECK)
+        store_tile(up_weight_grad_ptr + start, up_weight_grad * scale, channels, is_channel, units, BOTTLENECK)
         tl.store(up_bias_grad_ptr + start + channels, up_bias_grad, mask=is_channel)
     if down_weight_grad_ptr is not None:
         store_tile(down_weight_grad_ptr + start, down_weight_grad, units, is_unit, channels, WIDTH)
@@ -280,7 +287,7 @@ def input_grad_kernel(
                 BLOCK_C,
             )
             weight = load_tile(down_weight_ptr, units, is_unit, channels, WIDTH)
-            normed_grad = dot(p_grad, weight, tl.zeros([BLOCK_T, BLOCK_C], tl.float32), PRECISION)
+            normed_grad = tl.dot(p_grad, weight, tl.zeros([BLOCK_T, BLOCK_C], tl.float32), input_precision=PRECISION)
             normed_grad *= load_row(norm_scale_ptr, channels, WIDTH)
             mean_grad += tl.sum(normed_grad, 1)
             mean_product += tl.sum(normed_grad * (x - mean) * rstd, 1)
@@ -289,7 +296,7 @@ def input_grad_kernel(
     for start in range(0, WIDTH, BLOCK_C):
         channels = start + tl.arange(0, BLOCK_C)
         weight = load_tile(down_weight_ptr, units, is_unit, channels, WIDTH)
-        x_grad = dot(p_grad, weight, tl.zeros([BLOCK_T, BLOCK_C], tl.float32), PRECISION)
+        x_grad = tl.dot(p_grad, weight, tl.zeros([BLOCK_T, BLOCK_C], tl.float32), input_precision=PRECISION)
         if mean_ptr is not None:
             up_weight = load_tile(up_weight_ptr, channels, channels < WIDTH, units, BOTTLENECK)
             x = load_input(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 PHILOX_ROUNDS = tl.constexpr(7)
 """The fewest with which Philox passes all tests of randomness (Salmon et al., 2011, section 5)."""
 
@@ -28,14 +27,6 @@ def store_tile(ptr, tile, rows, row_mask, columns, WIDTH: tl.constexpr):
 def load_row(ptr, columns, WIDTH: tl.constexpr):
     """Load a part of a vector in single precision, as a row; zero where there is none."""
     return tl.load(ptr + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)[None, :]
-
-
-@triton.jit
-def dot(left, right, total, PRECISION: tl.constexpr):
-    """Add a matrix product to `total`, which is of single precision."""
-    if INTERPRETED:  # it multiplies the bits of bfloat16 as if they were integers
-        left, right = left.to(tl.float32), right.to(tl.float32)
-    return tl.dot(left, right, total, input_precision=PRECISION)
 
 
 @triton.jit

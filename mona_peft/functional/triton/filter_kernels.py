@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def _tile(number, height, width, num_tokens, num_prefix_tokens, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return of a tile the first token of its image's grid, in 64 bits, and within the grid its first row and columns."""
+    """Return of a tile the first token of its image's grid, in 64 bits, and in the grid its first row and columns."""
     tiles_across = tl.cdiv(width, COLUMNS)
     tiles_down = tl.cdiv(height, ROWS)
     first_token = (number // (tiles_across * tiles_down)).to(tl.int64) * num_tokens + num_prefix_tokens

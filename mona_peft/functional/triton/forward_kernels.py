@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mona_peft.functional.triton.blocks import dot, gelu, keep_mask, load_row, load_tile, store_tile
+from mona_peft.functional.triton.blocks import gelu, keep_mask, load_row, load_tile, store_tile
 
 
 @triton.jit
@@ -58,7 +58,7 @@ def project_down_kernel(
             u = normed * load_row(norm_scale_ptr, channels, WIDTH) + u * load_row(skip_scale_ptr, channels, WIDTH)
             u += load_row(norm_shift_ptr, channels, WIDTH)
         weight = load_tile(weight_ptr, units, units < BOTTLENECK, channels, WIDTH)
-        p = dot(u.to(weight.dtype), tl.trans(weight), p, PRECISION)
+        p = tl.dot(u.to(weight.dtype), tl.trans(weight), p, input_precision=PRECISION)
     p += load_row(bias_ptr, units, BOTTLENECK)
     store_tile(p_ptr, p, rows, row_mask, units, BOTTLENECK)
 
@@ -82,7 +82,7 @@ def mix(
     """Return q, the weight of the 1x1 convolution and r: q mixed, or p where a token is not in the grid."""
     q = load_tile(q_ptr, rows, in_grid, units, BOTTLENECK)
     weight = load_tile(weight_ptr, units, units < BOTTLENECK, units, BOTTLENECK)
-    r = dot(q, tl.trans(weight), tl.zeros([BLOCK_T, BLOCK_N], tl.float32), PRECISION)
+    r = tl.dot(q, tl.trans(weight), tl.zeros([BLOCK_T, BLOCK_N], tl.float32), input_precision=PRECISION)
     r += load_row(bias_ptr, units, BOTTLENECK)
     if HAS_PREFIX:
         p = load_tile(p_ptr, rows, row_mask, units, BOTTLENECK).to(tl.float32)
@@ -144,7 +144,10 @@ def project_up_kernel(
     for start in range(0, WIDTH, BLOCK_C):
         channels = start + tl.arange(0, BLOCK_C)
         weight = load_tile(weight_ptr, channels, channels < WIDTH, units, BOTTLENECK)
-        delta = dot(hidden, tl.trans(weight), tl.zeros([BLOCK_T, BLOCK_C], tl.float32), PRECISION) * scale
+        delta = (
+            tl.dot(hidden, tl.trans(weight), tl.zeros([BLOCK_T, BLOCK_C], tl.float32), input_precision=PRECISION)
+            * scale
+        )
         delta += load_row(bias_ptr, channels, WIDTH)
         if x_ptr is not None:
             delta += load_tile(x_ptr, rows, row_mask, channels, WIDTH).to(tl.float32)

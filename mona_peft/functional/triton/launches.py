@@ -25,14 +25,20 @@ class Tile(NamedTuple):
 HALF_TILES = {
     project_down_kernel: Tile(64, 64, 4, 3),
     project_up_kernel: Tile(64, 64, 4, 2),
-    through_up_kernel: Tile(64, 64, 4, 2),
-    weight_grads_kernel: Tile(64, 64, 4, 2),
+    through_up_kernel: Tile(32, 64, 4, 2),
+    weight_grads_kernel: Tile(32, 64, 4, 2),
     input_grad_kernel: Tile(64, 64, 4, 2),
 }
 """Of each kernel over tokens, where products are of half precision."""
 
-SINGLE_TILES = dict.fromkeys(HALF_TILES, Tile(32, 32, 4, 2))
-"""Where they are of single precision."""
+SINGLE_TILES = {
+    project_down_kernel: Tile(32, 32, 4, 2),
+    project_up_kernel: Tile(32, 32, 4, 2),
+    through_up_kernel: Tile(32, 32, 8, 2),
+    weight_grads_kernel: Tile(16, 32, 8, 1),
+    input_grad_kernel: Tile(32, 32, 4, 2),
+}
+"""Where they are of single precision. Tiles are as large as registers allow: `scripts.benchmark.triton_kernels`."""
 
 FILTER_ROWS = 7
 """Rows of a tile of the depthwise convolution: divides the maps of images of 224 and 448 pixels."""
