@@ -37,6 +37,7 @@ DTYPES = {
     "bfloat16": (torch.bfloat16, torch.bfloat16),
     "float16": (torch.float16, torch.float16),
     "autocast": (torch.float32, torch.bfloat16),
+    "mixed": (torch.bfloat16, torch.float32),
 }
 """Of tokens and of matrix products."""
 

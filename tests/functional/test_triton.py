@@ -122,6 +122,21 @@ def assert_no_worse_than_plain_operations(way, mona, x, dtype, autocast):
     assert sum(ours) < 1.05 * sum(plain)
 
 
+def test_single_precision_adapter_on_half_precision_tokens():
+    """The usual case of PEFT: weights in float32, the residual stream in bfloat16."""
+    mona, x = random_mona(**SMALL), tokens(24, (4, 3)).bfloat16()
+    exact = results(by_formula, mona, x.double(), (4, 3), torch.float64)
+    mona = copy.deepcopy(mona).float().to(DEVICE)
+    leaf = x.to(DEVICE).requires_grad_()
+    output = in_place(mona, leaf + 0, (4, 3))
+    direction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mona.zero_grad()
+    output.backward(direction.to(output))
+    ours = {"output": output.detach(), "input": leaf.grad, **{name: p.grad for name, p in mona.named_parameters()}}
+    assert output.dtype == leaf.grad.dtype == torch.bfloat16
+    assert max(errors({name: tensor.cpu().double() for name, tensor in ours.items()}, exact).values()) < 1e-2
+
+
 def draw_mask(num_tokens: int, channels: int, seed: int, dropout: float) -> torch.Tensor:
     import triton
     from triton import language as tl
@@ -258,6 +273,7 @@ def test_kernels_compile_for_a_gpu_and_stay_in_its_registers(tmp_path):
     command = [sys.executable, "-m", "scripts.benchmark.triton_kernels", "--targets", "90", "--dtypes", "bfloat16"]
     command += ["--widths", "96", "--output", tmp_path / "kernels.json"]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     records = json.loads((tmp_path / "kernels.json").read_text())
     assert len(records) == 7

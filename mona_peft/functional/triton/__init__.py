@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 
 import torch
@@ -44,7 +45,7 @@ def triton_kernels(enabled: bool = True) -> Iterator[None]:
     """
     global _is_asked_for
     if enabled:
-        _check_triton()
+        _load_engine()
     before, _is_asked_for = _is_asked_for, enabled
     try:
         yield
@@ -60,15 +61,13 @@ def chosen_engine(hidden_states: torch.Tensor, weights: FoldedWeights) -> Engine
     """
     if not _is_asked_for or not _serves(hidden_states, weights):
         return None
-    _check_triton()
-    from mona_peft.functional.triton.engine import ENGINE
-
-    return ENGINE
+    return _load_engine()
 
 
 def _serves(hidden_states: torch.Tensor, w: FoldedWeights) -> bool:
     return (
-        (hidden_states.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
+        type(hidden_states) in (torch.Tensor, torch.nn.Parameter)
+        and (hidden_states.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
         and hidden_states.dtype in DTYPES
         and w.down_weight.dtype in DTYPES
         and (w.norm_scale is None or w.norm_scale.dtype == torch.float32)
@@ -77,7 +76,8 @@ def _serves(hidden_states: torch.Tensor, w: FoldedWeights) -> bool:
     )
 
 
-def _check_triton() -> None:
+@cache
+def _load_engine() -> Engine:
     try:
         found = metadata.version("triton")
     except metadata.PackageNotFoundError:
@@ -88,3 +88,6 @@ def _check_triton() -> None:
             f"{'it is not installed' if found is None else f'here it is {found}'}. PyTorch for CUDA brings it "
             f"along from version 2.11. Or do not ask for them: Mona runs without them, on every device."
         )
+    from mona_peft.functional.triton.engine import ENGINE
+
+    return ENGINE

@@ -89,7 +89,7 @@ def token_options(kernel: Any, tokens: Tokens) -> Options:
         "WIDTH": tokens.width,
         "BOTTLENECK": tokens.bottleneck,
         # As PyTorch's own products do; it concerns those of single precision alone.
-        "PRECISION": "tf32" if single and torch.backends.cuda.matmul.allow_tf32 else "ieee",
+        "PRECISION": "tf32" if single and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
         "BLOCK_T": size.tokens,
         "BLOCK_C": size.channels,
         "BLOCK_N": block_n,
