@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,12 +19,7 @@ def version(monkeypatch):
     """Sets the version of Triton that is installed, or None."""
 
     def install(found: str | None) -> None:
-        def look_up(name: str) -> str:
-            if found is None:
-                raise metadata.PackageNotFoundError(name)
-            return found
-
-        monkeypatch.setattr(kernels.metadata, "version", look_up)
+        monkeypatch.setitem(sys.modules, "triton", None if found is None else SimpleNamespace(__version__=found))
         kernels._load_engine.cache_clear()
 
     return install

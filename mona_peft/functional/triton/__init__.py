@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib import metadata
 
 import torch
 from packaging.version import Version
@@ -79,8 +78,8 @@ def _serves(hidden_states: torch.Tensor, w: FoldedWeights) -> bool:
 @cache
 def _load_engine() -> Engine:
     try:
-        found = metadata.version("triton")
-    except metadata.PackageNotFoundError:
+        from triton import __version__ as found
+    except ImportError:
         found = None
     if found is None or Version(found) < Version(OLDEST):
         raise ImportError(
