@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 
@@ -61,6 +63,26 @@ def forward(
     return result, p, statistics
 
 
+class _Maps(NamedTuple):
+    """What the kernels of the wide weights and of the input read.
+
+    Attributes:
+        grad: Gradient to the result, (B, N, C).
+        kept: y or x, likewise.
+        hidden: What the up projection took, (B, N, n), not scaled.
+        p_grad: Gradient to p, likewise.
+        mean: (B * N, 1), or None where there is no norm.
+        rstd: Likewise.
+    """
+
+    grad: torch.Tensor
+    kept: torch.Tensor
+    hidden: torch.Tensor
+    p_grad: torch.Tensor
+    mean: torch.Tensor | None
+    rstd: torch.Tensor | None
+
+
 class Backward:
     """One backward pass; see the plain one's, whose interface it has."""
 
@@ -82,9 +104,9 @@ class Backward:
             if self.needs.down_bias:
                 sums = p_grad.flatten(0, 1).sum(0, dtype=torch.float32)
                 self.grads["down_bias"] = sums.to(self.w.down_bias.dtype)
-            arguments = grad, kept, hidden, p_grad, *(statistics or (None, None))
-            self._weight_grads(*arguments)
-            return self._input_grad(*arguments) if self.needs_x else None
+            maps = _Maps(grad, kept, hidden, p_grad, *(statistics or (None, None)))
+            self._weight_grads(maps)
+            return self._input_grad(maps) if self.needs_x else None
 
     def _through_up(self, grad: torch.Tensor, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return hidden, the gradient to q, and one to p in which only the prefix is written; each (B, N, n)."""
@@ -118,15 +140,7 @@ class Backward:
         self._take(partial)
         return hidden, q_grad, p_grad
 
-    def _weight_grads(
-        self,
-        grad: torch.Tensor,
-        kept: torch.Tensor,
-        hidden: torch.Tensor,
-        p_grad: torch.Tensor,
-        mean: torch.Tensor | None,
-        rstd: torch.Tensor | None,
-    ) -> None:
+    def _weight_grads(self, maps: _Maps) -> None:
         tokens, w, needs = self.tokens, self.w, self.needs
         matrix, vector = (tokens.width, tokens.bottleneck), (tokens.width,)
         shapes: dict[str, tuple[int, ...]] = {}
@@ -139,15 +153,10 @@ class Backward:
         if not shapes:
             return
         slices = triton.cdiv(tokens.width, tile(weight_grads_kernel, tokens).channels)
-        programs = sharing_programs(*_over_rows(weight_grads_kernel, tokens), grad.device, slices)
-        partial = _Partial(shapes, programs, grad.device)
+        programs = sharing_programs(*_over_rows(weight_grads_kernel, tokens), tokens.device, slices)
+        partial = _Partial(shapes, programs, tokens.device)
         weight_grads_kernel[(programs, slices)](
-            grad,
-            kept,
-            hidden,
-            p_grad,
-            mean,
-            rstd,
+            *maps,
             w.norm_scale,
             w.norm_shift,
             w.skip_scale,
@@ -162,24 +171,11 @@ class Backward:
         )
         self._take(partial)
 
-    def _input_grad(
-        self,
-        grad: torch.Tensor,
-        kept: torch.Tensor,
-        hidden: torch.Tensor,
-        p_grad: torch.Tensor,
-        mean: torch.Tensor | None,
-        rstd: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _input_grad(self, maps: _Maps) -> torch.Tensor:
         tokens, w = self.tokens, self.w
-        x_grad = torch.empty_like(grad)
+        x_grad = torch.empty_like(maps.grad)
         input_grad_kernel[_over_rows(input_grad_kernel, tokens)](
-            grad,
-            kept,
-            hidden,
-            p_grad,
-            mean,
-            rstd,
+            *maps,
             w.norm_scale,
             w.skip_scale,
             w.down_weight,
