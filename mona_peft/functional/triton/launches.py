@@ -75,9 +75,8 @@ class Tokens(NamedTuple):
 
 
 def tile(kernel: Any, tokens: Tokens) -> Tile:
-    """Return the tile of a kernel over tokens; no wider than half of a narrow map, a third of which would be empty."""
-    found = (SINGLE_TILES if tokens.dtype == torch.float32 else HALF_TILES)[kernel]
-    return found._replace(channels=32) if tokens.width % found.channels else found
+    """Return the tile of a kernel over tokens."""
+    return (SINGLE_TILES if tokens.dtype == torch.float32 else HALF_TILES)[kernel]
 
 
 def token_options(kernel: Any, tokens: Tokens) -> Options:
