@@ -4,7 +4,7 @@ They compute what `mona_peft.functional.fast` computes and keep the same for the
 instead of some fifty. They have to be asked for, by `MONA_PEFT_TRITON=1` in the environment or by `triton_kernels()`,
 because they have not been measured on a GPU yet.
 
-Asked for, they serve tensors on a CUDA device in single or half precision, bottlenecks of up to 128 channels and
+Asked for, they serve tensors on a CUDA device in half or single precision, bottlenecks of up to 128 or 64 channels and
 filters of up to 9 x 9; all else runs in plain PyTorch. With `TRITON_INTERPRET=1`, Triton's interpreter runs them on a
 CPU, for tests. This module by itself does not need Triton.
 """
@@ -25,9 +25,10 @@ from mona_peft.functional.folding import FoldedWeights
 VARIABLE = "MONA_PEFT_TRITON"
 OLDEST = "3.6"
 """Version of Triton."""
-MAX_BOTTLENECK_DIM, MAX_KERNEL_SIZE = 128, 9
-"""What the registers of a program hold."""
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_BOTTLENECK_DIM = {torch.float32: 64, torch.bfloat16: 128, torch.float16: 128}
+"""What the registers of a program hold, by the dtype of the matrix products."""
+MAX_KERNEL_SIZE = 9
+"""Likewise."""
 
 _is_asked_for = os.environ.get(VARIABLE) == "1"
 
@@ -67,10 +68,9 @@ def _serves(hidden_states: torch.Tensor, w: FoldedWeights) -> bool:
     return (
         type(hidden_states) in (torch.Tensor, torch.nn.Parameter)
         and (hidden_states.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
-        and hidden_states.dtype in DTYPES
-        and w.down_weight.dtype in DTYPES
+        and hidden_states.dtype in MAX_BOTTLENECK_DIM
         and (w.norm_scale is None or w.norm_scale.dtype == torch.float32)
-        and len(w.down_weight) <= MAX_BOTTLENECK_DIM
+        and len(w.down_weight) <= MAX_BOTTLENECK_DIM.get(w.down_weight.dtype, 0)
         and w.kernel.shape[-1] <= MAX_KERNEL_SIZE
     )
 

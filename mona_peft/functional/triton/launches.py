@@ -25,7 +25,7 @@ class Tile(NamedTuple):
 HALF_TILES = {
     project_down_kernel: Tile(64, 64, 4, 3),
     project_up_kernel: Tile(64, 64, 4, 2),
-    through_up_kernel: Tile(32, 64, 4, 2),
+    through_up_kernel: Tile(32, 64, 8, 2),
     weight_grads_kernel: Tile(32, 64, 4, 2),
     input_grad_kernel: Tile(64, 64, 4, 2),
 }
@@ -75,14 +75,16 @@ class Tokens(NamedTuple):
 
 
 def tile(kernel: Any, tokens: Tokens) -> Tile:
-    """Return the tile of a kernel over tokens."""
-    return (SINGLE_TILES if tokens.dtype == torch.float32 else HALF_TILES)[kernel]
+    """Return the tile of a kernel over tokens: a shorter one where the bottleneck is broad."""
+    if tokens.dtype == torch.float32:
+        return SINGLE_TILES[kernel]
+    found = HALF_TILES[kernel]
+    return found if tokens.bottleneck <= 64 else Tile(found.tokens // 2, found.channels, 8, 1)
 
 
 def token_options(kernel: Any, tokens: Tokens) -> Options:
     """Return the constants that all kernels over tokens share, and how to launch them."""
     size = tile(kernel, tokens)
-    block_n = max(16, triton.next_power_of_2(tokens.bottleneck))
     single = tokens.dtype == torch.float32
     return {
         "WIDTH": tokens.width,
@@ -91,8 +93,8 @@ def token_options(kernel: Any, tokens: Tokens) -> Options:
         "PRECISION": "tf32" if single and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
         "BLOCK_T": size.tokens,
         "BLOCK_C": size.channels,
-        "BLOCK_N": block_n,
-        "num_warps": size.warps * (2 if block_n > 64 else 1),
+        "BLOCK_N": max(16, triton.next_power_of_2(tokens.bottleneck)),
+        "num_warps": size.warps,
         "num_stages": size.stages,
     }
 
