@@ -27,7 +27,7 @@ HALF_TILES = {
     project_up_kernel: Tile(64, 64, 4, 2),
     through_up_kernel: Tile(32, 64, 8, 2),
     weight_grads_kernel: Tile(32, 64, 4, 2),
-    input_grad_kernel: Tile(64, 64, 4, 2),
+    input_grad_kernel: Tile(64, 64, 8, 2),
 }
 """Of each kernel over tokens, where products are of half precision."""
 
