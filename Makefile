@@ -3,6 +3,7 @@
 #   make test ARGS="-k resume"    the tests; ARGS go to pytest
 #   make test-versions            the tests on the oldest and the newest supported transformers and PEFT
 #   make test-quantization        those of a backbone in low precision, with torchao and bitsandbytes
+#   make test-torchvision         those of RetinaNet and of timm's backbones, with torchvision and timm
 #   make test-triton              those of the kernels in Triton: on a GPU where there is one, else by its interpreter
 #   make test-deepspeed           that of DeepSpeed's ZeRO-2, on two processes of a CPU
 #   make benchmark                time and memory beside other ways of fine-tuning; ARGS go to the command
@@ -23,7 +24,7 @@ CODE := $(wildcard mona_peft scripts tests notebooks)
 # transformers and PEFT, oldest and newest supported; pyproject.toml has the range.
 VERSIONS := 5.9.0+0.19.1 5.23.0+0.21.2
 
-.PHONY: demo benchmark compare test test-versions test-quantization test-triton test-deepspeed quality style clean
+.PHONY: demo benchmark compare test test-versions test-quantization test-torchvision test-triton test-deepspeed quality style clean
 
 demo: $(VENV)/demo.stamp
 	$(RUN) -m scripts.demo $(ARGS)
@@ -54,6 +55,14 @@ test-quantization: $(VENV)/quantization.stamp
 
 test-triton: $(VENV)/triton.stamp
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m triton tests $(ARGS)
+
+# An environment above that of the tests, since transformers imports torchvision wherever it finds it.
+test-torchvision: $(VENV)/test.stamp
+	$(PYTHON) -m venv $(VENV)/torchvision
+	$(RUN) -c "import site; print(site.getsitepackages()[0])" > $$($(VENV)/torchvision/bin/python -c "import site; print(site.getsitepackages()[0])")/below.pth
+	$(VENV)/torchvision/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt torchvision timm
+	OMP_NUM_THREADS=1 $(VENV)/torchvision/bin/python -m pytest -m "torchvision or timm" tests $(ARGS)
 
 # An environment above that of the tests, since accelerate imports DeepSpeed wherever it finds it; built without its
 # operators, and where torch can be seen.

@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\nTraining: {title}", flush=True)
         started = time.monotonic()
         arguments = ["--method", method, "--output_dir", str(output_dir / method), *training_arguments]
-        record, scores = train(*parse(arguments))
+        record, output = train(*parse(arguments))
         records[method] = record | {"seconds": round(time.monotonic() - started)}
-        predictions[method] = scores.argmax(-1)
+        predictions[method] = output.predictions.argmax(-1)
 
     digits = handwritten_digits()["test"]
     table = results_table(records)

@@ -17,11 +17,9 @@ The output directory then holds checkpoints (`--resume_from_checkpoint last` goe
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from transformers import (
     AutoModelForImageClassification,
@@ -36,14 +34,14 @@ from transformers import (
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from scripts.common.arguments import MethodArguments, parse_arguments
+from scripts.common.arguments import MethodArguments, ModelArguments, parse_arguments
 from scripts.common.augmentation import AUGMENTATIONS
 from scripts.common.image_classification_data import DIGITS, DataArguments, load_image_classification
 from scripts.common.image_dataset import EpochCallback, ImageClassificationDataset
 from scripts.common.methods import METHODS
 from scripts.common.metrics import classification_metrics
 from scripts.common.model_card import load_pretrained_code
-from scripts.common.run import run_script, save_run, task_metrics
+from scripts.common.run import TrainingRun, run_script, run_training
 from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.tasks import IMAGE_CLASSIFICATION
 from scripts.common.trainer import WholeModelTrainer
@@ -52,23 +50,16 @@ DEMONSTRATION_BACKBONE = os.path.relpath(Path(__file__).parent / "demonstration"
 
 
 @dataclass
-class ModelArguments:
+class ClassifierArguments(ModelArguments):
     """Which model is adapted."""
 
     model_name_or_path: str = field(
         default=DEMONSTRATION_BACKBONE,
         metadata={"help": "Name on the hub, or folder, of a model with a Swin or SwinV2 backbone."},
     )
-    attn_implementation: str | None = field(
-        default=None,
-        metadata={
-            "help": "Attention kernels, 'sdpa' or 'eager'; without it transformers chooses. Under --bf16 on a CPU "
-            "'eager' is twice as fast: PyTorch's fused attention has a slow backward pass there."
-        },
-    )
 
 
-def load_model(args: ModelArguments, classes: list[str]) -> tuple[PreTrainedModel, BaseImageProcessor]:
+def load_model(args: ClassifierArguments, classes: list[str]) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """Loads a pre-trained model, with a new head unless its head is for as many classes, and its image processor.
 
     Raises:
@@ -93,12 +84,12 @@ def load_model(args: ModelArguments, classes: list[str]) -> tuple[PreTrainedMode
 
 
 def train(
-    model_args: ModelArguments,
+    model_args: ClassifierArguments,
     data_args: DataArguments,
     method_args: MethodArguments,
     args: TrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
-) -> tuple[dict[str, Any], np.ndarray]:
+) -> TrainingRun:
     """Trains, evaluates and saves.
 
     Args:
@@ -109,8 +100,7 @@ def train(
         callbacks: Of `Trainer`, besides our own.
 
     Returns:
-        The record of the run, as in `metrics.json`, and the scores of the test images (of the validation images where
-        there is no test split), of shape (B, num_classes).
+        Record and predictions; these are scores of shape (B, num_classes).
 
     Raises:
         ValueError: Arguments, data or output directory can't be used; the message says what to do.
@@ -141,33 +131,26 @@ def train(
         compute_metrics=classification_metrics(len(classes)),
         callbacks=[EpochCallback(images["train"]), *callbacks],
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
-
-    results = {}
-    for split in [split for split in ("validation", "test") if split in images]:
-        output = trainer.predict(images[split], metric_key_prefix=split)
-        results[split] = task_metrics(IMAGE_CLASSIFICATION, output.metrics, split)
-
-    base_model = model_args.model_name_or_path
-    record = {
-        "base_model": base_model,
-        "load_base": load_pretrained_code(IMAGE_CLASSIFICATION.auto_class, base_model, classes),
-        "dataset": data_args.dataset or DIGITS,
-        "classes": classes,
-        "num_images": {split: len(rows) for split, rows in splits.items()},
-        "data": asdict(data_args),
-        "results": results,
-    }
-    record = save_run(trainer, IMAGE_CLASSIFICATION, method_args, image_processor, record)
-    return record, output.predictions
+    return run_training(
+        trainer,
+        IMAGE_CLASSIFICATION,
+        model_args,
+        data_args,
+        method_args,
+        images=images,
+        classes=classes,
+        load_base=load_pretrained_code(IMAGE_CLASSIFICATION.auto_class, model_args.model_name_or_path, classes),
+        dataset=data_args.dataset or DIGITS,
+        checkpoint=checkpoint,
+    )
 
 
 def parse(
     argv: Sequence[str] | None = None,
-) -> tuple[ModelArguments, DataArguments, MethodArguments, TrainingArguments]:
+) -> tuple[ClassifierArguments, DataArguments, MethodArguments, TrainingArguments]:
     """Parses the given arguments, or those of the command line."""
     return parse_arguments(
-        (ModelArguments, DataArguments, MethodArguments, TrainingArguments),
+        (ClassifierArguments, DataArguments, MethodArguments, TrainingArguments),
         argv,
         output_dir="outputs/image_classification",
         default_preset="digits",
@@ -176,7 +159,7 @@ def parse(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script with the given arguments, or those of the command line."""
-    run_script(lambda *arguments: train(*arguments)[0], parse(argv))
+    run_script(train, parse(argv))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ that loads them.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-from transformers import BaseImageProcessor, TrainingArguments, set_seed
+from transformers import BaseImageProcessor, TrainerCallback, TrainingArguments, set_seed
 
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -42,7 +42,7 @@ from scripts.common.instance_masks import (
 )
 from scripts.common.methods import METHODS
 from scripts.common.object_pictures import object_pictures
-from scripts.common.run import adapter_dir, run_script, save_run, task_metrics
+from scripts.common.run import TrainingRun, adapter_dir, run_script, run_training
 from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
 from scripts.common.tasks import INSTANCE_SEGMENTATION
@@ -98,11 +98,16 @@ def train(
     data_args: InstanceDataArguments,
     method_args: MethodArguments,
     args: TrainingArguments,
-) -> dict[str, Any]:
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainingRun:
     """Trains, evaluates and saves.
 
-    Returns:
-        The record of the run, as in `metrics.json`.
+    Args:
+        model_args: The model.
+        data_args: The images.
+        method_args: The method and its settings.
+        args: All else.
+        callbacks: Of `Trainer`, besides our own.
 
     Raises:
         ValueError: Arguments, data or output directory can't be used; the message says what to do.
@@ -117,7 +122,6 @@ def train(
     warn_of_surplus_objects(
         splits["train"], getattr(base_model.config, "decoder_config", base_model.config).num_queries
     )
-    base_config = base_model.config if model_args.model_name_or_path is None else None
     model = METHODS[method_args.method](base_model, method_args)
     if checkpoint is not None:
         check_same_weights(checkpoint, model)
@@ -138,34 +142,23 @@ def train(
         eval_dataset=images["validation"],
         data_collator=collate_instances,
         processing_class=image_processor,
-        callbacks=[EpochCallback(images["train"])],
+        callbacks=[EpochCallback(images["train"]), *callbacks],
         detect=partial(find_instances, image_processor),
         kinds=BOXES_AND_MASKS,
     )
-
-    pictures = object_pictures(trainer, images["validation"], classes)
-    trainer.add_callback(pictures)
-    if trainer.is_world_process_zero():
-        pictures.add("before training")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.is_world_process_zero():
-        pictures.add("after training")
-
-    results = {}
-    for split in [split for split in ("validation", "test") if split in images]:
-        output = trainer.predict(images[split], metric_key_prefix=split)
-        results[split] = task_metrics(INSTANCE_SEGMENTATION, output.metrics, split)
-
-    record = {
-        "base_model": model_args.model_name_or_path or model_args.backbone,
-        "load_base": load_base,
-        "dataset": data_args.dataset or DIGIT_SCENES,
-        "classes": classes,
-        "num_images": {split: len(rows) for split, rows in splits.items()},
-        "data": asdict(data_args),
-        "results": results,
-    }
-    return save_run(trainer, INSTANCE_SEGMENTATION, method_args, image_processor, record, base_config)
+    return run_training(
+        trainer,
+        INSTANCE_SEGMENTATION,
+        model_args,
+        data_args,
+        method_args,
+        images=images,
+        classes=classes,
+        load_base=load_base,
+        dataset=data_args.dataset or DIGIT_SCENES,
+        checkpoint=checkpoint,
+        pictures=object_pictures(trainer, images["validation"], classes),
+    )
 
 
 def parse(

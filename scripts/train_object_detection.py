@@ -1,4 +1,4 @@
-"""Adapts an object detector, RT-DETR, Deformable DETR or another DETR, with Mona, on transformers' Trainer.
+"""Adapts an object detector, RT-DETR, RetinaNet, Deformable DETR or another DETR, with Mona, on transformers' Trainer.
 
 Without arguments it trains the demonstration detector on scenes of handwritten digits, offline and within minutes:
 
@@ -11,18 +11,19 @@ train2017/*.jpg, ...), in Pascal VOC's, or a dataset of the hub with a column of
         --backbone microsoft/swin-large-patch4-window7-224-in22k --image_size 640 --learning_rate 1e-4 --bf16 \\
         --output_dir outputs/my_objects
 
-`--model_name_or_path` takes a detector that is there already. The output directory then holds checkpoints
+`--model_name_or_path` takes a detector that is there already; `--model_type retinanet`, the paper's, needs torchvision.
+The output directory then holds checkpoints
 (`--resume_from_checkpoint last` goes on from the newest), `metrics.json`, `curves.png`, `predictions.png` and
 `adapter/`: adapter and head, the image processor, and a model card with the code that loads them.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 from torch import nn
-from transformers import BaseImageProcessor, TrainingArguments, set_seed
+from transformers import BaseImageProcessor, TrainerCallback, TrainingArguments, set_seed
 
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -39,7 +40,7 @@ from scripts.common.methods import METHODS
 from scripts.common.object_dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
 from scripts.common.object_losses import share_of_process
 from scripts.common.object_pictures import object_pictures
-from scripts.common.run import adapter_dir, run_script, save_run, task_metrics
+from scripts.common.run import TrainingRun, adapter_dir, run_script, run_training
 from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.schedule import MultiStepTrainer
 from scripts.common.tasks import OBJECT_DETECTION
@@ -47,10 +48,14 @@ from scripts.demonstration.scene_objects import digit_scenes
 from scripts.demonstration.scenes import DIGIT_SCENES
 
 AUTO_CLASSES = dict.fromkeys(
-    ("rt_detr", "deformable_detr", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), OBJECT_DETECTION.auto_class
+    ("rt_detr", "deformable_detr", "retinanet", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), OBJECT_DETECTION.auto_class
 )
-IMAGE_PROCESSORS = {"rt_detr": RTDetrImageProcessorPil, "deformable_detr": DeformableDetrImageProcessorPil}
-PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr")
+IMAGE_PROCESSORS = {
+    "rt_detr": RTDetrImageProcessorPil,
+    "deformable_detr": DeformableDetrImageProcessorPil,
+    "retinanet": DeformableDetrImageProcessorPil,
+}
+PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr", "retinanet")
 """Models that are told which pixels of a batch belong to an image. The others want images of one size."""
 
 
@@ -111,11 +116,16 @@ def train(
     data_args: DetectionDataArguments,
     method_args: MethodArguments,
     args: TrainingArguments,
-) -> dict[str, Any]:
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainingRun:
     """Trains, evaluates and saves.
 
-    Returns:
-        The record of the run, as in `metrics.json`.
+    Args:
+        model_args: The model.
+        data_args: The images.
+        method_args: The method and its settings.
+        args: All else.
+        callbacks: Of `Trainer`, besides our own.
 
     Raises:
         ValueError: Arguments, data or output directory can't be used; the message says what to do.
@@ -129,7 +139,6 @@ def train(
     image_processor = load_image_processor(model_args, data_args.image_size)
     check_image_sizes(image_processor, base_model.config.model_type)
     warn_of_surplus_objects(splits["train"], getattr(base_model.config, "num_queries", None))
-    base_config = base_model.config if model_args.model_name_or_path is None else None
     model = METHODS[method_args.method](base_model, method_args)
     if checkpoint is not None:
         check_same_weights(checkpoint, model)
@@ -147,33 +156,22 @@ def train(
         eval_dataset=images["validation"],
         data_collator=collate,
         processing_class=image_processor,
-        callbacks=[EpochCallback(images["train"])],
+        callbacks=[EpochCallback(images["train"]), *callbacks],
         detect=partial(box_detections, image_processor),
     )
-
-    pictures = object_pictures(trainer, images["validation"], classes)
-    trainer.add_callback(pictures)
-    if trainer.is_world_process_zero():
-        pictures.add("before training")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.is_world_process_zero():
-        pictures.add("after training")
-
-    results = {}
-    for split in [split for split in ("validation", "test") if split in images]:
-        output = trainer.predict(images[split], metric_key_prefix=split)
-        results[split] = task_metrics(OBJECT_DETECTION, output.metrics, split)
-
-    record = {
-        "base_model": model_args.model_name_or_path or model_args.backbone,
-        "load_base": load_base,
-        "dataset": data_args.dataset or DIGIT_SCENES,
-        "classes": classes,
-        "num_images": {split: len(rows) for split, rows in splits.items()},
-        "data": asdict(data_args),
-        "results": results,
-    }
-    return save_run(trainer, OBJECT_DETECTION, method_args, image_processor, record, base_config)
+    return run_training(
+        trainer,
+        OBJECT_DETECTION,
+        model_args,
+        data_args,
+        method_args,
+        images=images,
+        classes=classes,
+        load_base=load_base,
+        dataset=data_args.dataset or DIGIT_SCENES,
+        checkpoint=checkpoint,
+        pictures=object_pictures(trainer, images["validation"], classes),
+    )
 
 
 def check_image_sizes(image_processor: BaseImageProcessor, model_type: str) -> None:

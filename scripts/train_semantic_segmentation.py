@@ -18,8 +18,6 @@ model card with the code that loads them.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from torch import nn
 from transformers import (
@@ -27,6 +25,7 @@ from transformers import (
     Mask2FormerImageProcessorPil,
     MaskFormerImageProcessorPil,
     SegformerImageProcessorPil,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -36,10 +35,17 @@ from scripts.common.arguments import MethodArguments, parse_arguments
 from scripts.common.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
 from scripts.common.image_dataset import EpochCallback
 from scripts.common.methods import METHODS
-from scripts.common.run import adapter_dir, run_script, save_run, task_metrics
+from scripts.common.run import TrainingRun, adapter_dir, run_script, run_training
 from scripts.common.run_directory import check_same_weights, find_checkpoint
 from scripts.common.segmentation_data import SegmentationDataArguments, load_semantic_segmentation
-from scripts.common.segmentation_dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, TrainingImages, collate
+from scripts.common.segmentation_dataset import (
+    IGNORE_INDEX,
+    AnnotatedImages,
+    EvaluationImages,
+    ScaleAndCrop,
+    TrainingImages,
+    collate,
+)
 from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from scripts.common.segmentation_pictures import segmentation_pictures
 from scripts.common.tasks import SEMANTIC_SEGMENTATION
@@ -101,11 +107,16 @@ def train(
     data_args: SegmentationDataArguments,
     method_args: MethodArguments,
     args: TrainingArguments,
-) -> dict[str, Any]:
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainingRun:
     """Trains, evaluates and saves.
 
-    Returns:
-        The record of the run, as in `metrics.json`.
+    Args:
+        model_args: The model.
+        data_args: The images.
+        method_args: The method and its settings.
+        args: All else.
+        callbacks: Of `Trainer`, besides our own.
 
     Raises:
         ValueError: Arguments, data or output directory can't be used; the message says what to do.
@@ -137,11 +148,11 @@ def train(
         "reduce_labels": data_args.reduce_labels,
         "image_processor": image_processor,
     }
-    training_images = TrainingImages(splits["train"], **settings, augmentation=augmentation, seed=args.seed)
-    evaluated = {
-        split: EvaluationImages(rows, **settings, image_size=data_args.image_size)
+    images: dict[str, AnnotatedImages] = {
+        split: TrainingImages(rows, **settings, augmentation=augmentation, seed=args.seed)
+        if split == "train"
+        else EvaluationImages(rows, **settings, image_size=data_args.image_size)
         for split, rows in splits.items()
-        if split != "train"
     }
     metrics = SegmentationMetrics(classes)
     args.batch_eval_metrics = True
@@ -149,43 +160,30 @@ def train(
     trainer = SemanticSegmentationTrainer(
         model=model,
         args=args,
-        train_dataset=training_images,
-        eval_dataset=evaluated["validation"],
+        train_dataset=images["train"],
+        eval_dataset=images["validation"],
         data_collator=collate,
         processing_class=image_processor,
         compute_metrics=metrics,
-        callbacks=[EpochCallback(training_images)],
+        callbacks=[EpochCallback(images["train"]), *callbacks],
         num_classes=len(classes),
         eval_mode=data_args.eval_mode,
         crop_size=data_args.crop_size,
     )
-    pictures = segmentation_pictures(trainer, evaluated["validation"], classes)
-    trainer.add_callback(pictures)
-    if trainer.is_world_process_zero():
-        pictures.add("before training")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.is_world_process_zero():
-        pictures.add("after training")
-
-    results, class_iou = {}, {}
-    for split, images in evaluated.items():
-        output = trainer.predict(images, metric_key_prefix=split)
-        results[split] = task_metrics(SEMANTIC_SEGMENTATION, output.metrics, split)
-        class_iou[split] = metrics.class_iou
-
-    record = {
-        "base_model": model_args.model_name_or_path or model_args.backbone,
-        "model": asdict(model_args),
-        "load_base": load_base,
-        "dataset": data_args.dataset or DIGIT_SCENES,
-        "classes": classes,
-        "num_images": {split: len(rows) for split, rows in splits.items()},
-        "data": asdict(data_args),
-        "results": results,
-        "class_iou": class_iou,
-    }
-    base_config = None if model_args.model_name_or_path else base_model.config
-    return save_run(trainer, SEMANTIC_SEGMENTATION, method_args, image_processor, record, base_config)
+    return run_training(
+        trainer,
+        SEMANTIC_SEGMENTATION,
+        model_args,
+        data_args,
+        method_args,
+        images=images,
+        classes=classes,
+        load_base=load_base,
+        dataset=data_args.dataset or DIGIT_SCENES,
+        checkpoint=checkpoint,
+        pictures=segmentation_pictures(trainer, images["validation"], classes),
+        details={"class_iou": lambda: metrics.class_iou},
+    )
 
 
 def parse(

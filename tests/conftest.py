@@ -11,7 +11,11 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="mona-peft-tests-")
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
-import pytest  # noqa: E402 (the environment comes first)
+from tests.torchvision_schemas import declare  # noqa: E402 (the environment comes first)
+
+declare()  # transformers imports a torchvision that is there
+
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 if not torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """timm's backbones: the checks of every backbone, through `create_model` and through transformers' TimmWrapper.
 
-Run with `pytest -m timm`, with timm and torchvision installed.
+Run by `make test-torchvision`, with timm and torchvision installed.
 """
 
 from __future__ import annotations
@@ -9,22 +9,15 @@ import importlib.util
 
 import pytest
 import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 
-from tests.torchvision_schemas import declare
-
-HAS_TIMM = importlib.util.find_spec("timm") is not None
-if HAS_TIMM:
-    declare()  # first of all: transformers too imports a torchvision that is there
-
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model  # noqa: E402
-
-from mona_peft import MonaConfig  # noqa: E402
-from tests import test_backbones as checks  # noqa: E402
-from tests.backbones import BACKBONES, image  # noqa: E402
-from tests.models import largest_difference  # noqa: E402
+from mona_peft import MonaConfig
+from tests import test_backbones as checks
+from tests.backbones import BACKBONES, image
+from tests.models import largest_difference
 
 TIMM_BACKBONES = {}
-if HAS_TIMM:
+if importlib.util.find_spec("timm") is not None:
     from tests.timm_backbones import TIMM_BACKBONES
 
 NAMES = list(TIMM_BACKBONES)

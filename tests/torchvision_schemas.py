@@ -1,11 +1,16 @@
-"""Lets a torchvision without its compiled operators be imported, by declaring their schemas; for tests of timm alone.
+"""Lets a torchvision without its compiled operators be imported, by declaring their schemas; for tests alone.
 
-timm imports torchvision, whose Python half registers gradients and shapes of operators that its compiled half defines.
-Where that half does not fit the installed torch, the import fails although nothing here calls such an operator.
+The Python half of torchvision registers gradients and shapes of operators that its compiled half defines. Where that
+half does not fit the installed torch, the import fails, and with it that of timm and of much of transformers. Of these
+operators only non-maximum suppression is called here, so it alone is also implemented, naively.
+
+`python -m tests.torchvision_schemas MODULE ARGUMENTS` runs a module so.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import runpy
 import sys
 
 import torch
@@ -34,10 +39,24 @@ SCHEMAS = (
 _LIBRARY = None
 
 
+def nms(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Keep the surest box, leave out those that overlap it by more than the threshold, and so on."""
+    areas = (dets[:, 2] - dets[:, 0]) * (dets[:, 3] - dets[:, 1])
+    left, kept = scores.argsort(descending=True).tolist(), []
+    while left:
+        best, *others = left
+        kept.append(best)
+        sides = torch.minimum(dets[best, 2:], dets[others, 2:]) - torch.maximum(dets[best, :2], dets[others, :2])
+        common = sides.clamp(min=0).prod(1)
+        overlaps = common / (areas[best] + areas[others] - common)
+        left = [other for other, overlap in zip(others, overlaps.tolist(), strict=True) if overlap <= iou_threshold]
+    return torch.tensor(kept, dtype=torch.long)
+
+
 def declare() -> None:
-    """Declare the operators that are missing; does nothing where torchvision brings its own."""
+    """Declare the operators that are missing; does nothing where torchvision brings its own, or is not installed."""
     global _LIBRARY
-    if _LIBRARY is not None:
+    if _LIBRARY is not None or importlib.util.find_spec("torchvision") is None:
         return
     try:
         import torchvision
@@ -51,3 +70,13 @@ def declare() -> None:
     _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
     for schema in SCHEMAS:
         _LIBRARY.define(schema)
+    _LIBRARY.impl("nms", nms, "CPU")
+    import torchvision
+
+    torchvision.extension._has_ops = lambda: True  # it asks before each call
+
+
+if __name__ == "__main__":
+    declare()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

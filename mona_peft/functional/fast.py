@@ -129,12 +129,12 @@ def _forward(
     u, statistics = steps.scaled_norm(tokens, w)
     p = steps.project_down(u, w).unflatten(0, x.shape[:2])
     del u
-    hidden = F.gelu(steps.filter_tokens(p, call.grid, w)[1])
+    hidden = torch.ops.aten.gelu_(steps.filter_tokens(p, call.grid, w)[1])
     if call.dropout:
         hidden.mul_(keep_mask(hidden, call.dropout, call.seed))
     hidden = hidden.flatten(0, 1)
     if call.in_place:
-        steps.accumulate_up(tokens, hidden, call.scale, w, sign=1)
+        steps.add_delta_(tokens, hidden, call.scale, w)
         result = x
     else:
         delta = hidden.new_empty(x.shape)  # whole: autograd forbids to edit views that a function returns
@@ -183,7 +183,7 @@ class _Backward:
         """Up projection, dropout, GELU; (B, N, C) to (B, N, n)."""
         scale = self.call.scale
         if self.needs.up_weight:
-            self._add("up_weight", _product(hidden, grad).mul_(scale).t())
+            self._add("up_weight", _product(grad, hidden).mul_(scale))
         if self.needs.up_bias:
             self._add_sum("up_bias", grad)
         hidden_grad = grad.matmul(self.w.up_weight if scale == 1 else self.w.up_weight * scale)
@@ -223,7 +223,7 @@ class _Backward:
         for rows in steps.chunks(grad):
             x = kept[rows]
             if self.call.in_place:
-                x = steps.accumulate_up(x.clone(), hidden[rows], self.call.scale, self.w, sign=-1)
+                x = steps.without_delta(x, hidden[rows], self.call.scale, self.w)
             chunk_statistics = None if statistics is None else tuple(tensor[rows] for tensor in statistics)
             chunk_grad = self._through_chunk(x, p_grad[rows], chunk_statistics)
             if self.call.in_place and self.needs_x:

@@ -5,6 +5,7 @@ Folding is differentiable PyTorch, so the gradient of a folded weight finds its 
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -66,10 +67,10 @@ def fold(w: Weights, settings: Settings, dtype: torch.dtype | None = None) -> Fo
     norm_weight, norm_bias, gamma, gammax = (_at_least_single(t) if has_norm else None for t in w[:4])
     size = max(weight.shape[-1] for weight in w.filter_weights)
     share = 1 / len(w.filter_weights) if settings.filter_reduction == "mean" else 1.0
-    identity_tap = torch.zeros_like(w.filter_weights[0][:1, :, :1, :1]) + 1
-    kernel = _centred(identity_tap, size)
-    for weight in w.filter_weights:
-        kernel = kernel + _centred(weight * share, size)
+    identity_tap = w.filter_weights[0].new_ones(1, 1, 1, 1)
+    # Gradients of the filters share no memory, though one sum is scaled: padding gives each its own.
+    filters = reduce(torch.add, [_centred(weight, size) for weight in w.filter_weights])
+    kernel = filters * share + _centred(identity_tap, size)
     eye = torch.eye(len(w.pw_bias), dtype=w.pw_weight.dtype, device=w.pw_weight.device)
     folded = FoldedWeights(
         norm_scale=norm_weight * gamma if has_norm else None,

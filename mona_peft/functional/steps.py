@@ -97,9 +97,20 @@ def project_up(hidden: torch.Tensor, scale: float, w: FoldedWeights, out: torch.
     return torch.addmm(w.up_bias, hidden, w.up_weight.t(), alpha=scale, out=out)
 
 
-def accumulate_up(x: torch.Tensor, hidden: torch.Tensor, scale: float, w: FoldedWeights, sign: int) -> torch.Tensor:
-    """Add delta to `x` (T, C), in place, or subtract it; `hidden`, `scale` and `w` as in `project_up`."""
-    if x.dtype == hidden.dtype and x.dtype not in (torch.bfloat16, torch.float16):
-        # Straight from the matrix product into x. In half precision that would round twice.
-        return x.add_(w.up_bias, alpha=sign).addmm_(hidden, w.up_weight.t(), alpha=sign * scale)
-    return x.add_(project_up(hidden, scale, w), alpha=sign)
+def add_delta_(x: torch.Tensor, hidden: torch.Tensor, scale: float, w: FoldedWeights) -> torch.Tensor:
+    """Add delta to `x` (T, C), in place; `hidden`, `scale` and `w` as in `project_up`."""
+    if _adds_exactly(x, hidden):
+        return x.add_(w.up_bias).addmm_(hidden, w.up_weight.t(), alpha=scale)
+    return x.add_(project_up(hidden, scale, w))
+
+
+def without_delta(x: torch.Tensor, hidden: torch.Tensor, scale: float, w: FoldedWeights) -> torch.Tensor:
+    """Return `x` (T, C) as it was before `add_delta_`."""
+    if _adds_exactly(x, hidden):
+        return torch.sub(x, w.up_bias).addmm_(hidden, w.up_weight.t(), alpha=-scale)
+    return x - project_up(hidden, scale, w)
+
+
+def _adds_exactly(x: torch.Tensor, hidden: torch.Tensor) -> bool:
+    """Whether a matrix product may add its result to `x` itself; in half precision it would round twice."""
+    return x.dtype == hidden.dtype and x.dtype not in (torch.bfloat16, torch.float16)

@@ -1,8 +1,9 @@
 """Models for dense prediction: pre-trained ones, or new ones around a pre-trained backbone."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Training
 
 from mona_peft import load_backbone
 from mona_peft.selection import backbone_of, modules_outside, parameters_outside
+from scripts.common import retinanet
+from scripts.common.arguments import ModelArguments
 from scripts.common.model_card import load_pretrained_code
 
 FOUR_STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -25,10 +28,12 @@ class Architecture:
     Attributes:
         stages: Stages of the backbone whose feature maps it takes.
         settings: From channels and strides of these feature maps to what the model's config says of them.
+        module: Name of the module whose import makes transformers' auto classes know it, if it is not theirs.
     """
 
     stages: tuple[str, ...]
     settings: Callable[[list[int], list[int]], dict[str, Any]] = lambda channels, strides: {}
+    module: str | None = None
 
 
 ARCHITECTURES = {
@@ -41,12 +46,13 @@ ARCHITECTURES = {
         FOUR_STAGES[1:], lambda channels, strides: {"encoder_in_channels": channels, "feat_strides": strides}
     ),
     "deformable_detr": Architecture(FOUR_STAGES[1:], lambda channels, strides: {"use_timm_backbone": False}),
+    "retinanet": Architecture(FOUR_STAGES[1:], module=retinanet.__name__),
 }
 """Kinds of models that are built around a backbone, by the `model_type` of their config."""
 
 
 @dataclass
-class DenseModelArguments:
+class DenseModelArguments(ModelArguments):
     """Which model is adapted: a pre-trained one, or a new one around a pre-trained backbone."""
 
     model_name_or_path: str | None = field(
@@ -74,6 +80,11 @@ class DenseModelArguments:
         },
     )
 
+    @property
+    def base_model(self) -> str | None:
+        """Name or folder of the pre-trained model, or of the pre-trained backbone of a new one."""
+        return self.model_name_or_path or self.backbone
+
 
 def load_dense_model(
     auto_classes: Mapping[str, str], args: DenseModelArguments, classes: Sequence[str], adapter_dir: Path
@@ -93,11 +104,12 @@ def load_dense_model(
         ValueError: There is no such model or backbone, it is not for this task, or they do not go together.
     """
     labels = {"id2label": dict(enumerate(classes)), "label2id": {name: number for number, name in enumerate(classes)}}
+    attention = {"attn_implementation": args.attn_implementation}
     try:
         if args.model_name_or_path is None:
             config = _new_config(auto_classes, args, labels)
             auto_class = auto_classes[config.model_type]
-            model = getattr(transformers, auto_class).from_config(config).eval()
+            model = getattr(transformers, auto_class).from_config(config, **attention).eval()
             code = [
                 f"from transformers import AutoConfig, {auto_class}",
                 "",
@@ -106,13 +118,19 @@ def load_dense_model(
             ]
         else:
             auto_class = _auto_class(auto_classes, args)
-            model = getattr(transformers, auto_class).from_pretrained(
-                args.model_name_or_path, **labels, ignore_mismatched_sizes=True, dtype=torch.float32
+            load = partial(
+                getattr(transformers, auto_class).from_pretrained, args.model_name_or_path, dtype=torch.float32
             )
+            model, info = load(**labels, **attention, ignore_mismatched_sizes=True, output_loading_info=True)
+            if info["mismatched_keys"]:
+                keep_known_classes(model, load(), {name for name, *_ in info["mismatched_keys"]})
             code = load_pretrained_code(auto_class, args.model_name_or_path, classes)
         if args.backbone is not None:
             load_backbone(model, args.backbone)
             code = ["from mona_peft import load_backbone", *code, f"load_backbone(base, {args.backbone!r})"]
+        architecture = ARCHITECTURES.get(model.config.model_type)
+        if architecture is not None and architecture.module is not None:
+            code = [f"import {architecture.module}  # of mona-peft's repository; registers the model", *code]
         return model, code
     except OSError as error:
         given = {"--model_name_or_path": args.model_name_or_path, "--backbone": args.backbone}
@@ -120,6 +138,28 @@ def load_dense_model(
             f"{', '.join(f'{option} {name}' for option, name in given.items() if name)}: neither a folder with a model "
             f"nor one that the hub returns. Check the name, and the connection if it is on the hub. ({error})"
         ) from error
+
+
+def keep_known_classes(model: PreTrainedModel, known: PreTrainedModel, names: Set[str]) -> None:
+    """Gives layers that are new, as they score other classes, the rows of the classes that the pre-trained model knows.
+
+    They begin where the pre-trained model ends then, above all with what is no object: the background, or the last row
+    of models whose queries may find nothing. Without it the first hundred steps unlearn where objects are.
+
+    Args:
+        model: Changed in place.
+        known: The pre-trained model as it is.
+        names: Of the parameters of these layers, one row a class; buffers among them stay as they are.
+    """
+    old, new = known.config.label2id, model.config.label2id
+    rows = {number: old[label] for label, number in new.items() if label in old}
+    parameters = dict(known.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in names:
+                surplus = len(parameter) - len(new) == len(parameters[name]) - len(old) == 1
+                pairs = {**rows, len(new): len(old)} if surplus else rows
+                parameter[list(pairs)] = parameters[name][list(pairs.values())]
 
 
 def checkpoint_backbone(model: PreTrainedModel, args: TrainingArguments) -> None:

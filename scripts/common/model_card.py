@@ -68,12 +68,12 @@ def load_code(record: dict[str, Any]) -> str:
     """Returns the Python code that loads what was trained: the base model with the adapter, or the whole model.
 
     Args:
-        record: Record of the run, as `save_run` writes it.
+        record: Record of the run, as `run_training` writes it.
     """
     if _is_whole(record):
         return "\n".join(
             [
-                f"from transformers import {record['model_class']}",
+                f"from {record['model_module']} import {record['model_class']}",
                 "",
                 f"model = {record['model_class']}.from_pretrained({record['adapter_path']!r})",
             ]
@@ -90,7 +90,7 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
     """Returns the card of a run.
 
     Args:
-        record: Record of the run, as `save_run` writes it.
+        record: Record of the run, as `run_training` writes it.
         task: What was trained for.
     """
     title = f"{METHODS[record['method']['method']].title} for {record['base_model']}"

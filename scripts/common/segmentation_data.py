@@ -1,6 +1,7 @@
 """Semantic-segmentation data from the hub, a local folder or the embedded default: checked, in one form."""
 
 import logging
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +94,8 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
     """
     names = None
     if args.dataset is None:
-        splits, names = _scenes(), [BACKGROUND, *DigitScenes.classes]
+        splits = _digit_scenes()
+        names = [BACKGROUND, *DigitScenes.classes]
     elif Path(args.dataset).is_dir() and any(Path(args.dataset, "images").glob("*")):
         splits = _read_folder(Path(args.dataset), args)
     else:
@@ -111,16 +113,19 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
     return splits, names
 
 
-def _scenes() -> DatasetDict:
+def _digit_scenes() -> DatasetDict:
     splits = {}
     for split, count in NUM_SCENES.items():
-        scenes = [DigitScenes(split).scene(number) for number in range(count)]
-        rows = {
-            "image": [stored_png(scene.image) for scene in scenes],
-            "mask": [stored_png(PIL.Image.fromarray(scene.class_map)) for scene in scenes],
-        }
-        splits[split] = _rows(rows)
+        scenes = map(DigitScenes(split).scene, range(count))
+        splits[split] = scene_maps((scene.image, scene.class_map) for scene in scenes)
     return DatasetDict(splits)
+
+
+def scene_maps(scenes: Iterable[tuple[PIL.Image.Image, np.ndarray]]) -> Dataset:
+    """Returns pictures and their class maps, (H, W) and uint8, as a dataset of `image` and `mask`, not decoded."""
+    pairs = [(stored_png(image), stored_png(PIL.Image.fromarray(class_map))) for image, class_map in scenes]
+    images, masks = zip(*pairs, strict=True)
+    return _rows({"image": list(images), "mask": list(masks)})
 
 
 def _rows(columns: dict[str, list[dict[str, Any]]]) -> Dataset:

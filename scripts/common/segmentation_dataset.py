@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import PIL.Image
 import torch
+from transformers import BaseImageProcessor
 
 from scripts.common.image_dataset import ImageDataset
 
@@ -22,6 +23,23 @@ STACKED = ("index", "pixel_values", "pixel_mask", "labels")
 """What a batch holds as one tensor, where its images are of one size."""
 
 MAX_ATTEMPTS = 10
+
+
+def model_inputs(
+    image_processor: BaseImageProcessor, image: PIL.Image.Image, class_map: np.ndarray
+) -> dict[str, torch.Tensor]:
+    """Returns what a model takes of an image: `pixel_values` (3, H, W), and the annotation in its own form.
+
+    Args:
+        image_processor: Of the model.
+        image: In RGB.
+        class_map: (H, W) classes, `UNCOUNTED` for pixels that do not count.
+    """
+    labels = np.where(class_map == UNCOUNTED, IGNORE_INDEX, class_map).astype(np.uint8)
+    batch = image_processor(
+        image, segmentation_maps=labels, do_resize=False, do_reduce_labels=False, return_tensors="pt"
+    )
+    return {name: values[0] for name, values in batch.items()}
 
 
 class AnnotatedImages(ImageDataset):
@@ -57,11 +75,7 @@ class AnnotatedImages(ImageDataset):
 
     def inputs(self, image: PIL.Image.Image, class_map: np.ndarray) -> dict[str, torch.Tensor]:
         """Returns what the model takes of an image: `pixel_values` (3, H, W), and the annotation in its own form."""
-        labels = np.where(class_map == UNCOUNTED, IGNORE_INDEX, class_map).astype(np.uint8)
-        batch = self.image_processor(
-            image, segmentation_maps=labels, do_resize=False, do_reduce_labels=False, return_tensors="pt"
-        )
-        return {name: values[0] for name, values in batch.items()}
+        return model_inputs(self.image_processor, image, class_map)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     python -m scripts.compare_methods run --jobs 2       runs what is missing; stop it and start it again at any time
     python -m scripts.compare_methods report             makes tables and pictures
 
-On your own images and model; all arguments of `scripts.train_image_classification` are taken, for all runs alike:
+With `--task semantic_segmentation`, `object_detection` or `instance_segmentation`, both are about another task. On your
+own images and model; all arguments of the task's training script are taken, for all runs alike:
 
     python -m scripts.compare_methods run --results outputs/mine --rows mona lora full \\
         --models microsoft/swin-tiny-patch4-window7-224 --dataset path/to/images --num_train_epochs 20
@@ -14,16 +15,18 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.compare_methods.experiments import RATES, SEEDS, Comparison
+from scripts.compare_methods.experiments import Comparison, parse_defaults
 from scripts.compare_methods.report import report
 from scripts.compare_methods.rows import ROWS
 from scripts.compare_methods.run import run_all
-from scripts.train_image_classification import DEMONSTRATION_BACKBONE
+from scripts.compare_methods.studies import STUDIES
 
-RESULTS, PAGE = Path("docs/comparison/runs"), Path("docs/comparison.md")
-PRESET = "comparison"
-OWN = ("--method", "--model_name_or_path", "--learning_rate", "--seed", "--output_dir", "--resume_from_checkpoint")
-"""Arguments of the training script that the comparison itself gives."""
+README = Path("README.md")
+OWN = (
+    *("--method", "--model_name_or_path", "--backbone", "--learning_rate", "--seed", "--output_dir"),
+    "--resume_from_checkpoint",
+)
+"""Arguments of the training scripts that the comparison itself gives."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,19 +36,20 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", allow_abbrev=False, help="run what is missing")
     run.add_argument("--jobs", type=int, default=1, help="processes that share the work")
     run.add_argument("--threads", type=int, default=1, help="of each, on a CPU")
-    run.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help=", ".join(ROWS))
+    run.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help=f"among {', '.join(ROWS)}")
     run.add_argument(
         "--models",
         nargs="+",
-        default=[DEMONSTRATION_BACKBONE],
-        help="pre-trained; all rows run on the first one, fixed, full and mona on the others",
+        help="pre-trained, or with --model_type backbones of new models; all rows run on the first one, fixed, full "
+        "and mona on the others. Without it: the task's demonstration model",
     )
-    run.add_argument("--rates", nargs="+", type=float, default=list(RATES), help="grid of learning rates")
-    run.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="the first one chooses the rate")
+    run.add_argument("--rates", nargs="+", type=float, help="grid of learning rates")
+    run.add_argument("--seeds", nargs="+", type=int, help="the first one chooses the rate")
     make = commands.add_parser("report", allow_abbrev=False, help="make tables and pictures")
-    make.add_argument("--page", type=Path, default=PAGE, help="Markdown; pictures go to the folder of the same name")
+    make.add_argument("--page", type=Path, help="Markdown; pictures go to the folder of the same name")
     for command in (run, make):
-        command.add_argument("--results", type=Path, default=RESULTS, help="folder of the records")
+        command.add_argument("--task", choices=STUDIES, default=next(iter(STUDIES)), help="classification without it")
+        command.add_argument("--results", type=Path, help="folder of the records")
     return main
 
 
@@ -64,25 +68,40 @@ def comparison(args: argparse.Namespace, defaults: Sequence[str]) -> Comparison:
         raise ValueError(
             f"{', '.join(given)}: the comparison gives these itself; see --rows, --models, --rates, --seeds."
         )
+    study = STUDIES[args.task]
     if not {"--preset", "--dataset"} & {argument.split("=")[0] for argument in defaults}:
-        defaults = ["--preset", PRESET, *defaults]
-    rows = tuple(row for name, row in ROWS.items() if name in args.rows)
-    return Comparison(tuple(defaults), tuple(args.models), rows, tuple(sorted(args.rates)), tuple(args.seeds))
+        defaults = ["--preset", study.preset, *study.options, *defaults]
+    model_args, *_ = parse_defaults(study.name, tuple(defaults))
+    models = args.models or [model_args.base_model]
+    if models == [None]:
+        raise ValueError("--models: which pre-trained ones? On your own data there is no demonstration model.")
+    return Comparison(
+        task=study.name,
+        defaults=tuple(defaults),
+        backbones=tuple(models),
+        rows=tuple(row for name, row in ROWS.items() if name in (args.rows or study.rows)),
+        rates=tuple(sorted(args.rates or study.rates)),
+        seeds=tuple(args.seeds or study.seeds),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     commands = parser()
     args, defaults = commands.parse_known_args(argv)
+    study = STUDIES[args.task]
+    results = args.results or study.results
     if args.command == "report":
         if defaults:
             commands.error(f"unrecognized arguments: {' '.join(defaults)}")
-        for warning in report(args.results, args.page):
+        page = args.page or study.page
+        summaries = [README] if (results, page) == (study.results, study.page) else []
+        for warning in report(study, results, page, summaries):
             print(f"Note: {warning}")
-        print(f"{args.page} is up to date.")
+        print(f"{page} is up to date.")
         return
     try:
-        run_all(comparison(args, defaults), args.results, args.jobs, args.threads)
+        run_all(comparison(args, defaults), results, args.jobs, args.threads)
     except KeyboardInterrupt:
         raise SystemExit("Interrupted. The same command goes on.") from None
 

@@ -59,13 +59,18 @@ class CostCallback(TrainerCallback):
         train_dataloader: torch.utils.data.DataLoader,
         **kwargs: object,
     ) -> None:
-        """Measures what a step keeps. (Images are taken from the dataset: the loader would draw random numbers.)"""
+        """Measures what a step keeps, and leaves all as it was."""
+        # Not a batch of the loader, which would draw random numbers.
         images = train_dataloader.dataset
-        batch_size = min(args.train_batch_size, len(images))
-        pixel_values = torch.stack([images[index]["pixel_values"] for index in range(batch_size)]).to(args.device)
+        batch = train_dataloader.collate_fn([images[index] for index in range(min(args.train_batch_size, len(images)))])
+        pixel_values = batch["pixel_values"].to(args.device)
         autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         was_training = model.training
-        self.kept_bytes = kept_bytes(model.train(), pixel_values, autocast)
+        statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}  # such as batch norm's
+        with torch.random.fork_rng():
+            self.kept_bytes = kept_bytes(model.train(), pixel_values, autocast)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(statistics[name])
         model.train(was_training)
 
 

@@ -18,11 +18,9 @@ from typing import Any
 
 from scripts.common.arguments import recipe
 from scripts.common.methods import METHODS
-from scripts.compare_methods.rows import BACKBONE_ROWS, METHOD_ROWS, ROWS, Row
-from scripts.train_image_classification import parse
+from scripts.compare_methods.rows import BACKBONE_ROWS, METHOD_ROWS, Row
+from scripts.compare_methods.studies import STUDIES
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-SEEDS = (0, 1, 2)
 NUM_FIRST_RATES = 3
 """How many rates from the middle of the grid are tried in any case."""
 
@@ -31,16 +29,18 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training: a row's override of the defaults, on a backbone, with a learning rate and a seed.
+    """One training: a row's override of the defaults, on a pre-trained model, with a learning rate and a seed.
 
     Attributes:
+        task: Key of `STUDIES`.
         row: What is trained.
-        backbone: Name on the hub, or folder, of the pre-trained model.
+        backbone: Name on the hub, or folder, of the pre-trained model, or of the backbone of a new one.
         learning_rate: Peak of the schedule.
         seed: Of the head's and the adapter's weights, the order and augmentation of images, and dropout.
         defaults: Arguments of the training script that all experiments of a comparison share.
     """
 
+    task: str
     row: Row
     backbone: str
     learning_rate: float
@@ -54,14 +54,16 @@ class Experiment:
 
     def arguments(self, output_dir: str) -> tuple[Any, ...]:
         """Returns the arguments of the training script, parsed."""
-        width = round(self.row.width * _bottleneck_dim(self.defaults))
+        model_args, _, method_args, _ = parse_defaults(self.task, self.defaults)
+        width = round(self.row.width * method_args.bottleneck_dim)
+        option = "--backbone" if getattr(model_args, "model_type", None) else "--model_name_or_path"
         argv = [
             *self.defaults,
-            *("--model_name_or_path", self.backbone, "--method", self.row.method, "--bottleneck_dim", str(width)),
+            *(option, self.backbone, "--method", self.row.method, "--bottleneck_dim", str(width)),
             *("--learning_rate", repr(self.learning_rate), "--seed", str(self.seed)),
             *("--output_dir", output_dir, "--save_total_limit", "1", "--disable_tqdm", "true"),
         ]
-        return parse(argv)
+        return STUDIES[self.task].parse(argv)
 
 
 @cache
@@ -79,9 +81,9 @@ def backbone_name(backbone: str) -> str:
 
 
 @cache
-def _bottleneck_dim(defaults: tuple[str, ...]) -> int:
-    _, _, method_args, _ = parse(defaults)
-    return method_args.bottleneck_dim
+def parse_defaults(task: str, defaults: tuple[str, ...]) -> tuple[Any, ...]:
+    """Returns what the training script of a task makes of the arguments that all experiments share."""
+    return STUDIES[task].parse(defaults)
 
 
 @dataclass(frozen=True)
@@ -89,18 +91,21 @@ class Comparison:
     """What is to be compared.
 
     Attributes:
+        task: Key of `STUDIES`.
         defaults: Arguments of the training script that all experiments share.
-        backbones: Pre-trained models. All rows run on the first, those of `BACKBONE_ROWS` on the others.
+        backbones: Pre-trained models, or backbones of new ones. All rows run on the first, those of `BACKBONE_ROWS` on
+            the others.
         rows: Of the tables.
         rates: The grid of learning rates, ascending.
         seeds: The first one chooses the rate.
     """
 
+    task: str
     defaults: tuple[str, ...]
     backbones: tuple[str, ...]
-    rows: tuple[Row, ...] = tuple(ROWS.values())
-    rates: tuple[float, ...] = RATES
-    seeds: tuple[int, ...] = SEEDS
+    rows: tuple[Row, ...]
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
 
     def all(self) -> Iterator[Experiment]:
         """Returns every experiment that there could be, at all rates with all seeds."""
@@ -135,7 +140,7 @@ class Comparison:
                     yield self._experiment(row, backbone, rate, seed)
 
     def _experiment(self, row: Row, backbone: str, rate: float, seed: int) -> Experiment:
-        return Experiment(row, backbone, rate, seed, self.defaults)
+        return Experiment(self.task, row, backbone, rate, seed, self.defaults)
 
 
 Score = tuple[float, float]

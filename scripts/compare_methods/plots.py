@@ -6,6 +6,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from scripts.common.plots import save_figure
+from scripts.common.tasks import Task
 from scripts.compare_methods.rows import METHOD_ROWS, REFERENCE
 from scripts.compare_methods.summary import Summary, test_split
 from scripts.compare_methods.tables import Summaries
@@ -15,7 +16,7 @@ FAR_BELOW = 0.5
 """Results below this share of the best one are drawn at the lower edge, for the others to be told apart."""
 
 
-def draw_accuracy(summaries: Summaries, path: Path) -> None:
+def draw_results(summaries: Summaries, task: Task, path: Path) -> None:
     """Draws results on the test images, mean and spread over seeds, against the number of trained parameters."""
     shown = {row: summaries[row.name] for row in METHOD_ROWS if row.name in summaries}
     results = {row: summary.result(test_split(summary.first)) for row, summary in shown.items()}
@@ -41,22 +42,31 @@ def draw_accuracy(summaries: Summaries, path: Path) -> None:
             color=COLOURS[row.name],
             label=label,
         )
-    axes.set(xscale="log", xlabel="trained parameters, head included", ylabel="test accuracy, %")
+    axes.set(
+        xscale="log",
+        xlabel="trained parameters, head included",
+        ylabel=f"{task.metrics[task.main_metric]} on the test images, %",
+    )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=9)
     save_figure(figure, path)
 
 
-def draw_loss(summaries: Summaries, path: Path) -> None:
-    """Draws training and validation loss at the chosen rates, means over seeds (the former as the paper's Figure 5)."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    for axes, key, label in zip(figure.subplots(1, 2), ("loss", "eval_loss"), ("training", "validation"), strict=True):
+def draw_curves(summaries: Summaries, task: Task, path: Path) -> None:
+    """Draws losses and validation results at the chosen rates, means over seeds (the first as the paper's Figure 5)."""
+    curves = {
+        "loss": "training loss",
+        "eval_loss": "validation loss",
+        f"eval_{task.main_metric}": f"{task.metrics[task.main_metric]}, validation",
+    }
+    figure = Figure(figsize=(16, 5), layout="constrained")
+    for axes, (key, label) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
         for row in METHOD_ROWS:
             if row.name in summaries:
                 epochs, losses = mean_curve(summaries[row.name], key)
                 width = 2.5 if row.name == REFERENCE else 1.2
                 axes.plot(epochs, losses, label=row.title, color=COLOURS[row.name], linewidth=width)
-        axes.set(xlabel="epoch", ylabel=f"{label} loss")
+        axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     save_figure(figure, path)

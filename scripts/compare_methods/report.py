@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts.common.pages import fill_page
+from scripts.common.tasks import Task
 from scripts.compare_methods import plots, tables
 from scripts.compare_methods.experiments import Record, backbone_name
 from scripts.compare_methods.records import read_records
-from scripts.compare_methods.rows import ROWS
+from scripts.compare_methods.rows import REFERENCE, ROWS
+from scripts.compare_methods.studies import Study
 from scripts.compare_methods.summary import summarise
 from scripts.compare_methods.tables import Summaries
 
@@ -28,12 +31,14 @@ HEADINGS = {
 }
 
 
-def report(results: Path, page: Path) -> list[str]:
+def report(study: Study, results: Path, page: Path, summaries: Sequence[Path] = ()) -> list[str]:
     """Fills the marked parts of a page with tables, and draws pictures into the folder that is named like it.
 
     Args:
+        study: What was compared.
         results: Folder of records.
         page: Markdown; one with all parts is made where there is none.
+        summaries: Further pages, in which the parts are marked by the name of the task.
 
     Returns:
         What a reader should know before believing the tables.
@@ -49,7 +54,8 @@ def report(results: Path, page: Path) -> list[str]:
     warnings = tables.warnings(backbones)
     every = list(records.values())
     parts = {
-        "methods": tables.methods_table(main),
+        "methods": tables.methods_table(main, study.task, study.metrics),
+        "summary": tables.summary_table(main, study.task, study.metrics),
         "differences": tables.differences_table(main),
         "widths": tables.widths_table(main),
         "designs": tables.designs_table(main),
@@ -62,11 +68,17 @@ def report(results: Path, page: Path) -> list[str]:
     pictures = page.with_suffix("")
     if not page.exists():
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(_blank_page(pictures.name), encoding="utf-8")
+        page.write_text(_blank_page(study.task, pictures.name), encoding="utf-8")
     fill_page(page, MARK, parts)
+    for other in summaries:
+        fill_page(other, study.name, parts)
     pictures.mkdir(exist_ok=True)
-    plots.draw_accuracy(main, pictures / "accuracy.png")
-    plots.draw_loss(main, pictures / "loss.png")
+    plots.draw_results(main, study.task, pictures / "results.png")
+    plots.draw_curves(main, study.task, pictures / "curves.png")
+    if REFERENCE in main:
+        predictions = results / f"{main[REFERENCE].first['experiment']}.png"
+        if predictions.exists():
+            shutil.copy(predictions, pictures / "predictions.png")
     return warnings
 
 
@@ -86,7 +98,7 @@ def summaries_by_backbone(records: Mapping[str, Record]) -> dict[str, Summaries]
     return {backbone: {name: summarise(rows[name]) for name in ROWS if name in rows} for backbone, rows in ordered}
 
 
-def _blank_page(pictures: str) -> str:
+def _blank_page(task: Task, pictures: str) -> str:
     parts = [f"## {heading}\n\n<!-- {MARK}: {name} -->\n<!-- end -->" for name, heading in HEADINGS.items()]
-    images = [f"![Test accuracy]({pictures}/accuracy.png)", f"![Loss]({pictures}/loss.png)"]
-    return "\n\n".join(["# Comparison of methods", *images, *parts]) + "\n"
+    images = [f"![Results]({pictures}/results.png)", f"![Curves]({pictures}/curves.png)"]
+    return "\n\n".join([f"# Comparison of methods: {task.name}", *images, *parts]) + "\n"

@@ -18,14 +18,16 @@ from filelock import FileLock, Timeout
 
 from scripts.common.records import write_json
 from scripts.common.run_directory import complete_checkpoints
-from scripts.common.tasks import IMAGE_CLASSIFICATION
 from scripts.compare_methods.costs import CostCallback
 from scripts.compare_methods.experiments import Comparison, Experiment, Record, settings_of
 from scripts.compare_methods.records import check_settings, read_records, record_path, write_record
-from scripts.train_image_classification import train
+from scripts.compare_methods.studies import STUDIES
 
 RUNNING = ".running"
 """Folder in the results, of locks, and of checkpoints and logs of runs that have not ended."""
+
+TRAINING = "training"
+"""Folder in that of a run, of what its training script writes."""
 
 COPIED = (
     *("task", "base_model", "dataset", "num_images", "results", "parameters", "adapter_bytes"),
@@ -107,7 +109,12 @@ def _run_unless_taken(experiment: Experiment, results: Path, failed: set[str]) -
         with FileLock(lock, timeout=0):
             if path.exists():
                 return False
-            record = run_one(experiment, results / RUNNING / experiment.name)
+            folder = results / RUNNING / experiment.name
+            record = run_one(experiment, folder)
+            picture = folder / TRAINING / "predictions.png"
+            if picture.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(picture, path.with_suffix(picture.suffix))
             write_record(path, record, record["metric"])
     except Timeout:
         return False
@@ -115,7 +122,7 @@ def _run_unless_taken(experiment: Experiment, results: Path, failed: set[str]) -
         failed.add(experiment.name)
         print(f"{experiment.name} failed:\n{traceback.format_exc()}", flush=True)
         return True
-    shutil.rmtree(results / RUNNING / experiment.name)
+    shutil.rmtree(folder)
     gc.collect()  # models and their trainers refer to each other, and would pile up
     score = record["results"]["validation"][record["metric"]]
     print(f"{experiment.name}: {record['metric']} {score:.4f} (validation), {record['seconds']:.0f} s", flush=True)
@@ -134,7 +141,7 @@ def run_one(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """
     started = time.monotonic()
     settings = settings_of(experiment)
-    output_dir, settings_file = folder / "training", folder / "settings.json"
+    output_dir, settings_file = folder / TRAINING, folder / "settings.json"
     same = settings_file.is_file() and json.loads(settings_file.read_text(encoding="utf-8")) == settings
     if not same or not complete_checkpoints(output_dir):
         shutil.rmtree(folder, ignore_errors=True)
@@ -142,15 +149,15 @@ def run_one(experiment: Experiment, folder: Path) -> dict[str, Any]:
     arguments = experiment.arguments(str(output_dir))
     if output_dir.exists():
         arguments[-1].resume_from_checkpoint = "last"
-    costs = CostCallback()
+    study, costs = STUDIES[experiment.task], CostCallback()
     with (folder / "log.txt").open("a", buffering=1, encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        trained, _ = train(*arguments, callbacks=[costs])
+        trained, _ = study.train(*arguments, callbacks=[costs])
     return {
         "experiment": experiment.name,
         "row": experiment.row.name,
         "learning_rate": experiment.learning_rate,
         "seed": experiment.seed,
-        "metric": IMAGE_CLASSIFICATION.main_metric,
+        "metric": study.task.main_metric,
         "settings": settings,
         **{name: trained[name] for name in COPIED},
         # None where all steps were done before an interruption.

@@ -54,9 +54,9 @@ class Summary:
         """Any of the records, for what is the same in all."""
         return next(iter(self.runs.values()))
 
-    def result(self, split: str) -> Spread:
-        """Returns mean and spread of the deciding metric on a split, over seeds."""
-        return Spread.of(list(self._results(split).values()))
+    def result(self, split: str, metric: str | None = None) -> Spread:
+        """Returns mean and spread of a metric on a split, over seeds: of the deciding one where none is given."""
+        return Spread.of([run["results"][split][metric or run["metric"]] for run in self.runs.values()])
 
     def difference(self, other: Summary, split: str) -> Spread | None:
         """Returns mean and spread of this minus the other's metric, within seeds; None where no seed is shared."""

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from scripts.common.pages import table
-from scripts.compare_methods.experiments import RATES, Record
+from scripts.common.tasks import Task
+from scripts.compare_methods.experiments import Record
 from scripts.compare_methods.rows import BACKBONE_ROWS, DESIGN_ROWS, METHOD_ROWS, REFERENCE, ROWS, WIDTH_ROWS, Row
 from scripts.compare_methods.summary import CONFIDENCE, Spread, Summary, test_split
 
@@ -23,29 +24,55 @@ def percent(spread: Spread | None, signed: bool = False) -> str:
     return f"{100 * spread.mean:{sign}.1f}{deviation}"
 
 
-def methods_table(summaries: Summaries) -> str:
+def methods_table(summaries: Summaries, task: Task, metrics: Sequence[str]) -> str:
     """Returns what every method trains, costs and reaches."""
     header = [
         *("", "trained parameters", "of them in the backbone", "share of the model", "file", "kept", "step"),
-        *("learning rate", "validation, %", "test, %"),
+        *("learning rate", *_result_headings(task, metrics)),
     ]
-    return table(header, [_method_cells(row, summaries[row.name]) for row in METHOD_ROWS if row.name in summaries])
+    return table(header, [_method_cells(row, summary, metrics) for row, summary in _method_rows(summaries)])
 
 
-def _method_cells(row: Row, summary: Summary) -> list[str]:
-    first, parameters = summary.first, summary.first["parameters"]
+def summary_table(summaries: Summaries, task: Task, metrics: Sequence[str]) -> str:
+    """Returns what every method trains and reaches, in short."""
+    header = [task.name, "trained parameters", "of them in the backbone", *_result_headings(task, metrics)]
+    rows = [
+        [row.title, *_parameter_cells(summary), *_result_cells(summary, metrics)]
+        for row, summary in _method_rows(summaries)
+    ]
+    return table(header, rows)
+
+
+def _method_rows(summaries: Summaries) -> list[tuple[Row, Summary]]:
+    return [(row, summaries[row.name]) for row in METHOD_ROWS if row.name in summaries]
+
+
+def _result_headings(task: Task, metrics: Sequence[str]) -> list[str]:
+    return [f"{task.metrics[metric]}, {split}, %" for metric in metrics for split in ("validation", "test")]
+
+
+def _result_cells(summary: Summary, metrics: Sequence[str]) -> list[str]:
+    splits = ("validation", test_split(summary.first))
+    return [percent(summary.result(split, metric)) for metric in metrics for split in splits]
+
+
+def _parameter_cells(summary: Summary) -> list[str]:
+    parameters = summary.first["parameters"]
+    return [f"{parameters['trainable']:,}", f"{parameters['adapter']:,}"]
+
+
+def _method_cells(row: Row, summary: Summary, metrics: Sequence[str]) -> list[str]:
+    first = summary.first
     steps = [run["step_seconds"] for run in summary.runs.values() if run["step_seconds"] is not None]
     return [
         row.title,
-        f"{parameters['trainable']:,}",
-        f"{parameters['adapter']:,}",
-        f"{parameters['trainable_share']:.2%}",
+        *_parameter_cells(summary),
+        f"{first['parameters']['trainable_share']:.2%}",
         f"{first['adapter_bytes'] / 1000:,.0f} kB",
         f"{first['kept_bytes'] / 1e6:.1f} MB",
         f"{1000 * statistics.median(steps):.0f} ms" if steps else "",
         f"{summary.rate:g}{' (edge)' if at_edge(summary) else ''}",
-        percent(summary.result("validation")),
-        percent(summary.result(test_split(first))),
+        *_result_cells(summary, metrics),
     ]
 
 
@@ -146,7 +173,7 @@ def backbones_table(backbones: Mapping[str, Summaries]) -> str:
 
 def rates_table(summaries: Summaries) -> str:
     """Returns the search for every row's learning rate: validation results with one seed, the chosen one in bold."""
-    rates = sorted({rate for summary in summaries.values() for rate in summary.scores} | set(RATES))
+    rates = sorted({rate for summary in summaries.values() for rate in summary.scores})
     rows = []
     for name, summary in summaries.items():
         cells = [f"{100 * summary.scores[rate][0]:.1f}" if rate in summary.scores else "" for rate in rates]

@@ -2,14 +2,14 @@
 
     python -m scripts.demonstration.pretrain_backbone
 
-About an hour on one CPU core that computes bfloat16; `--resume_from_checkpoint last` goes on after an interruption.
-All arguments of `transformers.TrainingArguments` work. The result, as stored in `scripts/demonstration/backbone`, is
-written to `backbone/` in the output directory: weights in float16, the image processor, and a card.
+`--embed_dim 16` makes the narrow one, in `scripts/demonstration/backbone_narrow`. About an hour on one CPU core that
+computes bfloat16; `--resume_from_checkpoint last` goes on after an interruption. All arguments of
+`transformers.TrainingArguments` work. The result is written to `backbone/` in the output directory: weights in float16,
+the image processor, and a card.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,17 +17,15 @@ from torch.utils.data import Dataset
 from transformers import (
     SwinConfig,
     SwinForImageClassification,
+    TrainingArguments,
     ViTImageProcessorPil,
     default_data_collator,
-    set_seed,
 )
 
 from scripts.common.metrics import classification_metrics
-from scripts.common.run import task_metrics
-from scripts.common.run_directory import find_checkpoint
 from scripts.common.tasks import IMAGE_CLASSIFICATION
 from scripts.common.trainer import WholeModelTrainer
-from scripts.demonstration.pretraining import Stopwatch, num_pictures, parse, save_demonstration_model
+from scripts.demonstration.pretraining import Stopwatch, num_pictures, pretrain
 from scripts.demonstration.symbols import CLASSES, PrintedSymbols
 
 IMAGE_SIZE = 64
@@ -56,9 +54,9 @@ tags: [swin, image-classification]
 
 # Demonstration backbone
 
-A Swin of {parameters:,} parameters for pictures of 64 x 64 pixels, patches of 2 x 2, four stages.
-It knows printed letters and symbols, no digits, and exists to be adapted: by the demonstration, the tests and the
-comparisons of mona-peft.
+A Swin of {parameters:,} parameters for pictures of 64 x 64 pixels, patches of 2 x 2, four stages, {args.embed_dim}
+channels in the first. It knows printed letters and symbols, no digits, and exists to be adapted: by the demonstration,
+the tests and the comparisons of mona-peft.
 
 - **Data**: {num_classes} characters (`{classes}`) in {num_fonts} fonts that ship with matplotlib, enlarged, sheared,
   tinted and turned, over crops of {num_photographs} photographs that ship with scikit-image ({photographs}). Every
@@ -66,10 +64,17 @@ comparisons of mona-peft.
 - **Accuracy** on 4,000 pictures drawn with another seed, from the same fonts and photographs:
   {top1:.2%}.
 - **Training**: {steps:,} steps of {batch_size}, seed {seed}, {minutes:.0f} minutes on {num_threads} thread(s) of a CPU
-  that other work shared. Command: `python -m scripts.demonstration.pretrain_backbone`; settings and versions are in
-  `training.json`.
+  that other work shared. Command: `python -m scripts.demonstration.pretrain_backbone --embed_dim
+  {args.embed_dim}`; settings and versions are in `training.json`.
 - **Files**: the weights are stored in float16 and loaded in float32.
 """
+
+
+@dataclass
+class BackboneArguments(TrainingArguments):
+    """Arguments of this pre-training."""
+
+    embed_dim: int = field(default=32, metadata={"help": "Channels of the first stage; the second has twice as many."})
 
 
 class SymbolDataset(Dataset):
@@ -89,12 +94,12 @@ class SymbolDataset(Dataset):
         return {"pixel_values": pixel_values, "labels": label}
 
 
-def build_model() -> SwinForImageClassification:
-    """Returns the model with random weights."""
+def build_model(embed_dim: int) -> SwinForImageClassification:
+    """Returns the model with random weights; its first stage has `embed_dim` channels."""
     config = SwinConfig(
         image_size=IMAGE_SIZE,
         patch_size=2,
-        embed_dim=32,
+        embed_dim=embed_dim,
         depths=[2, 2, 4, 2],
         num_heads=[1, 2, 4, 8],
         window_size=4,
@@ -106,32 +111,27 @@ def build_model() -> SwinForImageClassification:
     return SwinForImageClassification(config)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the given arguments, or those of the command line."""
-    args = parse(argv, DEFAULTS)
-    checkpoint = find_checkpoint(args)
-    set_seed(args.seed)
-
+def make_trainer(args: BackboneArguments, model: SwinForImageClassification | None = None) -> WholeModelTrainer:
+    """Returns the trainer of a model; without one, of a new one."""
+    model = model or build_model(args.embed_dim)
     image_processor = ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
-    model = build_model()
-    trainer = WholeModelTrainer(
+    ramp = tuple(round(share * num_pictures(args)) for share in RAMP)
+    training, evaluation = PrintedSymbols(IMAGE_SIZE, args.seed, ramp=ramp), PrintedSymbols(IMAGE_SIZE, args.seed + 1)
+    return WholeModelTrainer(
         model=model,
         args=args,
-        train_dataset=SymbolDataset(
-            PrintedSymbols(IMAGE_SIZE, args.seed, ramp=tuple(round(share * num_pictures(args)) for share in RAMP)),
-            num_pictures(args),
-            image_processor,
-        ),
-        eval_dataset=SymbolDataset(PrintedSymbols(IMAGE_SIZE, args.seed + 1), NUM_EVALUATION_PICTURES, image_processor),
+        train_dataset=SymbolDataset(training, num_pictures(args), image_processor),
+        eval_dataset=SymbolDataset(evaluation, NUM_EVALUATION_PICTURES, image_processor),
         data_collator=default_data_collator,
         processing_class=image_processor,
         compute_metrics=classification_metrics(len(CLASSES)),
         callbacks=[Stopwatch()],
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    results = task_metrics(IMAGE_CLASSIFICATION, trainer.evaluate(), "eval")
-    save_demonstration_model(Path(args.output_dir, "backbone"), trainer, image_processor, results, CARD)
-    print(json.dumps(results, indent=2))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    pretrain(argv, DEFAULTS, make_trainer, IMAGE_CLASSIFICATION, "backbone", CARD, BackboneArguments)
 
 
 if __name__ == "__main__":

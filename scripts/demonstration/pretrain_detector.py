@@ -2,54 +2,50 @@
 
     python -m scripts.demonstration.pretrain_detector
 
-About an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an interruption, and
+About half an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an interruption, and
 with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last steps. All
 arguments of `transformers.TrainingArguments` work. The result, as stored in `scripts/demonstration/detector`, is
 written to `detector/` in the output directory: weights in float16, the image processor, and a card.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, RTDetrImageProcessorPil, set_seed
+from transformers import PreTrainedModel, RTDetrImageProcessorPil, TrainingArguments
 
 from scripts.common.backbones import DenseModelArguments, load_dense_model
 from scripts.common.coco_evaluation import CocoTrainer, box_detections
 from scripts.common.object_dataset import ObjectDetectionDataset, collate, detector_inputs
-from scripts.common.run import task_metrics
-from scripts.common.run_directory import find_checkpoint
 from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
+    BACKBONE,
     BACKBONE_RATE,
     Stopwatch,
     num_pictures,
     optimizer_with_slow_backbone,
-    parse,
-    save_demonstration_model,
+    pretrain,
 )
 from scripts.demonstration.scene_objects import scene_objects, scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
 from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
-BACKBONE = Path(os.path.relpath(Path(__file__).parent / "backbone"))
 NUM_EVALUATION_SCENES = 400
 RAMP = (2_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
 
 CONFIG = {
-    "encoder_hidden_dim": 64,
+    "encoder_hidden_dim": 48,
     "encoder_layers": 1,
     "encoder_ffn_dim": 128,
     "encoder_attention_heads": 4,
-    "hidden_expansion": 0.5,
+    "hidden_expansion": 0.25,
     "d_model": 64,
-    "decoder_in_channels": [64] * 3,
-    "decoder_layers": 3,
+    "decoder_in_channels": [48] * 3,
+    "decoder_layers": 2,
     "decoder_attention_heads": 4,
     "decoder_ffn_dim": 128,
     "num_queries": 30,
@@ -59,17 +55,15 @@ CONFIG = {
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_detector",
-    "max_steps": 3500,
+    "max_steps": 2000,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 50,
     "learning_rate": 1e-3,
     "lr_scheduler_type": "warmup_stable_decay",
-    "lr_scheduler_kwargs": '{"num_decay_steps": 500}',
+    "lr_scheduler_kwargs": '{"num_decay_steps": 400}',
     "warmup_steps": 100,
     "weight_decay": 1e-4,
     "label_names": ["labels"],
-    "eval_strategy": "steps",
-    "eval_steps": 500,
     "save_steps": 250,
 }
 
@@ -94,7 +88,7 @@ exists to be adapted to them: by `scripts/train_object_detection.py`, its tests 
   photographs: {{box_ap:.3f}} (AP50 {{box_ap50:.3f}}).
 - **Training**: from `scripts/demonstration/backbone`, all parameters, the backbone at {BACKBONE_RATE} of the learning
   rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}} thread(s) of a
-  CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_detector --max_steps {{steps}}`;
+  CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_detector`;
   settings and versions are in `training.json`.
 - **Files**: the weights are stored in float16 and loaded in float32.
 """
@@ -120,7 +114,7 @@ class SymbolSceneDataset(Dataset):
 
 def build_model() -> PreTrainedModel:
     """Returns the detector with a new head around the demonstration backbone."""
-    args = DenseModelArguments(backbone=str(BACKBONE), model_type="rt_detr", model_config=json.dumps(CONFIG))
+    args = DenseModelArguments(backbone=BACKBONE, model_type="rt_detr", model_config=json.dumps(CONFIG))
     model, _ = load_dense_model({"rt_detr": OBJECT_DETECTION.auto_class}, args, list(GROUPS), Path())
     return model
 
@@ -132,17 +126,14 @@ def build_image_processor() -> RTDetrImageProcessorPil:
     return RTDetrImageProcessorPil(size=size, do_normalize=True, image_mean=values, image_std=values)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the given arguments, or those of the command line."""
-    args = parse(argv, DEFAULTS)
-    checkpoint = find_checkpoint(args)
-    set_seed(args.seed)
-
-    image_processor, model = build_image_processor(), build_model()
+def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) -> CocoTrainer:
+    """Returns the trainer of a model; without one, of a new one."""
+    model = model or build_model()
+    image_processor = build_image_processor()
     scenes = scene_rows(
         SymbolScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(GROUPS), GROUP_OF, with_masks=False
     )
-    trainer = CocoTrainer(
+    return CocoTrainer(
         model=model,
         args=args,
         train_dataset=SymbolSceneDataset(SymbolScenes(seed=args.seed, ramp=RAMP), num_pictures(args), image_processor),
@@ -153,10 +144,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         detect=partial(box_detections, image_processor),
         optimizers=(optimizer_with_slow_backbone(model, args), None),
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    results = task_metrics(OBJECT_DETECTION, trainer.evaluate(), "eval")
-    save_demonstration_model(Path(args.output_dir, "detector"), trainer, image_processor, results, CARD)
-    print(json.dumps(results, indent=2))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    pretrain(argv, DEFAULTS, make_trainer, OBJECT_DETECTION, "detector", CARD)
 
 
 if __name__ == "__main__":

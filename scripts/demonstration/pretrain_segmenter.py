@@ -8,10 +8,8 @@ arguments of `transformers.TrainingArguments` work. The result, as stored in `sc
 written to `segmenter/` in the output directory: weights in float16, the image processor, and a card.
 """
 
-import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,30 +19,28 @@ from transformers import (
     BaseImageProcessor,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
+    PreTrainedModel,
     SwinConfig,
-    set_seed,
+    TrainingArguments,
 )
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
 from mona_peft import load_backbone
 from scripts.common.coco_evaluation import BOXES_AND_MASKS, CocoTrainer
 from scripts.common.instance_masks import InstanceDataset, collate_instances, find_instances, prepare_instances
-from scripts.common.run import task_metrics
-from scripts.common.run_directory import find_checkpoint
 from scripts.common.tasks import INSTANCE_SEGMENTATION
 from scripts.demonstration.pretraining import (
+    BACKBONE,
     BACKBONE_RATE,
     Stopwatch,
     num_pictures,
     optimizer_with_slow_backbone,
-    parse,
-    save_demonstration_model,
+    pretrain,
 )
 from scripts.demonstration.scene_objects import scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
 from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
-BACKBONE = Path(__file__).parent / "backbone"
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 WIDTH = 64
 RAMP = (0, 10_000)
@@ -129,18 +125,14 @@ def build_model() -> Mask2FormerForUniversalSegmentation:
     return model
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script with the given arguments, or those of the command line."""
-    args = parse(argv, DEFAULTS)
-    checkpoint = find_checkpoint(args)
-    set_seed(args.seed)
-
-    model = build_model()
+def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) -> CocoTrainer:
+    """Returns the trainer of a model; without one, of a new one."""
+    model = model or build_model()
     image_processor = Mask2FormerImageProcessorPil(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3, ignore_index=255
     )
     rows = scene_rows(SymbolScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(GROUPS), GROUP_OF)
-    trainer = CocoTrainer(
+    return CocoTrainer(
         model=model,
         args=args,
         train_dataset=SymbolInstances(SymbolScenes(seed=args.seed, ramp=RAMP), num_pictures(args), image_processor),
@@ -152,10 +144,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         kinds=BOXES_AND_MASKS,
         optimizers=(optimizer_with_slow_backbone(model, args), None),
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    results = task_metrics(INSTANCE_SEGMENTATION, trainer.evaluate(), "eval")
-    save_demonstration_model(Path(args.output_dir, "segmenter"), trainer, image_processor, results, CARD)
-    print(json.dumps(results, indent=2))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    pretrain(argv, DEFAULTS, make_trainer, INSTANCE_SEGMENTATION, "segmenter", CARD)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """What the pre-trainings of the demonstration models share: their arguments, and the form in which models are kept."""
 
+import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    BaseImageProcessor,
     HfArgumentParser,
     PreTrainedModel,
     Trainer,
@@ -16,13 +17,16 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mona_peft.selection import backbone_of
 from scripts.common.arguments import recipe
 from scripts.common.records import hardware, software, write_json
-from scripts.common.run_directory import replace_directory
+from scripts.common.run import task_metrics
+from scripts.common.run_directory import find_checkpoint, replace_directory
+from scripts.common.tasks import Task
 from scripts.demonstration.photographs import PHOTOGRAPHS
 from scripts.demonstration.symbols import CLASSES, FONTS
 
@@ -45,17 +49,23 @@ BACKBONE_RATE = 0.2
 """Learning rate of a backbone that has learnt already, as a share of that of a new head. At the same rate it forgets by
 what symbols are told apart, and so most of what digits could be recognised by."""
 
+BACKBONE = os.path.relpath(Path(__file__).parent / "backbone")
+"""Folder of the demonstration backbone, from which the other demonstration models start."""
+
 MINUTES = "minutes"
 
 
-def parse(argv: Sequence[str] | None, defaults: dict[str, Any]) -> TrainingArguments:
+def parse(
+    argv: Sequence[str] | None, defaults: dict[str, Any], arguments: type[TrainingArguments] = TrainingArguments
+) -> TrainingArguments:
     """Parses the arguments of a pre-training.
 
     Args:
         argv: The arguments without the program's name; None takes them from the command line.
         defaults: Of this pre-training, where they are not `DEFAULTS`.
+        arguments: Their class, where a pre-training has some of its own.
     """
-    parser = HfArgumentParser(TrainingArguments, allow_abbrev=False)
+    parser = HfArgumentParser(arguments, allow_abbrev=False)
     parser.set_defaults(**{**DEFAULTS, **defaults})
     (args,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     return args
@@ -75,8 +85,40 @@ def optimizer_with_slow_backbone(model: PreTrainedModel, args: TrainingArguments
     return torch.optim.AdamW(groups, lr=args.learning_rate, weight_decay=args.weight_decay)
 
 
+def pretrain(
+    argv: Sequence[str] | None,
+    defaults: dict[str, Any],
+    make_trainer: Callable[[TrainingArguments], Trainer],
+    task: Task,
+    name: str,
+    card: str,
+    arguments: type[TrainingArguments] = TrainingArguments,
+) -> None:
+    """Runs a pre-training: trains, evaluates, saves and prints what came out.
+
+    Args:
+        argv: The arguments without the program's name; None takes them from the command line.
+        defaults: Of this pre-training, where they are not `DEFAULTS`.
+        make_trainer: Makes the trainer of a new model, with a `Stopwatch`.
+        task: What the model is trained for.
+        name: Of the model's folder in the output directory.
+        card: As in `save_demonstration_model`.
+        arguments: As in `parse`.
+    """
+    args = parse(argv, defaults, arguments)
+    checkpoint = find_checkpoint(args)
+    set_seed(args.seed)
+    trainer = make_trainer(args)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    results = task_metrics(task, trainer.evaluate(), "eval")
+    save_demonstration_model(Path(args.output_dir, name), trainer, results, card)
+    print(json.dumps(results, indent=2))
+
+
 class Stopwatch(TrainerCallback):
     """Adds to everything that is logged how many minutes the training has taken, interruptions left out."""
+
+    started: float | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -86,19 +128,17 @@ class Stopwatch(TrainerCallback):
         self.started = time.monotonic() - 60 * before
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Adds the minutes."""
-        state.log_history[-1][MINUTES] = (time.monotonic() - self.started) / 60
+        """Adds the minutes, unless a model is only evaluated."""
+        if self.started is not None:
+            state.log_history[-1][MINUTES] = (time.monotonic() - self.started) / 60
 
 
-def save_demonstration_model(
-    folder: Path, trainer: Trainer, image_processor: BaseImageProcessor, results: dict[str, float], card: str
-) -> None:
+def save_demonstration_model(folder: Path, trainer: Trainer, results: dict[str, float], card: str) -> None:
     """Saves a pre-trained model with weights in float16, its image processor, `training.json` and a card.
 
     Args:
         folder: Where to; a model that is there is replaced.
-        trainer: After training, with a `Stopwatch`.
-        image_processor: Of the model.
+        trainer: After training, with a `Stopwatch` and the image processor.
         results: Metrics of the model.
         card: Text of the card, with `{parameters}`, `{steps}` and the like, and with the names of the metrics.
     """
@@ -117,6 +157,7 @@ def save_demonstration_model(
         "history": trainer.state.log_history,
     }
     facts = {
+        "args": args,
         "parameters": model.num_parameters(),
         "num_classes": len(CLASSES),
         "classes": " ".join(CLASSES),
@@ -133,7 +174,7 @@ def save_demonstration_model(
     with replace_directory(folder) as new:
         model.save_pretrained(new)
         store_in_half_precision(new)
-        image_processor.save_pretrained(new)
+        trainer.processing_class.save_pretrained(new)
         write_json(new / "training.json", record)
         (new / "README.md").write_text(card.format(**facts, **results), encoding="utf-8")
 

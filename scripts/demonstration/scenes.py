@@ -26,6 +26,12 @@ MAX_OBJECTS = 4
 SIZES = (0.22, 0.5)
 """Least and greatest length of an object's longer side, as a share of the scene's side."""
 
+DIGIT_VARIATION = replace(digits.VARIATION, size=SIZES, contrast=80, opacity=0.9)
+"""Digits stand out more than in the pictures of the classification task, since here they have to be found as well."""
+
+FADING = 0.6
+"""How far the photographs behind digits are faded towards their mean colour, from 0 to 1."""
+
 MIN_COVERAGE = 0.4
 """Of the grey levels of a shape: from here on a pixel belongs to it."""
 
@@ -102,6 +108,12 @@ def compose(
     return Scene(picture, np.array(classes), np.stack(visible))
 
 
+def fade(picture: Image.Image, share: float) -> Image.Image:
+    """Returns a picture a share of the way, from 0 to 1, to its mean colour."""
+    colour = tuple(round(level) for level in np.asarray(picture).mean((0, 1)))
+    return Image.blend(picture, Image.new("RGB", picture.size, colour), share)
+
+
 @cache
 def _scans() -> tuple[list[Image.Image], np.ndarray]:
     """Returns stencils of all scans, and the digits they show."""
@@ -128,9 +140,9 @@ class DigitScenes:
     def scene(self, number: int) -> Scene:
         """Returns the scene of a number, of one to `MAX_OBJECTS` digits."""
         random = np.random.default_rng([self.seed, list(digits.SCANS).index(self.split), number])
-        background = random_background(self.split, self.size, random)
+        background = fade(random_background(self.split, self.size, random), FADING)
         count = int(random.integers(1, MAX_OBJECTS + 1))
-        return compose(background, self._draw_digit, count, replace(digits.VARIATION, size=SIZES), random)
+        return compose(background, self._draw_digit, count, DIGIT_VARIATION, random)
 
     def _draw_digit(self, random: np.random.Generator) -> tuple[int, Image.Image]:
         stencils, targets = _scans()

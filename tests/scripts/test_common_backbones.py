@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, SwinBackbone, SwinConfig, SwinForImageClassification, TrainingArguments
 
 from scripts.common.backbones import ARCHITECTURES, DenseModelArguments, checkpoint_backbone, load_dense_model
-from tests.models import FOUR_STAGES, images, upernet
+from tests.models import FOUR_STAGES, images, mask2former, upernet
 
 AUTO_CLASSES = {
     "upernet": "AutoModelForSemanticSegmentation",
@@ -14,8 +14,10 @@ AUTO_CLASSES = {
     "maskformer": "AutoModelForInstanceSegmentation",
     "rt_detr": "AutoModelForObjectDetection",
     "deformable_detr": "AutoModelForObjectDetection",
+    "retinanet": "AutoModelForObjectDetection",
 }
 CLASSES = ["cat", "dog", "owl"]
+MARKS = {"retinanet": pytest.mark.torchvision}
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def features(backbone: torch.nn.Module) -> list[torch.Tensor]:
         return backbone.eval()(images()).feature_maps
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("model_type", [pytest.param(name, marks=MARKS.get(name, ())) for name in ARCHITECTURES])
 def test_new_model_around_a_backbone_runs_and_its_code_builds_it_again(classifier, tmp_path, model_type):
     adapter = tmp_path / "adapter"
     args = DenseModelArguments(backbone=str(classifier), model_type=model_type)
@@ -50,6 +52,25 @@ def test_new_model_around_a_backbone_runs_and_its_code_builds_it_again(classifie
         model(images())
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     assert {name: value.shape for name, value in again.state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize(
+    ("build", "layer", "surplus"), [(upernet, "decode_head.classifier", 0), (mask2former, "class_predictor", 1)]
+)
+def test_new_head_begins_with_the_classes_that_the_model_knows(tmp_path, build, layer, surplus):
+    torch.manual_seed(1)
+    pretrained = build()
+    pretrained.config.id2label, pretrained.config.label2id = dict(enumerate(CLASSES)), {"cat": 0, "dog": 1, "owl": 2}
+    pretrained.save_pretrained(tmp_path)
+    args = DenseModelArguments(model_name_or_path=str(tmp_path))
+    model, _ = load_dense_model(AUTO_CLASSES, args, ["fox", "owl", "hen", "cat"], tmp_path)
+    for name in ("weight", "bias"):
+        old, new = (getattr(some.get_submodule(layer), name) for some in (pretrained, model))
+        assert len(new) == 4 + surplus
+        pairs = {1: 2, 3: 0, **({4: 3} if surplus else {})}  # the last one: no object
+        for number, old_number in pairs.items():
+            assert torch.equal(new[number], old[old_number])
+    assert not torch.equal(model.get_submodule(layer).weight[0], pretrained.get_submodule(layer).weight[0])
 
 
 def test_pre_trained_model_keeps_its_head_or_gets_a_new_one_and_another_backbone(tmp_path):

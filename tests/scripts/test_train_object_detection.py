@@ -71,10 +71,10 @@ print(json.dumps({{"loss": outputs.loss.item(), **found}}))
 """
 
 
-def reload_code(run: Path, data: Path) -> str:
+def reload_code(run: Path, data: Path, folder: str = "adapter") -> str:
     """The code of a run's card, and an evaluation of what it loads on all validation images at once."""
-    (code,) = re.findall(r"```python\n(.*?)```", ModelCard.load(run / "adapter" / "README.md").text, re.DOTALL)
-    return code + CHECK.format(data=str(data), adapter=str(run / "adapter"))
+    (code,) = re.findall(r"```python\n(.*?)```", ModelCard.load(run / folder / "README.md").text, re.DOTALL)
+    return code + CHECK.format(data=str(data), adapter=str(run / folder))
 
 
 def recorded_results(run: Path) -> dict[str, float]:
@@ -230,8 +230,11 @@ def test_wrong_argument_is_named(arguments, tmp_path, options, message):
 
 def test_preset_of_the_paper():
     model_args, data_args, method_args, args = parse(["--preset", "paper_detection", "--use_cpu"])
+    assert model_args.model_type == "retinanet"
     assert model_args.backbone == "microsoft/swin-large-patch4-window7-224-in22k"
+    assert model_args.model_config == {"backbone_config": {"drop_path_rate": 0.2}}
     assert (method_args.method, method_args.bottleneck_dim, method_args.init_weights) == ("mona", 64, "paper")
     assert (args.learning_rate, args.weight_decay, args.num_train_epochs) == (1e-4, 0.05, 12)
-    assert args.lr_scheduler_kwargs == {"milestones": [9]}
+    assert (args.lr_scheduler_kwargs, args.max_grad_norm) == ({"milestones": [9]}, 0)
+    assert (data_args.image_size, data_args.augmentation) == ([600, 1000], "flip")
     assert (data_args.train_split, data_args.validation_split) == ("trainval", "test")

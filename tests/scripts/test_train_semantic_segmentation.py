@@ -35,6 +35,15 @@ SMALL = {
         **{"encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 2, "num_queries": 5},
         "train_num_points": 64,
     },
+    "maskformer": {
+        **dict.fromkeys(("fpn_feature_size", "mask_feature_size"), 32),
+        "decoder_config": {
+            **{"model_type": "detr", "d_model": 32, "num_queries": 5, "dropout": 0.0},
+            **dict.fromkeys(("encoder_layers", "decoder_layers"), 1),
+            **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 16),
+            **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2),
+        },
+    },
 }
 
 
@@ -149,7 +158,7 @@ def pretrained_upernet(folder: Path) -> list[str]:
     return ["--model_name_or_path", str(folder)]
 
 
-@pytest.mark.parametrize("family", ["segformer", "mask2former"])
+@pytest.mark.parametrize("family", ["segformer", "mask2former", "maskformer"])
 def test_other_families_train_and_come_back(common, classifier, shapes, tmp_path, family):
     model = pretrained_segformer(tmp_path / "model") if family == "segformer" else new_model(family, classifier)
     main([*common, *model])

@@ -1,0 +1,101 @@
+"""What is compared on each task where nothing else is asked for, as data."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.common.run import TrainingRun
+from scripts.common.tasks import (
+    IMAGE_CLASSIFICATION,
+    INSTANCE_SEGMENTATION,
+    OBJECT_DETECTION,
+    SEMANTIC_SEGMENTATION,
+    Task,
+)
+from scripts.compare_methods.rows import BACKBONE_ROWS, ROWS
+
+DOCS = Path("docs")
+QUICK_ON_CPUS = ("--bf16", "true", "--attn_implementation", "eager")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The defaults of the comparison on one task.
+
+    Attributes:
+        task: What is trained for.
+        page: Markdown that tells of it; its pictures, and the records, lie in the folder of the same name.
+        preset: Defaults of all runs.
+        metrics: Those of the task that tables show.
+        options: Arguments of the training script beside the preset, where that is meant for more than comparisons.
+        rows: Names of the rows.
+        rates: Grid of learning rates, ascending.
+        seeds: The first one chooses the rate.
+    """
+
+    task: Task
+    page: Path
+    preset: str
+    metrics: tuple[str, ...]
+    options: tuple[str, ...] = QUICK_ON_CPUS
+    rows: tuple[str, ...] = tuple(row.name for row in BACKBONE_ROWS)
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def name(self) -> str:
+        """Value of `--task`, and end of the training script's name."""
+        return self.task.name.replace(" ", "_")
+
+    @property
+    def results(self) -> Path:
+        """Folder of the records."""
+        return self.page.with_suffix("") / "runs"
+
+    def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
+        """Parses arguments of the training script: model, data, method, and all else."""
+        return self._script().parse(argv)
+
+    def train(self, *arguments: Any, **callbacks: Any) -> TrainingRun:
+        """Trains with the training script."""
+        return self._script().train(*arguments, **callbacks)
+
+    def _script(self) -> Any:
+        return importlib.import_module(f"scripts.train_{self.name}")  # when needed: others may want more packages
+
+
+_STUDIES = (
+    Study(
+        task=IMAGE_CLASSIFICATION,
+        page=DOCS / "comparison.md",
+        preset="comparison",
+        metrics=("top1",),
+        options=(),
+        rows=tuple(ROWS),
+        rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    ),
+    Study(
+        task=SEMANTIC_SEGMENTATION,
+        page=DOCS / "comparison" / "semantic_segmentation.md",
+        preset="digit_scenes_semantic",
+        metrics=("mean_iou", "pixel_accuracy"),
+    ),
+    Study(
+        task=OBJECT_DETECTION,
+        page=DOCS / "comparison" / "object_detection.md",
+        preset="digit_detection",
+        metrics=("box_ap", "box_ap50"),
+    ),
+    Study(
+        task=INSTANCE_SEGMENTATION,
+        page=DOCS / "comparison" / "instance_segmentation.md",
+        preset="digit_instances",
+        metrics=("mask_ap", "mask_ap50", "box_ap"),
+    ),
+)
+STUDIES = {study.name: study for study in _STUDIES}
+"""By the names of their tasks; the first one where none is given."""

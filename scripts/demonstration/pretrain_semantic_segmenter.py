@@ -1,0 +1,162 @@
+"""Pre-trains the demonstration model for semantic segmentation, a small UPerNet, on scenes of printed symbols.
+
+    python -m scripts.demonstration.pretrain_semantic_segmenter
+
+About twenty minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
+interruption, and with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last
+steps. All arguments of `transformers.TrainingArguments` work. The result, as stored in
+`scripts/demonstration/semantic_segmenter`, is written to `semantic_segmenter/` in the output directory: weights in
+float16, the image processor, and a card.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, SegformerImageProcessorPil, TrainingArguments
+
+from scripts.common.backbones import DenseModelArguments, load_dense_model
+from scripts.common.segmentation_data import BACKGROUND, scene_maps
+from scripts.common.segmentation_dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, collate, model_inputs
+from scripts.common.segmentation_evaluation import SegmentationMetrics, SemanticSegmentationTrainer
+from scripts.common.tasks import SEMANTIC_SEGMENTATION
+from scripts.demonstration.pretraining import (
+    BACKBONE,
+    BACKBONE_RATE,
+    Stopwatch,
+    num_pictures,
+    optimizer_with_slow_backbone,
+    pretrain,
+)
+from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, Scene, SymbolScenes
+from scripts.demonstration.symbols import GROUP_OF, GROUPS
+
+CLASSES = [BACKGROUND, *GROUPS]
+NUM_EVALUATION_SCENES = 500
+RAMP = (4_000, 16_000)
+"""Numbers of the scenes between which they grow harder."""
+
+CROP = ScaleAndCrop(
+    image_size=IMAGE_SIZE, scales=(1.0, 1.0), crop_size=64, flip=False, max_class_share=0.85, fill=(128, 128, 128)
+)
+"""Of scenes, in training: nine tenths of a whole scene are background."""
+
+CONFIG = {"hidden_size": 32, "auxiliary_channels": 16}
+"""Settings of the UPerNet around the demonstration backbone."""
+
+DEFAULTS: dict[str, Any] = {
+    "output_dir": "outputs/demonstration_semantic_segmenter",
+    "max_steps": 2400,
+    "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 50,
+    "learning_rate": 3e-3,
+    "lr_scheduler_type": "warmup_stable_decay",
+    "lr_scheduler_kwargs": '{"num_decay_steps": 500}',
+    "warmup_steps": 100,
+    "batch_eval_metrics": True,
+    "label_names": ["labels"],
+    "eval_strategy": "steps",
+    "eval_steps": 500,
+    "save_steps": 250,
+}
+
+CARD = f"""---
+library_name: transformers
+license: apache-2.0
+pipeline_tag: image-segmentation
+tags: [upernet, swin, semantic-segmentation]
+---
+
+# Demonstration model for semantic segmentation
+
+A UPerNet of {{parameters:,}} parameters around the demonstration backbone, for scenes of {IMAGE_SIZE} x {IMAGE_SIZE}
+pixels. It says of every pixel whether it shows a printed symbol, in the classes {", ".join(GROUPS)}.
+It knows no digits, and exists to be adapted to them: by `scripts/train_semantic_segmentation.py`, its tests and the
+comparisons of mona-peft.
+
+- **Data**: scenes of one to {MAX_OBJECTS} of {{num_classes}} characters in {{num_fonts}} fonts that ship with
+  matplotlib, of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
+  scikit-image ({{photographs}}). Every scene is drawn anew: {{num_pictures:,}} in all, the first ones plain and on even
+  grounds.
+- **Metrics** on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and photographs: mIoU
+  {{mean_iou:.3f}} over {len(CLASSES)} classes, background counted, pixel accuracy {{pixel_accuracy:.3f}}.
+- **Training**: from `scripts/demonstration/backbone`, all parameters, the backbone at {BACKBONE_RATE} of the learning
+  rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}} thread(s) of a
+  CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_semantic_segmenter`; settings and
+  versions are in `training.json`.
+- **Files**: the weights are stored in float16 and loaded in float32.
+"""
+
+
+def group_map(scene: Scene) -> np.ndarray:
+    """Returns the (H, W) classes of a scene's pixels."""
+    return replace(scene, classes=np.take(GROUP_OF, scene.classes)).class_map
+
+
+class SymbolMaps(Dataset):
+    """Crops of a range of `SymbolScenes`, drawn anew each time, as a model for semantic segmentation takes them."""
+
+    def __init__(self, scenes: SymbolScenes, length: int, image_processor: SegformerImageProcessorPil) -> None:
+        self.scenes = scenes
+        self.length = length
+        self.image_processor = image_processor
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        scene = self.scenes.scene(index)
+        return model_inputs(self.image_processor, *CROP(scene.image, group_map(scene), Random(index)))
+
+
+def build_model() -> PreTrainedModel:
+    """Returns UPerNet with a new head around the demonstration backbone."""
+    args = DenseModelArguments(backbone=BACKBONE, model_type="upernet", model_config=json.dumps(CONFIG))
+    model, _ = load_dense_model({"upernet": SEMANTIC_SEGMENTATION.auto_class}, args, CLASSES, Path())
+    # UPerNet takes the number of labels of all accumulated batches and ignores it (transformers 47688).
+    model.accepts_loss_kwargs = False
+    return model
+
+
+def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) -> SemanticSegmentationTrainer:
+    """Returns the trainer of a model; without one, of a new one."""
+    model = model or build_model()
+    image_processor = SegformerImageProcessorPil(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    image_processor.ignore_index = IGNORE_INDEX
+    scenes = map(SymbolScenes(seed=args.seed + 1).scene, range(NUM_EVALUATION_SCENES))
+    rows = scene_maps((scene.image, group_map(scene)) for scene in scenes)
+    return SemanticSegmentationTrainer(
+        model=model,
+        args=args,
+        train_dataset=SymbolMaps(SymbolScenes(seed=args.seed, ramp=RAMP), num_pictures(args), image_processor),
+        eval_dataset=EvaluationImages(
+            rows,
+            ignore_index=IGNORE_INDEX,
+            reduce_labels=False,
+            image_processor=image_processor,
+            image_size=IMAGE_SIZE,
+        ),
+        data_collator=collate,
+        processing_class=image_processor,
+        compute_metrics=SegmentationMetrics(CLASSES),
+        callbacks=[Stopwatch()],
+        optimizers=(optimizer_with_slow_backbone(model, args), None),
+        num_classes=len(CLASSES),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the script with the given arguments, or those of the command line."""
+    pretrain(argv, DEFAULTS, make_trainer, SEMANTIC_SEGMENTATION, "semantic_segmenter", CARD)
+
+
+if __name__ == "__main__":
+    main()
