@@ -4,6 +4,7 @@
 #   make test-versions            the tests on the oldest and the newest supported transformers and PEFT
 #   make test-quantization        those of a backbone in low precision, with torchao and bitsandbytes
 #   make test-torchvision         those of RetinaNet and of timm's backbones, with torchvision and timm
+#   make test-triton              those of the kernels in Triton: on a GPU where there is one, else by its interpreter
 #   make test-deepspeed           that of DeepSpeed's ZeRO-2, on two processes of a CPU
 #   make benchmark                time and memory beside other ways of fine-tuning; ARGS go to the command
 #   make compare                  compare all methods; ARGS go to the runs, TASK=object_detection is about another task
@@ -23,7 +24,7 @@ CODE := $(wildcard mona_peft scripts tests notebooks)
 # transformers and PEFT, oldest and newest supported; pyproject.toml has the range.
 VERSIONS := 5.9.0+0.19.1 5.23.0+0.21.2
 
-.PHONY: demo benchmark compare test test-versions test-quantization test-torchvision test-deepspeed quality style clean
+.PHONY: demo benchmark compare test test-versions test-quantization test-torchvision test-triton test-deepspeed quality style clean
 
 demo: $(VENV)/demo.stamp
 	$(RUN) -m scripts.demo $(ARGS)
@@ -51,6 +52,9 @@ test-versions-%: $(VENV)/test.stamp
 
 test-quantization: $(VENV)/quantization.stamp
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m quantization tests $(ARGS)
+
+test-triton: $(VENV)/triton.stamp
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m triton tests $(ARGS)
 
 # An environment above that of the tests, since transformers imports torchvision wherever it finds it.
 test-torchvision: $(VENV)/test.stamp
@@ -94,6 +98,6 @@ $(VENV)/ruff.stamp: $(VENV)/venv.stamp constraints.txt
 	$(INSTALL) ruff
 	touch $@
 
-$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/quantization.stamp: $(VENV)/%.stamp: $(VENV)/torch.stamp $(REQUIREMENTS)
+$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/quantization.stamp $(VENV)/triton.stamp: $(VENV)/%.stamp: $(VENV)/torch.stamp $(REQUIREMENTS)
 	$(INSTALL) --editable ".[$*]"
 	touch $@

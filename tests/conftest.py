@@ -17,6 +17,10 @@ declare()  # transformers imports a torchvision that is there
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, as transformers does where it finds it
+
 from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessorPil  # noqa: E402
 
 from tests.folders import write_images  # noqa: E402

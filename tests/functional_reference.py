@@ -46,7 +46,7 @@ def results(adapt: Callable, mona: Mona, x: torch.Tensor, grid: Grid, dtype: tor
     leaf = x.to(dtype, copy=True).requires_grad_()
     output = adapt(mona, leaf + 0, grid)
     direction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    output.backward(direction.to(dtype).to(output.dtype))
+    output.backward(direction.to(dtype).to(output))
     gradients = {name: parameter.grad.double() for name, parameter in mona.named_parameters()}
     mona.double()
     return {"output": output.detach().double(), "input": leaf.grad.double(), **gradients}

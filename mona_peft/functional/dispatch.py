@@ -11,6 +11,7 @@ from mona_peft.functional.fast import mona_fast
 from mona_peft.functional.folding import FoldedWeights, can_fold, fold
 from mona_peft.functional.formula import Settings, Weights, mona_formula
 from mona_peft.functional.inference import InferenceFold
+from mona_peft.functional.triton import chosen_engine
 
 
 def mona_delta(
@@ -38,7 +39,8 @@ def mona_delta(
     if _is_followed(hidden_states):
         with steps.without_autocast(hidden_states.device.type):
             return steps.mona_folded(hidden_states, grid, folded, settings.dropout)
-    return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=False)
+    engine = chosen_engine(hidden_states, folded)
+    return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=False, engine=engine)
 
 
 def add_mona_(
@@ -53,7 +55,8 @@ def add_mona_(
         # From a copy: what these ways keep is their input.
         return hidden_states.add_(mona_delta(hidden_states.clone(), grid, weights, settings, inference_fold))
     folded = _fold(hidden_states, weights, settings, inference_fold)
-    return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=True)
+    engine = chosen_engine(hidden_states, folded)
+    return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=True, engine=engine)
 
 
 def is_transformed() -> bool:

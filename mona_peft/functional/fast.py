@@ -9,6 +9,7 @@ The dropout mask is drawn again from its seed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from mona_peft.functional.dropout import draw_seed, keep_mask, keep_probability
 from mona_peft.functional.folding import FoldedWeights
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """What a call is besides its tensors.
 
     Attributes:
@@ -31,6 +32,7 @@ class _Call(NamedTuple):
         seed: Of the dropout mask.
         scale: By which dropout multiplies what it keeps.
         in_place: Whether delta is added to the input, in place, or returned.
+        engine: What computes.
     """
 
     grid: Grid
@@ -38,10 +40,28 @@ class _Call(NamedTuple):
     seed: int
     scale: float
     in_place: bool
+    engine: Engine
+
+
+class Engine(NamedTuple):
+    """A way to compute both passes: `PLAIN` here, or another with the same interface that keeps the same tensors.
+
+    Attributes:
+        forward: As `_forward`.
+        backward: As `_Backward`.
+    """
+
+    forward: Callable
+    backward: Callable
 
 
 def mona_fast(
-    hidden_states: torch.Tensor, grid: Grid, weights: FoldedWeights, dropout: float, in_place: bool
+    hidden_states: torch.Tensor,
+    grid: Grid,
+    weights: FoldedWeights,
+    dropout: float,
+    in_place: bool,
+    engine: Engine | None = None,
 ) -> torch.Tensor:
     """Compute delta, or add it to the tokens in place.
 
@@ -51,24 +71,25 @@ def mona_fast(
         weights: The folded weights.
         dropout: Probability, 0 outside training.
         in_place: Whether to write `hidden_states + delta` into `hidden_states`.
+        engine: What computes; by default PyTorch's operations.
 
     Returns:
         `delta`, or `hidden_states`.
     """
     seed, scale = (draw_seed(), 1 / keep_probability(dropout, hidden_states.device)) if dropout else (0, 1.0)
-    call = _Call(grid, dropout, seed, scale, in_place)
+    call = Call(grid, dropout, seed, scale, in_place, engine or PLAIN)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden_states, *weights)):
         return _Mona.apply(hidden_states, call, *weights)
     with steps.without_autocast(hidden_states.device.type):
-        return _forward(hidden_states, call, weights)[0]
+        return call.engine.forward(hidden_states, call, weights)[0]
 
 
 class _Mona(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, call: _Call, *weights: torch.Tensor | None) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, call: Call, *weights: torch.Tensor | None) -> torch.Tensor:
         # Autocast had its say when the weights were folded; the norm is none of its business.
         with steps.without_autocast(x.device.type):
-            result, p, statistics = _forward(x, call, FoldedWeights(*weights))
+            result, p, statistics = call.engine.forward(x, call, FoldedWeights(*weights))
         ctx.call = call
         if call.in_place:
             ctx.mark_dirty(x)
@@ -82,7 +103,7 @@ class _Mona(torch.autograd.Function):
         statistics = None if mean is None else (mean, rstd)
         needs_x, _, *needs = ctx.needs_input_grad
         with steps.without_autocast(grad.device.type):
-            backward = _Backward(ctx.call, FoldedWeights(*weights), FoldedWeights(*needs), needs_x)
+            backward = ctx.call.engine.backward(ctx.call, FoldedWeights(*weights), FoldedWeights(*needs), needs_x)
             x_grad = backward(grad.contiguous(), kept.contiguous(), p, statistics)
         return x_grad, None, *(backward.grads[name] for name in FoldedWeights._fields)
 
@@ -101,7 +122,7 @@ def _saved(ctx: Any) -> tuple[torch.Tensor | None, ...]:
 
 
 def _forward(
-    x: torch.Tensor, call: _Call, w: FoldedWeights
+    x: torch.Tensor, call: Call, w: FoldedWeights
 ) -> tuple[torch.Tensor, torch.Tensor, steps.Statistics | None]:
     """Return the result (B, N, C), p (B, N, n) and the statistics (B * N, 1)."""
     tokens = x.contiguous().flatten(0, 1)
@@ -135,7 +156,7 @@ class _Backward:
         grads: The gradients of the weights by name; None where none is needed.
     """
 
-    def __init__(self, call: _Call, w: FoldedWeights, needs: FoldedWeights, needs_x: bool) -> None:
+    def __init__(self, call: Call, w: FoldedWeights, needs: FoldedWeights, needs_x: bool) -> None:
         self.call, self.w, self.needs, self.needs_x = call, w, needs, needs_x
         self.grads: dict[str, torch.Tensor | None] = dict.fromkeys(FoldedWeights._fields)
 
@@ -254,3 +275,6 @@ class _Backward:
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return left^T right of (..., a) and (..., b): (a, b), the gradient of a weight."""
     return left.flatten(0, -2).t() @ right.flatten(0, -2)
+
+
+PLAIN = Engine(_forward, _Backward)

@@ -37,7 +37,7 @@ CASES = (
     "swin-large:224:1",
 )
 REFERENCE = "LoRA"
-FOLDED = ("Mona, formula", "Mona")
+FOLDED = ("Mona, formula", "Mona", "Mona, Triton")
 """What is compared with the bare blocks at inference."""
 SEED = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from transformers import SwinConfig, SwinForImageClassification
 from mona_peft import Mona, MonaConfig
 from mona_peft.blocks import Grid
 from mona_peft.functional.formula import mona_formula
+from mona_peft.functional.triton import triton_kernels
 
 SIZES = {
     "swin-tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
@@ -49,6 +51,15 @@ class FormulaMona(Mona):
     def forward(self, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Compute delta."""
         return mona_formula(hidden_states, grid, self.weights(), self.settings())
+
+
+class TritonMona(Mona):
+    """Mona by the kernels in Triton."""
+
+    def forward(self, hidden_states: torch.Tensor, grid: Grid, in_place: bool = False) -> torch.Tensor:
+        """Compute delta, or add it."""
+        with triton_kernels():
+            return super().forward(hidden_states, grid, in_place)
 
 
 class PlainAdapter(Mona):
@@ -113,6 +124,11 @@ def mona_formula_only(model: SwinForImageClassification) -> nn.Module:
     return _replace_monas(mona(model), FormulaMona)
 
 
+def mona_triton(model: SwinForImageClassification) -> nn.Module:
+    """Mona by the kernels in Triton."""
+    return _replace_monas(mona(model), TritonMona)
+
+
 def plain_adapter(model: SwinForImageClassification) -> nn.Module:
     """The plain adapter of the same width in the same places."""
     model = _replace_monas(mona(model), PlainAdapter)
@@ -141,6 +157,8 @@ METHODS: dict[str, Callable[[SwinForImageClassification], nn.Module]] = {
     "Mona, MLP recomputed": mona_recompute,
     "full fine-tuning": full_fine_tuning,
 }
+if torch.cuda.is_available() and find_spec("triton"):
+    METHODS["Mona, Triton"] = mona_triton
 
 
 def build(method: str, base: SwinForImageClassification) -> nn.Module:

@@ -2,10 +2,11 @@
 
     python -m scripts.demonstration.pretrain_detector
 
-About half an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an interruption,
-and with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last steps. All
-arguments of `transformers.TrainingArguments` work. The result, as stored in `scripts/demonstration/detector`, is
-written to `detector/` in the output directory: weights in float16, the image processor, and a card.
+About half an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
+interruption, and with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last
+steps. All arguments of `transformers.TrainingArguments` work. The result, as stored in
+`scripts/demonstration/detector`, is written to `detector/` in the output directory: weights in float16, the image
+processor, and a card.
 """
 
 import json

@@ -76,12 +76,14 @@ def num_pictures(args: TrainingArguments) -> int:
     return args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
-def optimizer_with_slow_backbone(model: PreTrainedModel, args: TrainingArguments) -> torch.optim.Optimizer:
-    """Returns AdamW with a learning rate of `BACKBONE_RATE` for the backbone, as a share of the others'."""
+def optimizer_with_slow_backbone(
+    model: PreTrainedModel, args: TrainingArguments, share: float = BACKBONE_RATE
+) -> torch.optim.Optimizer:
+    """Returns AdamW with a learning rate for the backbone that is a share of the others'."""
     prefix = f"{backbone_of(model)}."
     inner = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
     outer = [parameter for name, parameter in model.named_parameters() if not name.startswith(prefix)]
-    groups = [{"params": outer}, {"params": inner, "lr": BACKBONE_RATE * args.learning_rate}]
+    groups = [{"params": outer}, {"params": inner, "lr": share * args.learning_rate}]
     return torch.optim.AdamW(groups, lr=args.learning_rate, weight_decay=args.weight_decay)
 
 
