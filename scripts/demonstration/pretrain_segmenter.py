@@ -31,7 +31,6 @@ from scripts.common.objects.instance_masks import InstanceDataset, collate_insta
 from scripts.common.tasks import INSTANCE_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,
-    BACKBONE_RATE,
     Stopwatch,
     num_pictures,
     optimizer_with_slow_backbone,
@@ -45,6 +44,10 @@ STAGES = ["stage1", "stage2", "stage3", "stage4"]
 WIDTH = 64
 RAMP = (0, 10_000)
 """Numbers of the scenes between which they grow harder."""
+
+BACKBONE_RATE = 0.05
+"""Learning rate of the backbone as a share of the head's. With 0.2 the share of digits that a linear classifier tells
+apart by the last stage's features, averaged over each digit, falls from 44 % to 30 %."""
 
 NUM_EVALUATION_SCENES = 500
 DEFAULTS: dict[str, Any] = {
@@ -142,7 +145,7 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
         callbacks=[Stopwatch()],
         detect=partial(find_instances, image_processor),
         kinds=BOXES_AND_MASKS,
-        optimizers=(optimizer_with_slow_backbone(model, args), None),
+        optimizers=(optimizer_with_slow_backbone(model, args, BACKBONE_RATE), None),
     )
 
 
