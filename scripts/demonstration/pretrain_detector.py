@@ -24,7 +24,6 @@ from scripts.common.objects.evaluation import CocoTrainer, box_detections
 from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
     BACKBONE,
-    BACKBONE_RATE,
     Stopwatch,
     num_pictures,
     optimizer_with_slow_backbone,
@@ -33,6 +32,9 @@ from scripts.demonstration.pretraining import (
 from scripts.demonstration.scene_objects import scene_objects, scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
 from scripts.demonstration.symbols import GROUP_OF, GROUPS
+
+BACKBONE_RATE = 0.2
+"""Learning rate of the backbone as a share of the head's."""
 
 NUM_EVALUATION_SCENES = 400
 RAMP = (2_000, 16_000)
@@ -143,7 +145,7 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
         processing_class=image_processor,
         callbacks=[Stopwatch()],
         detect=partial(box_detections, image_processor),
-        optimizers=(optimizer_with_slow_backbone(model, args), None),
+        optimizers=(optimizer_with_slow_backbone(model, args, BACKBONE_RATE), None),
     )
 
 

@@ -42,7 +42,7 @@ RAMP = (4_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
 
 BACKBONE_RATE = 0.05
-"""Less than in the other pre-trainings, whose learning rate is a third of this one's. With 0.2, a linear classifier
+"""Learning rate of the backbone as a share of the head's. With 0.2, a linear classifier
 told digits apart by the last stage's features, averaged over each digit, in 27 % of the cases, and by the demonstration
 backbone's own in 44 %."""
 

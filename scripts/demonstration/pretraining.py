@@ -45,10 +45,6 @@ DEFAULTS: dict[str, Any] = {
 }
 """Defaults of every pre-training, where those of `TrainingArguments` do not suit it."""
 
-BACKBONE_RATE = 0.2
-"""Learning rate of a backbone that has learnt already, as a share of that of a new head. At the same rate it forgets by
-what symbols are told apart, and so most of what digits could be recognised by."""
-
 BACKBONE = os.path.relpath(Path(__file__).parent / "backbone")
 """Folder of the demonstration backbone, from which the other demonstration models start."""
 
@@ -77,9 +73,13 @@ def num_pictures(args: TrainingArguments) -> int:
 
 
 def optimizer_with_slow_backbone(
-    model: PreTrainedModel, args: TrainingArguments, share: float = BACKBONE_RATE
+    model: PreTrainedModel, args: TrainingArguments, share: float
 ) -> torch.optim.Optimizer:
-    """Returns AdamW with a learning rate for the backbone that is a share of the others'."""
+    """Returns AdamW with a learning rate for the backbone that is a share of the others'.
+
+    A backbone that has learnt already forgets at the head's rate by what symbols are told apart, and so most of what
+    digits could be recognised by.
+    """
     prefix = f"{backbone_of(model)}."
     inner = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
     outer = [parameter for name, parameter in model.named_parameters() if not name.startswith(prefix)]
