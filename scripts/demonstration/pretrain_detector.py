@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
 from transformers import PreTrainedModel, RTDetrImageProcessorPil, TrainingArguments
 
 from scripts.common.models.backbones import DenseModelArguments, load_dense_model
@@ -25,12 +24,12 @@ from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
     BACKBONE,
     Stopwatch,
-    num_pictures,
+    SymbolSceneInputs,
     optimizer_with_slow_backbone,
     pretrain,
 )
 from scripts.demonstration.scene_objects import scene_objects, scene_rows
-from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
+from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, Scene, SymbolScenes
 from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
 BACKBONE_RATE = 0.2
@@ -97,22 +96,9 @@ exists to be adapted to them: by `scripts/train_object_detection.py`, its tests 
 """
 
 
-class SymbolSceneDataset(Dataset):
-    """A range of `SymbolScenes`, drawn anew each time, as a detector takes them."""
-
-    def __init__(self, scenes: SymbolScenes, length: int, image_processor: RTDetrImageProcessorPil) -> None:
-        self.scenes = scenes
-        self.length = length
-        self.image_processor = image_processor
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        scene = self.scenes.scene(index)
-        return detector_inputs(
-            self.image_processor, scene.image, index, scene_objects(scene, GROUP_OF, with_masks=False)
-        )
+def training_inputs(image_processor: RTDetrImageProcessorPil, scene: Scene, number: int) -> dict[str, Any]:
+    """Returns what the model takes of a scene."""
+    return detector_inputs(image_processor, scene.image, number, scene_objects(scene, GROUP_OF, with_masks=False))
 
 
 def build_model() -> PreTrainedModel:
@@ -139,7 +125,7 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
     return CocoTrainer(
         model=model,
         args=args,
-        train_dataset=SymbolSceneDataset(SymbolScenes(seed=args.seed, ramp=RAMP), num_pictures(args), image_processor),
+        train_dataset=SymbolSceneInputs(args, RAMP, partial(training_inputs, image_processor)),
         eval_dataset=ObjectDetectionDataset(scenes, image_processor),
         data_collator=collate,
         processing_class=image_processor,

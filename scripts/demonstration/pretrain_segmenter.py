@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 from transformers import (
     BaseImageProcessor,
     Mask2FormerConfig,
@@ -32,12 +31,12 @@ from scripts.common.tasks import INSTANCE_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,
     Stopwatch,
-    num_pictures,
+    SymbolSceneInputs,
     optimizer_with_slow_backbone,
     pretrain,
 )
 from scripts.demonstration.scene_objects import scene_rows
-from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, SymbolScenes
+from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, Scene, SymbolScenes
 from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -89,20 +88,9 @@ exists to be adapted to them: by `scripts/train_instance_segmentation.py`, its t
 """
 
 
-class SymbolInstances(Dataset):
-    """A range of `SymbolScenes`, drawn anew each time, as Mask2Former takes them."""
-
-    def __init__(self, scenes: SymbolScenes, length: int, image_processor: BaseImageProcessor) -> None:
-        self.scenes = scenes
-        self.length = length
-        self.image_processor = image_processor
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        scene = self.scenes.scene(index)
-        return prepare_instances(scene.image, scene.masks, np.take(GROUP_OF, scene.classes), self.image_processor)
+def training_inputs(image_processor: BaseImageProcessor, scene: Scene, number: int) -> dict[str, torch.Tensor]:
+    """Returns what the model takes of a scene."""
+    return prepare_instances(scene.image, scene.masks, np.take(GROUP_OF, scene.classes), image_processor)
 
 
 def build_model() -> Mask2FormerForUniversalSegmentation:
@@ -138,7 +126,7 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
     return CocoTrainer(
         model=model,
         args=args,
-        train_dataset=SymbolInstances(SymbolScenes(seed=args.seed, ramp=RAMP), num_pictures(args), image_processor),
+        train_dataset=SymbolSceneInputs(args, RAMP, partial(training_inputs, image_processor)),
         eval_dataset=InstanceDataset(rows, image_processor),
         data_collator=collate_instances,
         processing_class=image_processor,

@@ -12,13 +12,13 @@ float16, the image processor, and a card.
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 from transformers import PreTrainedModel, SegformerImageProcessorPil, TrainingArguments
 
 from scripts.common.models.backbones import DenseModelArguments, load_dense_model
@@ -29,7 +29,7 @@ from scripts.common.tasks import SEMANTIC_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,
     Stopwatch,
-    num_pictures,
+    SymbolSceneInputs,
     optimizer_with_slow_backbone,
     pretrain,
 )
@@ -103,20 +103,9 @@ def group_map(scene: Scene) -> np.ndarray:
     return replace(scene, classes=np.take(GROUP_OF, scene.classes)).class_map
 
 
-class SymbolMaps(Dataset):
-    """Crops of a range of `SymbolScenes`, drawn anew each time, as a model for semantic segmentation takes them."""
-
-    def __init__(self, scenes: SymbolScenes, length: int, image_processor: SegformerImageProcessorPil) -> None:
-        self.scenes = scenes
-        self.length = length
-        self.image_processor = image_processor
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        scene = self.scenes.scene(index)
-        return model_inputs(self.image_processor, *CROP(scene.image, group_map(scene), Random(index)))
+def training_inputs(image_processor: SegformerImageProcessorPil, scene: Scene, number: int) -> dict[str, torch.Tensor]:
+    """Returns what the model takes of a crop of a scene; its place follows from the scene's number."""
+    return model_inputs(image_processor, *CROP(scene.image, group_map(scene), Random(number)))
 
 
 def build_model() -> PreTrainedModel:
@@ -140,7 +129,7 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
     return SemanticSegmentationTrainer(
         model=model,
         args=args,
-        train_dataset=SymbolMaps(SymbolScenes(seed=args.seed, ramp=RAMP), num_pictures(args), image_processor),
+        train_dataset=SymbolSceneInputs(args, RAMP, partial(training_inputs, image_processor)),
         eval_dataset=EvaluationImages(
             rows,
             ignore_index=IGNORE_INDEX,

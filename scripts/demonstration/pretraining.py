@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset
 from transformers import (
     HfArgumentParser,
     PreTrainedModel,
@@ -28,6 +29,7 @@ from scripts.common.run import task_metrics
 from scripts.common.run_directory import find_checkpoint, replace_directory
 from scripts.common.tasks import Task
 from scripts.demonstration.photographs import PHOTOGRAPHS
+from scripts.demonstration.scenes import Scene, SymbolScenes
 from scripts.demonstration.symbols import CLASSES, FONTS
 
 DEFAULTS: dict[str, Any] = {
@@ -70,6 +72,29 @@ def parse(
 def num_pictures(args: TrainingArguments) -> int:
     """Returns how many pictures a pre-training sees; it sees none twice."""
     return args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+class SymbolSceneInputs(Dataset):
+    """Scenes of printed symbols, drawn anew each time, as a model takes them: as many as a pre-training sees.
+
+    Args:
+        args: Of the pre-training.
+        ramp: As in `SymbolScenes`.
+        inputs: From a scene and its number to what the model takes.
+    """
+
+    def __init__(
+        self, args: TrainingArguments, ramp: tuple[int, int], inputs: Callable[[Scene, int], dict[str, Any]]
+    ) -> None:
+        self.scenes = SymbolScenes(seed=args.seed, ramp=ramp)
+        self.length = num_pictures(args)
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.inputs(self.scenes.scene(index), index)
 
 
 def optimizer_with_slow_backbone(
