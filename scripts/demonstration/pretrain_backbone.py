@@ -2,10 +2,10 @@
 
     python -m scripts.demonstration.pretrain_backbone
 
-`--embed_dim 16` makes the narrow one, in `scripts/demonstration/backbone_narrow`. About an hour on one CPU core that
-computes bfloat16; `--resume_from_checkpoint last` goes on after an interruption. All arguments of
-`transformers.TrainingArguments` work. The result is written to `backbone/` in the output directory: weights in float16,
-the image processor, and a card.
+`--embed_dim 16` makes a narrower one. About an hour on one CPU core that computes bfloat16; `--resume_from_checkpoint
+last` goes on after an interruption. All arguments of `transformers.TrainingArguments` work. The result, as stored in
+`scripts/demonstration/backbone`, is written to `backbone/` in the output directory: weights in float16, the image
+processor, and a card.
 """
 
 from collections.abc import Sequence
