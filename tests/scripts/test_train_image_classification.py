@@ -103,8 +103,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(arguments, tmp_path, monke
 
 
 BEST_IS_NOT_LAST = [
-    # A rate that destroys what was learnt.
-    *("--learning_rate", "3", "--lr_scheduler_type", "constant", "--save_total_limit", "5"),
+    # A rate that grows until it destroys what was learnt.
+    *("--learning_rate", "300", "--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", "100"),
+    *("--save_total_limit", "5"),
     *("--load_best_model_at_end", "--metric_for_best_model", "loss"),
 ]
 
