@@ -116,8 +116,6 @@ def train(
     image_processor.ignore_index = IGNORE_INDEX
     image_processor.do_reduce_labels = data_args.reduce_labels
     check_arguments(data_args, args, base_model, len(splits["train"]))
-    # UPerNet and SegFormer take the number of labels of all accumulated batches and ignore it (transformers 47688).
-    base_model.accepts_loss_kwargs = False
     checkpoint_backbone(base_model, args)
     model = METHODS[method_args.method](base_model, method_args)
     if checkpoint is not None:

@@ -112,8 +112,6 @@ def build_model() -> PreTrainedModel:
     """Returns UPerNet with a new head around the demonstration backbone."""
     args = DenseModelArguments(backbone=BACKBONE, model_type="upernet", model_config=json.dumps(CONFIG))
     model, _ = load_dense_model({"upernet": SEMANTIC_SEGMENTATION.auto_class}, args, CLASSES, Path())
-    # UPerNet takes the number of labels of all accumulated batches and ignores it (transformers 47688).
-    model.accepts_loss_kwargs = False
     return model
 
 

@@ -102,6 +102,8 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        # UPerNet and SegFormer take the number of labels of all accumulated batches and ignore it (transformers 47688).
+        self.model_accepts_loss_kwargs = False
         self.num_classes = num_classes
         self.eval_mode = eval_mode
         self.crop_size = crop_size
