@@ -51,12 +51,12 @@ apart by the last stage's features, averaged over each digit, falls from 44 % to
 NUM_EVALUATION_SCENES = 500
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_segmenter",
-    "max_steps": 2000,
+    "max_steps": 5000,
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 50,
     "learning_rate": 1e-3,
     "lr_scheduler_type": "warmup_stable_decay",
-    "lr_scheduler_kwargs": '{"num_decay_steps": 300}',
+    "lr_scheduler_kwargs": '{"num_decay_steps": 1000}',
     "warmup_steps": 100,
     "save_steps": 250,
 }

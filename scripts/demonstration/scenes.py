@@ -32,6 +32,10 @@ DIGIT_VARIATION = replace(digits.VARIATION, size=SIZES, contrast=80, opacity=0.9
 FADING = 0.6
 """How far the photographs behind digits are faded towards their mean colour, from 0 to 1."""
 
+MAX_DIFFICULTY = 0.5
+"""Of scenes of symbols: about as hard to see as the digits. From harder ones detectors learn hardly more than nothing in
+as many steps."""
+
 MIN_COVERAGE = 0.4
 """Of the grey levels of a shape: from here on a pixel belongs to it."""
 
@@ -169,7 +173,7 @@ class SymbolScenes:
     def scene(self, number: int) -> Scene:
         """Returns the scene of a number, of one to `MAX_OBJECTS` symbols."""
         random = np.random.default_rng([self.seed, number])
-        difficulty = symbols.difficulty(number, self.ramp)
+        difficulty = MAX_DIFFICULTY * symbols.difficulty(number, self.ramp)
         background = symbols.symbol_background(self.size, difficulty, random)
         variation = replace(symbols.PLAIN.towards(symbols.VARIATION, difficulty), size=SIZES)
         count = int(random.integers(1, MAX_OBJECTS + 1))
