@@ -59,3 +59,8 @@ def random_background(group: str, size: int, random: np.random.Generator) -> Ima
     left, top = (int(random.integers(length - side + 1)) for length in image.size)
     background = image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side), 3.0)
     return background.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else background
+
+
+def exchange_colours(picture: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Returns a picture with its three channels in a random order: a few photographs become many more."""
+    return Image.fromarray(np.ascontiguousarray(np.asarray(picture)[..., random.permutation(3)]))

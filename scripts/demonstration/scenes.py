@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from scripts.demonstration import digits, symbols
 from scripts.demonstration.overlay import Variation, overlay
-from scripts.demonstration.photographs import random_background
+from scripts.demonstration.photographs import exchange_colours, random_background
 
 DIGIT_SCENES = "scenes of handwritten digits over photographs (embedded default)"
 NUM_SCENES = {"train": 2000, "validation": 200, "test": 400}
@@ -144,7 +144,7 @@ class DigitScenes:
     def scene(self, number: int) -> Scene:
         """Returns the scene of a number, of one to `MAX_OBJECTS` digits."""
         random = np.random.default_rng([self.seed, list(digits.SCANS).index(self.split), number])
-        background = fade(random_background(self.split, self.size, random), FADING)
+        background = fade(exchange_colours(random_background(self.split, self.size, random), random), FADING)
         count = int(random.integers(1, MAX_OBJECTS + 1))
         return compose(background, self._draw_digit, count, DIGIT_VARIATION, random)
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageStat
 
 from scripts.demonstration.overlay import Variation, overlay
-from scripts.demonstration.photographs import random_background
+from scripts.demonstration.photographs import exchange_colours, random_background
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghikmnqrtuy"  # the other small letters look like their capitals
 GREEK = "αβγδεζηθλμξπρσφψωΓΔΘΛΞΠΣΦΨΩ"
@@ -76,9 +76,7 @@ def random_symbol(random: np.random.Generator) -> tuple[int, Image.Image]:
 
 def symbol_background(size: int, difficulty: float, random: np.random.Generator) -> Image.Image:
     """Cuts a square of side `size` out of a photograph: an even ground at difficulty 0, the photograph itself at 1."""
-    background = np.asarray(random_background("pretraining", size, random))
-    # Seven photographs are few: with their colours exchanged they are many more.
-    background = Image.fromarray(np.ascontiguousarray(background[..., random.permutation(3)]))
+    background = exchange_colours(random_background("pretraining", size, random), random)
     even = Image.new("RGB", background.size, tuple(round(level) for level in ImageStat.Stat(background).mean))
     return Image.blend(even, background, difficulty)
 
