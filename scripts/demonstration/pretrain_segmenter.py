@@ -2,29 +2,24 @@
 
     python -m scripts.demonstration.pretrain_segmenter
 
-About 15 minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an interruption,
+About 40 minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an interruption,
 and with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last steps. All
 arguments of `transformers.TrainingArguments` work. The result, as stored in `scripts/demonstration/segmenter`, is
 written to `segmenter/` in the output directory: weights in float16, the image processor, and a card.
 """
 
+import json
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    BaseImageProcessor,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-    PreTrainedModel,
-    SwinConfig,
-    TrainingArguments,
-)
+from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
-from mona_peft import load_backbone
+from scripts.common.models.backbones import DenseModelArguments, load_dense_model
 from scripts.common.objects.evaluation import BOXES_AND_MASKS, CocoTrainer
 from scripts.common.objects.instance_masks import InstanceDataset, collate_instances, find_instances, prepare_instances
 from scripts.common.tasks import INSTANCE_SEGMENTATION
@@ -39,8 +34,6 @@ from scripts.demonstration.scene_objects import scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, Scene, SymbolScenes
 from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
-STAGES = ["stage1", "stage2", "stage3", "stage4"]
-WIDTH = 64
 RAMP = (0, 10_000)
 """Numbers of the scenes between which they grow harder."""
 
@@ -49,6 +42,21 @@ BACKBONE_RATE = 0.05
 apart by the last stage's features, averaged over each digit, falls from 44 % to 30 %."""
 
 NUM_EVALUATION_SCENES = 500
+
+CONFIG = {
+    "feature_size": 64,
+    "mask_feature_size": 64,
+    "hidden_dim": 64,
+    "encoder_feedforward_dim": 128,
+    "dim_feedforward": 128,
+    "encoder_layers": 1,
+    "decoder_layers": 4,  # three, and the queries themselves
+    "num_attention_heads": 4,
+    "num_queries": 12,
+    "train_num_points": 1024,
+}
+"""Settings of the Mask2Former around the demonstration backbone."""
+
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_segmenter",
     "max_steps": 5000,
@@ -93,26 +101,10 @@ def training_inputs(image_processor: BaseImageProcessor, scene: Scene, number: i
     return prepare_instances(scene.image, scene.masks, np.take(GROUP_OF, scene.classes), image_processor)
 
 
-def build_model() -> Mask2FormerForUniversalSegmentation:
-    """Returns the model: the demonstration backbone, and a head with random weights."""
-    backbone = SwinConfig.from_pretrained(BACKBONE, out_features=STAGES)
-    config = Mask2FormerConfig(
-        backbone_config=backbone,
-        feature_size=WIDTH,
-        mask_feature_size=WIDTH,
-        hidden_dim=WIDTH,
-        encoder_feedforward_dim=2 * WIDTH,
-        dim_feedforward=2 * WIDTH,
-        encoder_layers=1,
-        decoder_layers=4,  # three, and the queries themselves
-        num_attention_heads=4,
-        num_queries=12,
-        train_num_points=1024,
-        id2label=dict(enumerate(GROUPS)),
-        label2id={name: number for number, name in enumerate(GROUPS)},
-    )
-    model = Mask2FormerForUniversalSegmentation(config)
-    load_backbone(model, BACKBONE)
+def build_model() -> PreTrainedModel:
+    """Returns the segmenter with a new head around the demonstration backbone."""
+    args = DenseModelArguments(backbone=BACKBONE, model_type="mask2former", model_config=json.dumps(CONFIG))
+    model, _ = load_dense_model({"mask2former": INSTANCE_SEGMENTATION.auto_class}, args, list(GROUPS), Path())
     return model
 
 
