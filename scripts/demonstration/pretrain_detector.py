@@ -2,7 +2,7 @@
 
     python -m scripts.demonstration.pretrain_detector
 
-About half an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
+About 40 minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
 interruption, and with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last
 steps. All arguments of `transformers.TrainingArguments` work. The result, as stored in
 `scripts/demonstration/detector`, is written to `detector/` in the output directory: weights in float16, the image
@@ -32,8 +32,8 @@ from scripts.demonstration.scene_objects import scene_objects, scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, Scene, SymbolScenes
 from scripts.demonstration.symbols import GROUP_OF, GROUPS
 
-BACKBONE_RATE = 0.2
-"""Learning rate of the backbone as a share of the head's."""
+BACKBONE_RATE = 0.05
+"""Learning rate of the backbone as a share of the head's; `pretrain_segmenter` says what happens with more."""
 
 NUM_EVALUATION_SCENES = 400
 RAMP = (2_000, 16_000)
@@ -57,12 +57,12 @@ CONFIG = {
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_detector",
-    "max_steps": 2000,
+    "max_steps": 3000,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 50,
     "learning_rate": 1e-3,
     "lr_scheduler_type": "warmup_stable_decay",
-    "lr_scheduler_kwargs": '{"num_decay_steps": 400}',
+    "lr_scheduler_kwargs": '{"num_decay_steps": 600}',
     "warmup_steps": 100,
     "weight_decay": 1e-4,
     "label_names": ["labels"],
