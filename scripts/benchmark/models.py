@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import nn
 from transformers import SwinConfig, SwinForImageClassification
 
@@ -16,6 +17,8 @@ from mona_peft import Mona, MonaConfig
 from mona_peft.blocks import Grid
 from mona_peft.functional.formula import mona_formula
 from mona_peft.functional.triton import triton_kernels
+from mona_peft.selection import TASK_HEAD
+from scripts.common.models import methods
 
 SIZES = {
     "swin-tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
@@ -80,38 +83,20 @@ def _train_only(model: nn.Module, trained: Iterable[nn.Parameter]) -> nn.Module:
     return model
 
 
-def head_only(model: SwinForImageClassification) -> nn.Module:
-    """Train the classifier alone."""
-    return _train_only(model, [])
-
-
 def norm_tuning(model: SwinForImageClassification) -> nn.Module:
-    """Train all LayerNorms: about the least that has to go back through every block."""
+    """Train all LayerNorms, bare of PEFT: about the least that has to go back through every block."""
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     return _train_only(model, [parameter for norm in norms for parameter in norm.parameters()])
 
 
 def bitfit(model: SwinForImageClassification) -> nn.Module:
-    """Train all biases (Ben Zaken et al., 2022)."""
+    """Train all biases, bare of PEFT (Ben Zaken et al., 2022)."""
     return _train_only(model, [parameter for name, parameter in model.named_parameters() if name.endswith(".bias")])
-
-
-def lora(model: SwinForImageClassification) -> nn.Module:
-    """LoRA of PEFT, rank 64, on query and value, without dropout."""
-    config = LoraConfig(
-        r=64, lora_alpha=64, target_modules=r".*\.(q_proj|v_proj|query|value)", modules_to_save=["classifier"]
-    )
-    return get_peft_model(model, config)
-
-
-def full_fine_tuning(model: SwinForImageClassification) -> nn.Module:
-    """Train everything."""
-    return model
 
 
 def mona(model: SwinForImageClassification, **settings: bool) -> nn.Module:
     """Mona of this package."""
-    return get_peft_model(model, MonaConfig(modules_to_save="task-head", init_weights="paper", **settings))
+    return get_peft_model(model, MonaConfig(modules_to_save=TASK_HEAD, init_weights="paper", **settings))
 
 
 def mona_recompute(model: SwinForImageClassification) -> nn.Module:
@@ -147,15 +132,15 @@ def _replace_monas(model: nn.Module, new_class: type[Mona]) -> nn.Module:
 
 
 METHODS: dict[str, Callable[[SwinForImageClassification], nn.Module]] = {
-    "head only": head_only,
+    "head only": methods.METHODS["fixed"].adapt,
     "norm-tuning": norm_tuning,
     "BitFit": bitfit,
-    "LoRA": lora,
+    "LoRA": partial(methods.METHODS["lora"].adapt, bottleneck_dim=methods.PAPER_DIM),
     "plain adapter": plain_adapter,
     "Mona, formula": mona_formula_only,
     "Mona": mona,
     "Mona, MLP recomputed": mona_recompute,
-    "full fine-tuning": full_fine_tuning,
+    "full fine-tuning": methods.METHODS["full"].adapt,
 }
 if torch.cuda.is_available() and find_spec("triton"):
     METHODS["Mona, Triton"] = mona_triton
