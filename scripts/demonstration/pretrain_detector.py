@@ -30,7 +30,7 @@ from scripts.demonstration.pretraining import (
 )
 from scripts.demonstration.scene_objects import scene_objects, scene_rows
 from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, Scene, SymbolScenes
-from scripts.demonstration.symbols import GROUP_OF, GROUPS
+from scripts.demonstration.symbols import CLASSES
 
 BACKBONE_RATE = 0.05
 """Learning rate of the backbone as a share of the head's; `pretrain_segmenter` says what happens with more."""
@@ -40,16 +40,16 @@ RAMP = (2_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
 
 CONFIG = {
-    "encoder_hidden_dim": 48,
+    "encoder_hidden_dim": 44,
     "encoder_layers": 1,
-    "encoder_ffn_dim": 128,
+    "encoder_ffn_dim": 64,
     "encoder_attention_heads": 4,
     "hidden_expansion": 0.25,
     "d_model": 64,
-    "decoder_in_channels": [48] * 3,
+    "decoder_in_channels": [44] * 3,
     "decoder_layers": 2,
     "decoder_attention_heads": 4,
-    "decoder_ffn_dim": 128,
+    "decoder_ffn_dim": 64,
     "num_queries": 30,
     "num_denoising": 20,
 }
@@ -67,6 +67,7 @@ DEFAULTS: dict[str, Any] = {
     "weight_decay": 1e-4,
     "label_names": ["labels"],
     "save_steps": 250,
+    "logging_steps": 100,
 }
 
 CARD = f"""---
@@ -79,8 +80,8 @@ tags: [rt_detr, swin, object-detection]
 # Demonstration detector
 
 An RT-DETR of {{parameters:,}} parameters around the demonstration backbone, for scenes of {IMAGE_SIZE} x {IMAGE_SIZE}
-pixels. It finds printed symbols, in the classes {", ".join(GROUPS)}. It knows no digits, and
-exists to be adapted to them: by `scripts/train_object_detection.py`, its tests and the comparisons of mona-peft.
+pixels. It finds printed symbols and tells them apart. It knows no digits, and exists to be adapted to them: by
+`scripts/train_object_detection.py`, its tests and the comparisons of mona-peft.
 
 - **Data**: scenes of one to {MAX_OBJECTS} of {{num_classes}} characters in {{num_fonts}} fonts that ship with
   matplotlib, of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
@@ -98,13 +99,13 @@ exists to be adapted to them: by `scripts/train_object_detection.py`, its tests 
 
 def training_inputs(image_processor: RTDetrImageProcessorPil, scene: Scene, number: int) -> dict[str, Any]:
     """Returns what the model takes of a scene."""
-    return detector_inputs(image_processor, scene.image, number, scene_objects(scene, GROUP_OF, with_masks=False))
+    return detector_inputs(image_processor, scene.image, number, scene_objects(scene, with_masks=False))
 
 
 def build_model() -> PreTrainedModel:
     """Returns the detector with a new head around the demonstration backbone."""
     args = DenseModelArguments(backbone=BACKBONE, model_type="rt_detr", model_config=json.dumps(CONFIG))
-    model, _ = load_dense_model({"rt_detr": OBJECT_DETECTION.auto_class}, args, list(GROUPS), Path())
+    model, _ = load_dense_model({"rt_detr": OBJECT_DETECTION.auto_class}, args, list(CLASSES), Path())
     return model
 
 
@@ -119,9 +120,7 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
     """Returns the trainer of a model; without one, of a new one."""
     model = model or build_model()
     image_processor = build_image_processor()
-    scenes = scene_rows(
-        SymbolScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(GROUPS), GROUP_OF, with_masks=False
-    )
+    scenes = scene_rows(SymbolScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(CLASSES), with_masks=False)
     return CocoTrainer(
         model=model,
         args=args,

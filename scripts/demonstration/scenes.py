@@ -33,8 +33,7 @@ FADING = 0.6
 """How far the photographs behind digits are faded towards their mean colour, from 0 to 1."""
 
 MAX_DIFFICULTY = 0.5
-"""Of scenes of symbols: about as hard to see as the digits. From harder ones detectors learn hardly more than nothing in
-as many steps."""
+"""Of scenes of symbols, which are about as hard to see then as digits are in theirs."""
 
 MIN_COVERAGE = 0.4
 """Of the grey levels of a shape: from here on a pixel belongs to it."""
