@@ -1,4 +1,4 @@
-"""Pre-trains the demonstration detector, a small RT-DETR, on scenes of printed symbols over photographs.
+"""Pre-trains the demonstration detector, a small RT-DETR, on scenes of printed letters over photographs.
 
     python -m scripts.demonstration.pretrain_detector
 
@@ -23,14 +23,13 @@ from scripts.common.objects.evaluation import CocoTrainer, box_detections
 from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
     BACKBONE,
+    LetterSceneInputs,
     Stopwatch,
-    SymbolSceneInputs,
     optimizer_with_slow_backbone,
     pretrain,
 )
 from scripts.demonstration.scene_objects import scene_objects, scene_rows
-from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, Scene, SymbolScenes
-from scripts.demonstration.symbols import CLASSES
+from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, LetterScenes, Scene
 
 BACKBONE_RATE = 0.05
 """Learning rate of the backbone as a share of the head's; `pretrain_segmenter` says what happens with more."""
@@ -80,11 +79,11 @@ tags: [rt_detr, swin, object-detection]
 # Demonstration detector
 
 An RT-DETR of {{parameters:,}} parameters around the demonstration backbone, for scenes of {IMAGE_SIZE} x {IMAGE_SIZE}
-pixels. It finds printed symbols and tells them apart. It knows no digits, and exists to be adapted to them: by
+pixels. It finds printed capital letters and tells them apart. It knows no digits, and exists to be adapted to them: by
 `scripts/train_object_detection.py`, its tests and the comparisons of mona-peft.
 
-- **Data**: scenes of one to {MAX_OBJECTS} of {{num_classes}} characters in {{num_fonts}} fonts that ship with
-  matplotlib, of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
+- **Data**: scenes of one to {MAX_OBJECTS} capital letters in {{num_fonts}} fonts that ship with matplotlib,
+  of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
   scikit-image ({{photographs}}). Every scene is drawn anew: {{num_pictures:,}} in all, the first ones plain and on even
   grounds.
 - **Average precision** of boxes on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and
@@ -105,7 +104,7 @@ def training_inputs(image_processor: RTDetrImageProcessorPil, scene: Scene, numb
 def build_model() -> PreTrainedModel:
     """Returns the detector with a new head around the demonstration backbone."""
     args = DenseModelArguments(backbone=BACKBONE, model_type="rt_detr", model_config=json.dumps(CONFIG))
-    model, _ = load_dense_model({"rt_detr": OBJECT_DETECTION.auto_class}, args, list(CLASSES), Path())
+    model, _ = load_dense_model({"rt_detr": OBJECT_DETECTION.auto_class}, args, list(LetterScenes.classes), Path())
     return model
 
 
@@ -120,11 +119,13 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
     """Returns the trainer of a model; without one, of a new one."""
     model = model or build_model()
     image_processor = build_image_processor()
-    scenes = scene_rows(SymbolScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(CLASSES), with_masks=False)
+    scenes = scene_rows(
+        LetterScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(LetterScenes.classes), with_masks=False
+    )
     return CocoTrainer(
         model=model,
         args=args,
-        train_dataset=SymbolSceneInputs(args, RAMP, partial(training_inputs, image_processor)),
+        train_dataset=LetterSceneInputs(args, RAMP, partial(training_inputs, image_processor)),
         eval_dataset=ObjectDetectionDataset(scenes, image_processor),
         data_collator=collate,
         processing_class=image_processor,

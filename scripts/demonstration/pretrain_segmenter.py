@@ -1,4 +1,4 @@
-"""Pre-trains the demonstration segmenter, a small Mask2Former, on scenes of printed symbols over photographs.
+"""Pre-trains the demonstration segmenter, a small Mask2Former, on scenes of printed letters over photographs.
 
     python -m scripts.demonstration.pretrain_segmenter
 
@@ -24,14 +24,13 @@ from scripts.common.objects.instance_masks import InstanceDataset, collate_insta
 from scripts.common.tasks import INSTANCE_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,
+    LetterSceneInputs,
     Stopwatch,
-    SymbolSceneInputs,
     optimizer_with_slow_backbone,
     pretrain,
 )
 from scripts.demonstration.scene_objects import scene_rows
-from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, Scene, SymbolScenes
-from scripts.demonstration.symbols import CLASSES
+from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, LetterScenes, Scene
 
 RAMP = (0, 10_000)
 """Numbers of the scenes between which they grow harder."""
@@ -63,10 +62,10 @@ CONFIG = {
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_segmenter",
-    "max_steps": 5000,
+    "max_steps": 4500,
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 50,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "lr_scheduler_type": "warmup_stable_decay",
     "lr_scheduler_kwargs": '{"num_decay_steps": 1000}',
     "warmup_steps": 100,
@@ -84,11 +83,11 @@ tags: [mask2former, swin, instance-segmentation]
 # Demonstration segmenter
 
 A Mask2Former of {{parameters:,}} parameters around the demonstration backbone, for scenes of {IMAGE_SIZE} x
-{IMAGE_SIZE} pixels. It finds printed symbols and tells them apart. It knows no digits, and exists to be adapted to
-them: by `scripts/train_instance_segmentation.py`, its tests and the comparisons of mona-peft.
+{IMAGE_SIZE} pixels. It finds printed capital letters and tells them apart. It knows no digits, and exists to
+be adapted to them: by `scripts/train_instance_segmentation.py`, its tests and the comparisons of mona-peft.
 
-- **Data**: scenes of one to {MAX_OBJECTS} of {{num_classes}} characters in {{num_fonts}} fonts that ship with
-  matplotlib, of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
+- **Data**: scenes of one to {MAX_OBJECTS} capital letters in {{num_fonts}} fonts that ship with matplotlib,
+  of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
   scikit-image ({{photographs}}). Every scene is drawn anew: {{num_pictures:,}} in all, the first ones plain and on even
   grounds.
 - **Average precision** on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and photographs:
@@ -109,7 +108,9 @@ def training_inputs(image_processor: BaseImageProcessor, scene: Scene, number: i
 def build_model() -> PreTrainedModel:
     """Returns the segmenter with a new head around the demonstration backbone."""
     args = DenseModelArguments(backbone=BACKBONE, model_type="mask2former", model_config=json.dumps(CONFIG))
-    model, _ = load_dense_model({"mask2former": INSTANCE_SEGMENTATION.auto_class}, args, list(CLASSES), Path())
+    model, _ = load_dense_model(
+        {"mask2former": INSTANCE_SEGMENTATION.auto_class}, args, list(LetterScenes.classes), Path()
+    )
     return model
 
 
@@ -119,11 +120,11 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
     image_processor = Mask2FormerImageProcessorPil(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3, ignore_index=255
     )
-    rows = scene_rows(SymbolScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(CLASSES))
+    rows = scene_rows(LetterScenes(seed=args.seed + 1), range(NUM_EVALUATION_SCENES), list(LetterScenes.classes))
     return CocoTrainer(
         model=model,
         args=args,
-        train_dataset=SymbolSceneInputs(args, RAMP, partial(training_inputs, image_processor)),
+        train_dataset=LetterSceneInputs(args, RAMP, partial(training_inputs, image_processor)),
         eval_dataset=InstanceDataset(rows, image_processor),
         data_collator=collate_instances,
         processing_class=image_processor,

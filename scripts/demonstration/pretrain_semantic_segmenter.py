@@ -1,8 +1,8 @@
-"""Pre-trains the demonstration model for semantic segmentation, a small UPerNet, on scenes of printed symbols.
+"""Pre-trains the demonstration model for semantic segmentation, a small UPerNet, on scenes of printed letters.
 
     python -m scripts.demonstration.pretrain_semantic_segmenter
 
-About a quarter of an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
+About 20 minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
 interruption, and with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last
 steps. All arguments of `transformers.TrainingArguments` work. The result, as stored in
 `scripts/demonstration/semantic_segmenter`, is written to `semantic_segmenter/` in the output directory: weights in
@@ -11,13 +11,11 @@ float16, the image processor, and a card.
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, SegformerImageProcessorPil, TrainingArguments
 
@@ -28,15 +26,14 @@ from scripts.common.segmentation.evaluation import SegmentationMetrics, Semantic
 from scripts.common.tasks import SEMANTIC_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,
+    LetterSceneInputs,
     Stopwatch,
-    SymbolSceneInputs,
     optimizer_with_slow_backbone,
     pretrain,
 )
-from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, Scene, SymbolScenes
-from scripts.demonstration.symbols import GROUP_OF, GROUPS
+from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, LetterScenes, Scene
 
-CLASSES = [BACKGROUND, *GROUPS]
+CLASSES = [BACKGROUND, *LetterScenes.classes]
 NUM_EVALUATION_SCENES = 500
 RAMP = (4_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
@@ -56,12 +53,12 @@ CONFIG = {"hidden_size": 32, "auxiliary_channels": 16}
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_semantic_segmenter",
-    "max_steps": 2400,
+    "max_steps": 3000,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 50,
     "learning_rate": 3e-3,
     "lr_scheduler_type": "warmup_stable_decay",
-    "lr_scheduler_kwargs": '{"num_decay_steps": 500}',
+    "lr_scheduler_kwargs": '{"num_decay_steps": 600}',
     "warmup_steps": 100,
     "batch_eval_metrics": True,
     "label_names": ["labels"],
@@ -80,12 +77,11 @@ tags: [upernet, swin, semantic-segmentation]
 # Demonstration model for semantic segmentation
 
 A UPerNet of {{parameters:,}} parameters around the demonstration backbone, for scenes of {IMAGE_SIZE} x {IMAGE_SIZE}
-pixels. It says of every pixel whether it shows a printed symbol, in the classes {", ".join(GROUPS)}.
-It knows no digits, and exists to be adapted to them: by `scripts/train_semantic_segmentation.py`, its tests and the
-comparisons of mona-peft.
+pixels. It says of every pixel whether it shows a printed capital letter, and which. It knows no digits, and
+exists to be adapted to them: by `scripts/train_semantic_segmentation.py`, its tests and the comparisons of mona-peft.
 
-- **Data**: scenes of one to {MAX_OBJECTS} of {{num_classes}} characters in {{num_fonts}} fonts that ship with
-  matplotlib, of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
+- **Data**: scenes of one to {MAX_OBJECTS} capital letters in {{num_fonts}} fonts that ship with matplotlib,
+  of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
   scikit-image ({{photographs}}). Every scene is drawn anew: {{num_pictures:,}} in all, the first ones plain and on even
   grounds.
 - **Metrics** on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and photographs: mIoU
@@ -98,14 +94,9 @@ comparisons of mona-peft.
 """
 
 
-def group_map(scene: Scene) -> np.ndarray:
-    """Returns the (H, W) classes of a scene's pixels."""
-    return replace(scene, classes=np.take(GROUP_OF, scene.classes)).class_map
-
-
 def training_inputs(image_processor: SegformerImageProcessorPil, scene: Scene, number: int) -> dict[str, torch.Tensor]:
     """Returns what the model takes of a crop of a scene; its place follows from the scene's number."""
-    return model_inputs(image_processor, *CROP(scene.image, group_map(scene), Random(number)))
+    return model_inputs(image_processor, *CROP(scene.image, scene.class_map, Random(number)))
 
 
 def build_model() -> PreTrainedModel:
@@ -122,12 +113,12 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     image_processor.ignore_index = IGNORE_INDEX
-    scenes = map(SymbolScenes(seed=args.seed + 1).scene, range(NUM_EVALUATION_SCENES))
-    rows = scene_maps((scene.image, group_map(scene)) for scene in scenes)
+    scenes = map(LetterScenes(seed=args.seed + 1).scene, range(NUM_EVALUATION_SCENES))
+    rows = scene_maps((scene.image, scene.class_map) for scene in scenes)
     return SemanticSegmentationTrainer(
         model=model,
         args=args,
-        train_dataset=SymbolSceneInputs(args, RAMP, partial(training_inputs, image_processor)),
+        train_dataset=LetterSceneInputs(args, RAMP, partial(training_inputs, image_processor)),
         eval_dataset=EvaluationImages(
             rows,
             ignore_index=IGNORE_INDEX,

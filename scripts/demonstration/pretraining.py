@@ -29,7 +29,7 @@ from scripts.common.run import task_metrics
 from scripts.common.run_directory import find_checkpoint, replace_directory
 from scripts.common.tasks import Task
 from scripts.demonstration.photographs import PHOTOGRAPHS
-from scripts.demonstration.scenes import Scene, SymbolScenes
+from scripts.demonstration.scenes import LetterScenes, Scene
 from scripts.demonstration.symbols import CLASSES, FONTS
 
 DEFAULTS: dict[str, Any] = {
@@ -74,19 +74,19 @@ def num_pictures(args: TrainingArguments) -> int:
     return args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
-class SymbolSceneInputs(Dataset):
-    """Scenes of printed symbols, drawn anew each time, as a model takes them: as many as a pre-training sees.
+class LetterSceneInputs(Dataset):
+    """Scenes of printed letters, drawn anew each time, as a model takes them: as many as a pre-training sees.
 
     Args:
         args: Of the pre-training.
-        ramp: As in `SymbolScenes`.
+        ramp: As in `LetterScenes`.
         inputs: From a scene and its number to what the model takes.
     """
 
     def __init__(
         self, args: TrainingArguments, ramp: tuple[int, int], inputs: Callable[[Scene, int], dict[str, Any]]
     ) -> None:
-        self.scenes = SymbolScenes(seed=args.seed, ramp=ramp)
+        self.scenes = LetterScenes(seed=args.seed, ramp=ramp)
         self.length = num_pictures(args)
         self.inputs = inputs
 

@@ -20,19 +20,18 @@ class Scenes(Protocol):
         """Returns the scene of a number."""
 
 
-def scene_objects(scene: Scene, class_of: Sequence[int] | None = None, with_masks: bool = True) -> Objects:
+def scene_objects(scene: Scene, with_masks: bool = True) -> Objects:
     """Returns the objects of a scene.
 
     Args:
         scene: The scene.
-        class_of: Another class for each class of the scenes; None keeps them.
         with_masks: Whether objects have masks.
     """
     corners = scene.boxes
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     objects: Objects = {
         "bbox": boxes.astype(float).tolist(),
-        "category": [int(label if class_of is None else class_of[label]) for label in scene.classes],
+        "category": scene.classes.tolist(),
         "area": scene.masks.sum((1, 2)).astype(float).tolist(),
         "iscrowd": [False] * len(boxes),
     }
@@ -46,7 +45,6 @@ def scene_rows(
     scenes: Scenes,
     numbers: Iterable[int],
     classes: Sequence[str],
-    class_of: Sequence[int] | None = None,
     with_masks: bool = True,
 ) -> Dataset:
     """Returns scenes in the form of `objects.data`.
@@ -55,7 +53,6 @@ def scene_rows(
         scenes: The scenes.
         numbers: Of those wanted.
         classes: Names of the classes.
-        class_of: As in `scene_objects`.
         with_masks: As in `scene_objects`.
     """
     rows: list[Mapping[str, Any]] = []
@@ -68,7 +65,7 @@ def scene_rows(
                 "image_id": number,
                 "width": width,
                 "height": height,
-                "objects": scene_objects(scene, class_of, with_masks),
+                "objects": scene_objects(scene, with_masks),
             }
         )
     return Dataset.from_list(rows, features=objects_features(list(classes), with_masks))

@@ -1,12 +1,12 @@
 """Scenes of several objects over a photograph, with an exact mask of each: the data of the dense demonstration tasks.
 
-The parts are those of the classification task: handwritten digits, or the printed symbols that the demonstration
+The parts are those of the classification task: handwritten digits, or printed letters, which the demonstration
 backbone knows. Boxes and class maps follow from the masks.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import ClassVar
 
 import numpy as np
@@ -33,7 +33,7 @@ FADING = 0.6
 """How far the photographs behind digits are faded towards their mean colour, from 0 to 1."""
 
 MAX_DIFFICULTY = 0.5
-"""Of scenes of symbols, which are about as hard to see then as digits are in theirs."""
+"""Of scenes of letters, which are about as hard to see then as digits are in theirs."""
 
 MIN_COVERAGE = 0.4
 """Of the grey levels of a shape: from here on a pixel belongs to it."""
@@ -154,8 +154,11 @@ class DigitScenes:
 
 
 @dataclass(frozen=True)
-class SymbolScenes:
-    """An endless set of scenes of printed symbols, by number, over the photographs of the pre-training.
+class LetterScenes:
+    """An endless set of scenes of printed capital letters, by number, over the photographs of the pre-training.
+
+    Of all symbols that the backbone knows a model that also has to find them would see each too rarely to learn to tell
+    them apart within an hour.
 
     Attributes:
         size: Side of the scenes in pixels.
@@ -163,17 +166,17 @@ class SymbolScenes:
         ramp: From which number on scenes grow harder, and from which on they are as hard as they get.
     """
 
-    classes: ClassVar[tuple[str, ...]] = symbols.CLASSES
+    classes: ClassVar[tuple[str, ...]] = tuple(symbols.CAPITALS)
 
     size: int = IMAGE_SIZE
     seed: int = 0
     ramp: tuple[int, int] = (-1, 0)
 
     def scene(self, number: int) -> Scene:
-        """Returns the scene of a number, of one to `MAX_OBJECTS` symbols."""
+        """Returns the scene of a number, of one to `MAX_OBJECTS` letters."""
         random = np.random.default_rng([self.seed, number])
         difficulty = MAX_DIFFICULTY * symbols.difficulty(number, self.ramp)
         background = symbols.symbol_background(self.size, difficulty, random)
         variation = replace(symbols.PLAIN.towards(symbols.VARIATION, difficulty), size=SIZES)
         count = int(random.integers(1, MAX_OBJECTS + 1))
-        return compose(background, symbols.random_symbol, count, variation, random)
+        return compose(background, partial(symbols.random_symbol, self.classes), count, variation, random)

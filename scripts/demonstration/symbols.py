@@ -1,5 +1,6 @@
 """Printed letters and symbols over photographs: what the demonstration backbone is pre-trained on. No digits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,21 +12,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageStat
 from scripts.demonstration.overlay import Variation, overlay
 from scripts.demonstration.photographs import exchange_colours, random_background
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghikmnqrtuy"  # the other small letters look like their capitals
+CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LETTERS = CAPITALS + "abdefghikmnqrtuy"  # the other small letters look like their capitals
 GREEK = "αβγδεζηθλμξπρσφψωΓΔΘΛΞΠΣΦΨΩ"
 SYMBOLS = "!?#$%&@*+=<>/[](){}§¶€£¥→↓∫∑√∞∂∇∈∪∀⊕♠♣♥♦♪"
 CLASSES = tuple(LETTERS + GREEK + SYMBOLS)
-
-GROUPS = {
-    "capital letter": LETTERS[:26],
-    "small letter": LETTERS[26:],
-    "Greek letter": GREEK,
-    "sign": SYMBOLS,
-}
-"""Classes for models that have to find symbols, too: of 110 they would see each too rarely to learn within an hour."""
-
-GROUP_OF = tuple(number for character in CLASSES for number, group in enumerate(GROUPS.values()) if character in group)
-"""Number of the group of each class."""
 
 FONTS = {
     **dict.fromkeys(
@@ -67,11 +58,11 @@ def symbol_stencil(character: str, font: str) -> Image.Image:
     return stencil.crop(stencil.getbbox())
 
 
-def random_symbol(random: np.random.Generator) -> tuple[int, Image.Image]:
-    """Returns the number of a class, and a stencil of it in one of its fonts."""
-    label = int(random.integers(len(CLASSES)))
-    fonts = _fonts_with(CLASSES[label])
-    return label, symbol_stencil(CLASSES[label], fonts[random.integers(len(fonts))])
+def random_symbol(characters: Sequence[str], random: np.random.Generator) -> tuple[int, Image.Image]:
+    """Returns the number of one of several characters, and a stencil of it in one of its fonts."""
+    label = int(random.integers(len(characters)))
+    fonts = _fonts_with(characters[label])
+    return label, symbol_stencil(characters[label], fonts[random.integers(len(fonts))])
 
 
 def symbol_background(size: int, difficulty: float, random: np.random.Generator) -> Image.Image:
@@ -107,7 +98,7 @@ class PrintedSymbols:
     def picture(self, number: int) -> tuple[Image.Image, int]:
         """Returns the picture of a number, and the number of its class."""
         random = np.random.default_rng([self.seed, number])
-        label, stencil = random_symbol(random)
+        label, stencil = random_symbol(CLASSES, random)
         share = difficulty(number, self.ramp)
         background = symbol_background(self.size, share, random)
         picture, _ = overlay(background, stencil, PLAIN.towards(VARIATION, share), random)

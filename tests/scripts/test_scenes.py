@@ -8,10 +8,10 @@ from PIL import Image
 
 from scripts.demonstration import scenes
 from scripts.demonstration.overlay import Variation
-from scripts.demonstration.scenes import DigitScenes, Scene, SymbolScenes, compose
+from scripts.demonstration.scenes import DigitScenes, LetterScenes, Scene, compose
 
 SQUARES = Variation(size=(0.25, 0.25), angle=0, shear=0, stretch=1, contrast=60, opacity=1)
-KINDS = {"digits": DigitScenes("test"), "symbols": SymbolScenes(seed=3)}
+KINDS = {"digits": DigitScenes("test"), "letters": LetterScenes(seed=3)}
 
 
 def squares(number: int, variation: Variation = SQUARES) -> Scene:
@@ -108,8 +108,8 @@ def test_splits_share_no_scan_and_no_photograph(monkeypatch):
     assert len(set(first.values())) == 3
 
 
-def test_symbols_grow_harder():
+def test_letters_grow_harder():
     # On an even ground the commonest colour is nearly everywhere that no symbol is.
-    easy, hard = (SymbolScenes(ramp=ramp).scene(3) for ramp in ((100, 200), (-1, 0)))
+    easy, hard = (LetterScenes(ramp=ramp).scene(3) for ramp in ((100, 200), (-1, 0)))
     (even, photograph) = (np.asarray(scene.image)[~scene.masks.any(0)].std(0).mean() for scene in (easy, hard))
     assert even < 10 < photograph
