@@ -39,16 +39,16 @@ RAMP = (2_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
 
 CONFIG = {
-    "encoder_hidden_dim": 44,
+    "encoder_hidden_dim": 64,
     "encoder_layers": 1,
-    "encoder_ffn_dim": 64,
+    "encoder_ffn_dim": 128,
     "encoder_attention_heads": 4,
-    "hidden_expansion": 0.25,
+    "hidden_expansion": 0.5,
     "d_model": 64,
-    "decoder_in_channels": [44] * 3,
-    "decoder_layers": 2,
+    "decoder_in_channels": [64] * 3,
+    "decoder_layers": 3,
     "decoder_attention_heads": 4,
-    "decoder_ffn_dim": 64,
+    "decoder_ffn_dim": 128,
     "num_queries": 30,
     "num_denoising": 20,
 }
@@ -56,12 +56,12 @@ CONFIG = {
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_detector",
-    "max_steps": 3000,
+    "max_steps": 4000,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 50,
     "learning_rate": 1e-3,
     "lr_scheduler_type": "warmup_stable_decay",
-    "lr_scheduler_kwargs": '{"num_decay_steps": 600}',
+    "lr_scheduler_kwargs": '{"num_decay_steps": 800}',
     "warmup_steps": 100,
     "weight_decay": 1e-4,
     "label_names": ["labels"],
@@ -88,7 +88,7 @@ pixels. It finds printed capital letters and tells them apart. It knows no digit
   grounds.
 - **Average precision** of boxes on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and
   photographs: {{box_ap:.3f}} (AP50 {{box_ap50:.3f}}).
-- **Training**: from `scripts/demonstration/backbone`, all parameters, the backbone at {BACKBONE_RATE} of the learning
+- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the learning
   rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}} thread(s) of a
   CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_detector`;
   settings and versions are in `training.json`.

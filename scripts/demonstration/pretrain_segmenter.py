@@ -44,9 +44,9 @@ NUM_EVALUATION_SCENES = 500
 CONFIG = {
     "feature_size": 64,
     "mask_feature_size": 64,
-    "hidden_dim": 48,
-    "encoder_feedforward_dim": 64,
-    "dim_feedforward": 48,
+    "hidden_dim": 64,
+    "encoder_feedforward_dim": 128,
+    "dim_feedforward": 128,
     "encoder_layers": 1,
     # Six, and the queries themselves: twice over the three maps. A query attends where the layer before saw its object,
     # which the first three layers see badly, and on coarse maps not at all; what the object is, the next three find.
@@ -62,10 +62,10 @@ CONFIG = {
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_segmenter",
-    "max_steps": 4500,
+    "max_steps": 5000,
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 50,
-    "learning_rate": 2e-3,
+    "learning_rate": 1.5e-3,
     "lr_scheduler_type": "warmup_stable_decay",
     "lr_scheduler_kwargs": '{"num_decay_steps": 1000}',
     "warmup_steps": 100,
@@ -92,7 +92,7 @@ be adapted to them: by `scripts/train_instance_segmentation.py`, its tests and t
   grounds.
 - **Average precision** on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and photographs:
   masks {{mask_ap:.3f}} (AP50 {{mask_ap50:.3f}}), boxes {{box_ap:.3f}} (AP50 {{box_ap50:.3f}}).
-- **Training**: from `scripts/demonstration/backbone`, all parameters, the backbone at {BACKBONE_RATE} of the learning
+- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the learning
   rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}} thread(s) of a
   CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_segmenter`; settings and versions are
   in `training.json`.

@@ -48,7 +48,7 @@ CROP = ScaleAndCrop(
 )
 """Of scenes, in training: nine tenths of a whole scene are background."""
 
-CONFIG = {"hidden_size": 32, "auxiliary_channels": 16}
+CONFIG = {"hidden_size": 64, "auxiliary_channels": 16}
 """Settings of the UPerNet around the demonstration backbone."""
 
 DEFAULTS: dict[str, Any] = {
@@ -86,7 +86,7 @@ exists to be adapted to them: by `scripts/train_semantic_segmentation.py`, its t
   grounds.
 - **Metrics** on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and photographs: mIoU
   {{mean_iou:.3f}} over {len(CLASSES)} classes, background counted, pixel accuracy {{pixel_accuracy:.3f}}.
-- **Training**: from `scripts/demonstration/backbone`, all parameters, the backbone at {BACKBONE_RATE} of the learning
+- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the learning
   rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}} thread(s) of a
   CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_semantic_segmenter`; settings and
   versions are in `training.json`.
