@@ -32,6 +32,8 @@ METHODS = {"fixed": "head alone", "mona": "Mona and head"}
 
 OUTPUTS = {*METHODS, "demo.json", "demo.md", "demo.png"}
 NUM_SHOWN = 12
+MIN_SAME = 0.99
+"""Share of predictions that are the same after reloading; on a CPU all are, and a GPU may round a tie otherwise."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,10 +41,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Args:
         argv: `--output_dir`; all other arguments go to both trainings.
+
+    Raises:
+        ValueError: The output directory holds something else, or other images are given.
     """
     parser = ArgumentParser(description=__doc__.split("\n", 1)[0], allow_abbrev=False)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo"))
     options, training_arguments = parser.parse_known_args(argv)
+    if any(argument.split("=")[0] == "--dataset" for argument in training_arguments):
+        raise ValueError(
+            "--dataset: the demonstration is about its own. Your images: scripts.train_image_classification."
+        )
     output_dir = options.output_dir
     _clear(output_dir)
 
@@ -65,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     reloaded = _reload(output_dir / "mona" / "adapter")
     same = int((reloaded == predictions["mona"]).sum())
     print(f"Reloaded in a fresh process by the code on its card: {same} of {len(digits)} predictions are the same.")
-    if same < len(digits):
+    if same < MIN_SAME * len(digits):
         raise SystemExit("The reloaded adapter predicts otherwise than the trained one: please report this.")
     print(f"Picture, adapter, model card, curves and metrics are in {output_dir}.")
 

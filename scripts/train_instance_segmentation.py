@@ -22,15 +22,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from transformers import TrainerCallback, TrainingArguments, set_seed
-
-# transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
-from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
-from transformers.models.maskformer.image_processing_pil_maskformer import MaskFormerImageProcessorPil
+from transformers import (
+    Mask2FormerImageProcessorPil,
+    MaskFormerImageProcessorPil,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from scripts.common.arguments import MethodArguments, parse_arguments
 from scripts.common.images.dataset import EpochCallback
-from scripts.common.models.backbones import DenseModelArguments, load_dense_model
+from scripts.common.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
 from scripts.common.models.image_processors import check_image_sizes, load_image_processor
 from scripts.common.models.methods import METHODS
 from scripts.common.objects.data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
@@ -103,6 +105,7 @@ def train(
         splits["train"], getattr(base_model.config, "decoder_config", base_model.config).num_queries
     )
     model = METHODS[method_args.method](base_model, method_args)
+    checkpoint_backbone(base_model, args)
     if checkpoint is not None:
         check_same_weights(checkpoint, model)
 

@@ -23,22 +23,24 @@ from functools import partial
 from typing import Any, Literal
 
 from torch import nn
-from transformers import TrainerCallback, TrainingArguments, set_seed
-
-# transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
+from transformers import (
+    DeformableDetrImageProcessorPil,
+    RTDetrImageProcessorPil,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
-from transformers.models.deformable_detr.image_processing_pil_deformable_detr import DeformableDetrImageProcessorPil
-from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 
 from scripts.common.arguments import MethodArguments, parse_arguments
 from scripts.common.images.dataset import EpochCallback
-from scripts.common.models.backbones import DenseModelArguments, load_dense_model
+from scripts.common.losses import share_of_process
+from scripts.common.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
 from scripts.common.models.image_processors import check_image_sizes, load_image_processor
 from scripts.common.models.methods import METHODS
 from scripts.common.objects.data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
 from scripts.common.objects.dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
 from scripts.common.objects.evaluation import CocoTrainer, box_detections
-from scripts.common.objects.losses import share_of_process
 from scripts.common.objects.pictures import object_pictures
 from scripts.common.run import TrainingRun, adapter_dir, run_script, run_training
 from scripts.common.run_directory import check_same_weights, find_checkpoint
@@ -115,6 +117,7 @@ def train(
     check_image_sizes(image_processor, base_model.config.model_type)
     warn_of_surplus_objects(splits["train"], getattr(base_model.config, "num_queries", None))
     model = METHODS[method_args.method](base_model, method_args)
+    checkpoint_backbone(base_model, args)
     if checkpoint is not None:
         check_same_weights(checkpoint, model)
 

@@ -116,8 +116,8 @@ def train(
     image_processor.ignore_index = IGNORE_INDEX
     image_processor.do_reduce_labels = data_args.reduce_labels
     check_arguments(data_args, args, base_model, len(splits["train"]))
-    checkpoint_backbone(base_model, args)
     model = METHODS[method_args.method](base_model, method_args)
+    checkpoint_backbone(base_model, args)
     if checkpoint is not None:
         check_same_weights(checkpoint, model)
 

@@ -102,26 +102,25 @@ print("all equal")
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory) -> Hub:
     """The stand-in after a client has pushed in every way and loaded everything again."""
-    folder = tmp_path_factory.mktemp("client")
     with hub_server() as (hub, endpoint):
-        environment = os.environ | {
-            "HF_ENDPOINT": endpoint,
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": "hf_token",
-            "HF_HOME": str(folder / "cache"),
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-        }
-        result = subprocess.run(
-            [sys.executable, "-c", CLIENT.replace("USER", USER)],
-            env=environment,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, result.stderr[-3000:]
-        assert result.stdout.strip().endswith("all equal")
+        printed = run_client(endpoint, tmp_path_factory.mktemp("client"), "-c", CLIENT.replace("USER", USER))
+        assert printed.strip().endswith("all equal")
     return hub
+
+
+def run_client(endpoint: str, folder: Path, *arguments: str) -> str:
+    """Run Python in a process that takes the stand-in for the hub; returns what it prints."""
+    environment = os.environ | {
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": "hf_token",
+        "HF_HOME": str(folder / "cache"),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    result = subprocess.run([sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
 
 
 def card(hub: Hub, repo: str, folder: str = "") -> tuple[dict, str]:
@@ -181,3 +180,15 @@ def test_only_the_adapter_is_pushed(hub):
     ]
     config = json.loads(hub.repos[f"{USER}/pushed"]["adapter_config.json"])
     assert (config["peft_type"], config["base_model_name_or_path"]) == ("MONA", f"{USER}/base")
+
+
+@pytest.mark.parametrize("saved", [[], ["--save_strategy", "no"]], ids=["checkpoints too", "no checkpoint"])
+def test_a_training_script_pushes_what_it_saves_at_the_end(swin_folder, image_folder, tmp_path, saved):
+    run = tmp_path / "run"
+    arguments = ["--model_name_or_path", str(swin_folder), "--dataset", str(image_folder), "--output_dir", str(run)]
+    arguments += ["--use_cpu", "--disable_tqdm", "true", "--bottleneck_dim", "4", "--max_steps", "2", "--push_to_hub"]
+    with hub_server() as (hub, endpoint):
+        run_client(endpoint, tmp_path, "-m", "scripts.train_image_classification", *arguments, *saved)
+    pushed = hub.repos[f"{USER}/run"]
+    for file in (run / "adapter").iterdir():
+        assert pushed[file.name] == file.read_bytes(), file.name

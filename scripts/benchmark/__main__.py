@@ -60,6 +60,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark.json"))
     parser.add_argument("--peak_of", choices=METHODS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
+    if args.rounds < 2:
+        parser.error(f"--rounds {args.rounds}: quartiles need at least two.")
     args.methods = [name for name in METHODS if name in args.methods or name == REFERENCE]
     for case in args.cases:
         parse_case(case)
@@ -171,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record = {
         "settings": {"seed": SEED, "reference": REFERENCE, **{name: getattr(args, name) for name in names}},
         "software": software(),
-        "hardware": hardware(),
+        "hardware": hardware(torch.device(args.device)),
         "cases": {},
     }
     for case in args.cases:

@@ -50,6 +50,13 @@ RECIPE = (
 )
 """Training arguments that decide what comes out of a training; records and model cards name them."""
 
+REPLACED = {
+    "model_name_or_path": ("model_type", "model_config", "backbone"),
+    "model_type": ("model_name_or_path", "model_config"),
+    "backbone": ("model_name_or_path",),
+}
+"""Arguments that name a model, and those of a preset that each takes the place of when it is given by itself."""
+
 
 @dataclass
 class ModelArguments:
@@ -137,11 +144,14 @@ def parse_arguments(
         default_preset: Preset that holds where neither `--preset` nor `--dataset` is given.
 
     Raises:
-        ValueError: There is no such preset, or it sets an argument that the script does not have.
+        ValueError: There is no such preset, or it sets an argument that the script does not have, or to a value that
+            this does not take.
     """
     first = ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--dataset")
+    for name in REPLACED:
+        first.add_argument(f"--{name}")
     chosen, _ = first.parse_known_args(argv)
     preset = chosen.preset or (default_preset if chosen.dataset is None else None)
 
@@ -154,16 +164,30 @@ def parse_arguments(
     parser.set_defaults(output_dir=output_dir, **TRAINING_DEFAULTS)
     if preset is not None:
         path = find_preset(preset)
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        known = {name for dataclass_type in dataclass_types for name in dataclass_type.__dataclass_fields__}
-        if unknown := sorted(values.keys() - known):
-            raise ValueError(f"{path} sets {', '.join(unknown)}: this script has no such arguments (see --help).")
-        parser.set_defaults(**values)
+        values = _read_preset(path, parser)
+        given = [name for name in REPLACED if getattr(chosen, name) is not None]
+        replaced = {other for name in given for other in REPLACED[name]}
+        parser.set_defaults(**{name: value for name, value in values.items() if name not in replaced})
     *arguments, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     return tuple(arguments)
 
 
+def _read_preset(path: Path, parser: ArgumentParser) -> dict[str, Any]:
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is no preset: lines of `argument: value` are needed.")
+    actions = {action.dest: action for action in parser._actions}  # argparse checks no defaults and shows no arguments
+    if unknown := sorted(values.keys() - actions.keys()):
+        raise ValueError(f"{path} sets {', '.join(unknown)}: this script has no such arguments (see --help).")
+    for name, value in values.items():
+        choices = actions[name].choices
+        if choices is not None and not {*(value if isinstance(value, list) else [value])} <= {*choices}:
+            raise ValueError(f"{path} sets {name}: {value}. It takes {', '.join(map(str, choices))}.")
+    return values
+
+
 def recipe(args: TrainingArguments) -> dict[str, Any]:
-    """Returns the arguments that decide what comes out of a training."""
+    """Returns the arguments that decide what comes out of a training; milestones and the like where there are any."""
     values = args.to_dict()
-    return {name: values[name] for name in RECIPE}
+    schedule = {name: value for name in ("lr_scheduler_kwargs",) if (value := values[name])}
+    return {name: values[name] for name in RECIPE} | schedule

@@ -128,7 +128,11 @@ def _results_table(results: dict[str, dict[str, float]], task: Task) -> str:
     rows = [
         ["split", *(task.metrics[name] for name in metrics)],
         ["---"] * (1 + len(metrics)),
-        *([split, *(f"{result[name]:.4f}" for name in metrics)] for split, result in results.items()),
+        # Sizes of objects that a split lacks have no average precision there.
+        *(
+            [split, *(f"{result[name]:.4f}" if name in result else "" for name in metrics)]
+            for split, result in results.items()
+        ),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -29,10 +29,10 @@ def software() -> dict[str, str | None]:
     return {"python": platform.python_version(), **versions, "mona_peft": mona_peft.__version__, "commit": commit}
 
 
-def hardware() -> dict[str, str | int]:
-    """Returns the device and the number of threads a run used."""
-    if torch.cuda.is_available():
-        return {"device": torch.cuda.get_device_name(), "num_devices": torch.cuda.device_count()}
+def hardware(device: torch.device, num_processes: int = 1) -> dict[str, str | int]:
+    """Returns the name of the device of a run, and on how many of them, or threads of a processor, it ran."""
+    if device.type == "cuda":
+        return {"device": torch.cuda.get_device_name(device), "num_devices": num_processes}
     return {"device": platform.processor() or platform.machine(), "num_threads": torch.get_num_threads()}
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import upload_folder
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import PredictionOutput
@@ -82,13 +83,16 @@ def run_training(
         details: What the record says of each evaluated split besides the task's metrics, by name, asked for after the
             split's evaluation.
     """
+    # A model whose weights are shared out predicts on all processes or on none, and before training on none.
+    shared_out = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    draws = pictures is not None and not shared_out
     leads = trainer.is_world_process_zero()
-    if pictures is not None:
+    if draws:
         trainer.add_callback(pictures)
         if leads:
             pictures.add("before training")
     trainer.train(resume_from_checkpoint=checkpoint)
-    if pictures is not None and leads:
+    if draws and leads:
         pictures.add("after training")
 
     results: dict[str, dict[str, float]] = {}
@@ -117,7 +121,7 @@ def run_training(
         "seed": args.seed,
         "parameters": parameter_counts(model),
         "software": software(),
-        "hardware": hardware(),
+        "hardware": hardware(args.device, args.world_size),
         "history": trainer.state.log_history,
     }
     return _save(trainer, task, record, built=model_args.model_name_or_path is None), output
@@ -136,9 +140,11 @@ def _save(trainer: Trainer, task: Task, record: dict[str, Any], built: bool) -> 
     whole = isinstance(model, PreTrainedModel)
     output_dir, folder = Path(args.output_dir), model_dir(args) if whole else adapter_dir(args)
     record["adapter_path"] = folder.as_posix()
+    # Whole weights where each process has a part of them; asked for by all.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
         with replace_directory(folder) as new:
-            model.save_pretrained(new)
+            model.save_pretrained(new, state_dict=weights)
             trainer.processing_class.save_pretrained(new)
             if built and not whole:
                 model.get_base_model().config.save_pretrained(new)
@@ -146,6 +152,10 @@ def _save(trainer: Trainer, task: Task, record: dict[str, Any], built: bool) -> 
             model_card(record, task).save(new / "README.md")
         plot_curves({record["method"]["method"]: record["history"]}, output_dir / "curves.png", task)
         write_json(output_dir / "metrics.json", record)
+        if args.push_to_hub:  # what Trainer pushed are checkpoints
+            upload_folder(
+                repo_id=trainer.hub_model_id, folder_path=folder, token=args.hub_token, commit_message="End of training"
+            )
     return record
 
 

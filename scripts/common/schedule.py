@@ -16,8 +16,8 @@ CONSTANT = ("constant", "constant_with_warmup")
 class MultiStepTrainer(Trainer):
     """`Trainer` that knows `milestones` in `lr_scheduler_kwargs`: epochs at which the learning rate falls to a tenth.
 
-    Up to the first, the rate is constant but for the warm-up. Where `max_steps` ends the training, it counts as
-    `num_train_epochs` all the same, so that milestones are shares of the whole.
+    Up to the first, the rate is constant, after a warm-up if the schedule has one. Where `max_steps` ends the training,
+    it counts as `num_train_epochs` all the same, so that milestones are shares of the whole.
 
     Raises:
         ValueError: Milestones are out of order or outside of the training, or the schedule is not a constant one.
@@ -34,7 +34,8 @@ class MultiStepTrainer(Trainer):
         if not self.milestones or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         falls = [num_training_steps * epoch / self.args.num_train_epochs for epoch in self.milestones]
-        warmup_steps = max(1, self.args.get_warmup_steps(num_training_steps))
+        warms_up = self.args.lr_scheduler_type == "constant_with_warmup"
+        warmup_steps = max(1, self.args.get_warmup_steps(num_training_steps)) if warms_up else 1
 
         def factor(step: int) -> float:
             return min(1.0, (step + 1) / warmup_steps) * FACTOR ** bisect_right(falls, step)

@@ -15,8 +15,8 @@ class SplitArguments:
     validation_split: str | None = field(
         default=None,
         metadata={
-            "help": "Split to evaluate on during training. Without it: 'validation' where the dataset has one, else a "
-            "part of the training split."
+            "help": f"Split to evaluate on during training. Without it: {' or '.join(VALIDATION_NAMES)} where the "
+            "dataset has one, else a part of the training split."
         },
     )
     validation_fraction: float = field(

@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.compare_methods.experiments import Comparison, parse_defaults
+from scripts.compare_methods.experiments import Comparison, backbone_name, parse_defaults
 from scripts.compare_methods.report import report
 from scripts.compare_methods.rows import ROWS
 from scripts.compare_methods.run import run_all
@@ -75,6 +75,11 @@ def comparison(args: argparse.Namespace, defaults: Sequence[str]) -> Comparison:
     models = args.models or [model_args.base_model]
     if models == [None]:
         raise ValueError("--models: which pre-trained ones? On your own data there is no demonstration model.")
+    names = [backbone_name(model) for model in models]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"--models {' '.join(models)}: results are kept by the last part of the name; give each another."
+        )
     return Comparison(
         task=study.name,
         defaults=tuple(defaults),

@@ -17,9 +17,14 @@ FAR_BELOW = 0.5
 
 
 def draw_results(summaries: Summaries, task: Task, path: Path) -> None:
-    """Draws results on the test images, mean and spread over seeds, against the number of trained parameters."""
+    """Draws results on the test images, mean and spread over seeds, against the number of trained parameters.
+
+    Nothing is drawn where there are no methods to compare, but widths or designs alone.
+    """
     shown = {row: summaries[row.name] for row in METHOD_ROWS if row.name in summaries}
     results = {row: summary.result(test_split(summary.first)) for row, summary in shown.items()}
+    if not shown:
+        return
     best = max(result.mean for result in results.values())
     lowest = min(
         result.mean - (result.deviation or 0) for result in results.values() if result.mean >= FAR_BELOW * best

@@ -88,9 +88,9 @@ pixels. It finds printed capital letters and tells them apart. It knows no digit
   grounds.
 - **Average precision** of boxes on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and
   photographs: {{box_ap:.3f}} (AP50 {{box_ap50:.3f}}).
-- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the learning
-  rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}} thread(s) of a
-  CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_detector`;
+- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the
+  learning rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}}
+  thread(s) of a CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_detector`;
   settings and versions are in `training.json`.
 - **Files**: the weights are stored in float16 and loaded in float32.
 """

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
-from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+from transformers import BaseImageProcessor, Mask2FormerImageProcessorPil, PreTrainedModel, TrainingArguments
 
 from scripts.common.models.backbones import DenseModelArguments, load_dense_model
 from scripts.common.objects.evaluation import BOXES_AND_MASKS, CocoTrainer
@@ -92,10 +91,10 @@ be adapted to them: by `scripts/train_instance_segmentation.py`, its tests and t
   grounds.
 - **Average precision** on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and photographs:
   masks {{mask_ap:.3f}} (AP50 {{mask_ap50:.3f}}), boxes {{box_ap:.3f}} (AP50 {{box_ap50:.3f}}).
-- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the learning
-  rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}} thread(s) of a
-  CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_segmenter`; settings and versions are
-  in `training.json`.
+- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the
+  learning rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}}
+  thread(s) of a CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_segmenter`;
+  settings and versions are in `training.json`.
 - **Files**: the weights are stored in float16 and loaded in float32.
 """
 

@@ -86,10 +86,10 @@ exists to be adapted to them: by `scripts/train_semantic_segmentation.py`, its t
   grounds.
 - **Metrics** on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and photographs: mIoU
   {{mean_iou:.3f}} over {len(CLASSES)} classes, background counted, pixel accuracy {{pixel_accuracy:.3f}}.
-- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the learning
-  rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}} thread(s) of a
-  CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_semantic_segmenter`; settings and
-  versions are in `training.json`.
+- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the
+  learning rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}}
+  thread(s) of a CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_semantic_segmenter`;
+  settings and versions are in `training.json`.
 - **Files**: the weights are stored in float16 and loaded in float32.
 """
 

@@ -48,8 +48,8 @@ DEFAULTS: dict[str, Any] = {
 """Defaults of every pre-training, where those of `TrainingArguments` do not suit it."""
 
 BACKBONE = os.path.relpath(Path(__file__).parent / "backbone_narrow")
-"""Folder of the demonstration backbone from which the dense demonstration models start. The narrow one tells symbols and
-digits apart better than the other, is quicker, and leaves room for a head within six megabytes."""
+"""Folder of the demonstration backbone from which the dense demonstration models start. The narrow one tells symbols
+and digits apart better than the other, is quicker, and leaves room for a head within six megabytes."""
 
 MINUTES = "minutes"
 
@@ -181,7 +181,7 @@ def save_demonstration_model(folder: Path, trainer: Trainer, results: dict[str, 
         "training": recipe(args),
         "seed": args.seed,
         "software": software(),
-        "hardware": hardware(),
+        "hardware": hardware(args.device, args.world_size),
         "history": trainer.state.log_history,
     }
     facts = {

@@ -159,6 +159,14 @@ def test_gradient_checkpointing_is_the_backbones(tmp_path):
     torch.testing.assert_close(*gradients)
 
 
+def test_checkpointing_that_would_lose_gradients_is_refused(tmp_path):
+    args = TrainingArguments(
+        str(tmp_path), gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True}, use_cpu=True
+    )
+    with pytest.raises(ValueError, match="would get no gradient"):
+        checkpoint_backbone(upernet(), args)
+
+
 def test_backbone_of_another_family_is_refused(tmp_path):
     AutoConfig.for_model("segformer").save_pretrained(tmp_path)
     args = DenseModelArguments(backbone=str(tmp_path), model_type="upernet")

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 from peft import get_peft_model
@@ -11,9 +12,9 @@ from transformers import AutoModelForImageClassification, TrainingArguments
 from mona_peft import MonaConfig
 from scripts.common.model_card import load_pretrained_code, model_card
 from scripts.common.plots import draw_loss, draw_metric
-from scripts.common.records import parameter_counts, software
+from scripts.common.records import hardware, parameter_counts, software
 from scripts.common.run_directory import find_checkpoint, replace_directory, replace_file
-from scripts.common.tasks import IMAGE_CLASSIFICATION
+from scripts.common.tasks import IMAGE_CLASSIFICATION, OBJECT_DETECTION
 
 
 def write_half(path) -> None:
@@ -121,6 +122,14 @@ def test_card_tells_how_to_load_and_what_to_expect(tmp_path):
     assert '"learning_rate": 0.001' in text
 
 
+def test_card_of_a_split_without_large_objects_leaves_their_precision_out():
+    results = {"validation": {"box_ap": 0.5, "box_ap_large": 0.25}, "test": {"box_ap": 0.125}}
+    record = make_record(results=results, model_class="RTDetr", model_module="transformers")
+    text = model_card(record, OBJECT_DETECTION).text
+    assert "| validation | 0.5000 | 0.2500 |" in text
+    assert "| test | 0.1250 |  |" in text
+
+
 def test_card_of_many_classes_gives_their_number(tmp_path):
     lines = load_pretrained_code("AutoModelForImageClassification", "somebody/swin", [str(i) for i in range(300)])
     assert "num_labels=300" in model_card(make_record(load_base=lines), IMAGE_CLASSIFICATION).text
@@ -151,6 +160,13 @@ def test_curves_show_what_was_logged():
         "mona, validation": [[1.0, 1.5], [2.0, 1.25]],
         "mona": [[1.0, 0.25], [2.0, 0.5]],
     }
+
+
+def test_hardware_is_what_a_run_was_on(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert hardware(torch.device("cpu"))["num_threads"] == torch.get_num_threads()
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    assert hardware(torch.device("cuda", 0), 8) == {"device": "a GPU", "num_devices": 8}
 
 
 def test_software_names_versions_as_json():

@@ -223,6 +223,11 @@ def test_wrong_arguments_are_known_before_anything_runs(arguments, results, opti
     assert not results.exists()
 
 
+def test_models_whose_results_would_go_to_one_place_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"--models a/model b/model: results are kept by the last part of the name"):
+        main([*arguments, "--models", "a/model", "b/model"])
+
+
 @pytest.mark.parametrize("argument", ["--learning_rate", "--seed=3", "--method"])
 def test_arguments_that_the_comparison_gives_are_refused(arguments, argument):
     with pytest.raises(ValueError, match=rf"{argument.split('=')[0]}: the comparison gives these itself; see --rows"):

@@ -153,6 +153,8 @@ def test_demonstration_in_small(tmp_path, capsys):
         assert picture.width > 1000
     # Once more over its own outputs, but not over somebody else's.
     (output_dir / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"--dataset: the demonstration is about its own"):
+        demo.main(["--dataset", "mine"])
     with pytest.raises(ValueError, match=r"holds thesis.tex, which no demonstration wrote"):
         demo.main(arguments)
     assert (output_dir / "thesis.tex").read_text() == "years of work"

@@ -30,6 +30,11 @@ def test_rate_falls_to_a_tenth_at_each_milestone(tmp_path):
     assert warm[5:] == pytest.approx(expected[5:])
 
 
+def test_a_constant_rate_has_no_warm_up(tmp_path):
+    kwargs = {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"milestones": [9]}, "warmup_steps": 0.1}
+    assert rates(tmp_path, 36, **kwargs) == pytest.approx([1.0] * 9 + [0.1] * 27)
+
+
 def test_other_schedules_are_those_of_trainer(tmp_path):
     assert rates(tmp_path, 4, lr_scheduler_type="linear") == pytest.approx([1.0, 0.75, 0.5, 0.25])
 

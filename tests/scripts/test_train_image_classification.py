@@ -9,7 +9,15 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image as PILImage
-from transformers import SwinConfig, SwinForImageClassification, Trainer, ViTImageProcessorPil
+from transformers import (
+    SwinConfig,
+    SwinForImageClassification,
+    Swinv2Config,
+    Swinv2ForImageClassification,
+    Trainer,
+    TrainingArguments,
+    ViTImageProcessorPil,
+)
 
 from scripts import train_image_classification
 from scripts.common.models.methods import METHODS
@@ -164,6 +172,30 @@ def test_fixed_saves_the_head_alone_and_its_card_needs_no_mona(arguments, tmp_pa
     assert "mona" not in (adapter / "README.md").read_text().lower().replace("mona_peft 0", "")
 
 
+def test_loss_does_not_depend_on_accumulation(arguments, tmp_path, swin_folder):
+    """SwinV2's takes the number of labels that `Trainer` counts, and does not divide by it."""
+    config = Swinv2Config(
+        image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, drop_path_rate=0.0
+    )
+    Swinv2ForImageClassification(config).save_pretrained(tmp_path / "swinv2")
+    AutoImageProcessor.from_pretrained(swin_folder).save_pretrained(tmp_path / "swinv2")
+    first = []
+    for size, accumulated in ((12, 1), (4, 3)):
+        run = tmp_path / f"run-{accumulated}"
+        options = ["--model_name_or_path", str(tmp_path / "swinv2"), "--output_dir", str(run), "--dropout", "0.0"]
+        options += ["--per_device_train_batch_size", str(size), "--gradient_accumulation_steps", str(accumulated)]
+        main([*arguments, *options, "--max_steps", "1", "--logging_steps", "1"])
+        first.append(json.loads((run / "metrics.json").read_text())["history"][0])
+    assert first[1]["loss"] == pytest.approx(first[0]["loss"], rel=1e-4)
+    assert first[1]["grad_norm"] == pytest.approx(first[0]["grad_norm"], rel=1e-3)
+
+
+def test_several_gpus_need_a_process_each(arguments, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match=r"One process and 2 GPUs: .*torchrun --nproc_per_node 2"):
+        main(arguments)
+
+
 def test_a_run_is_never_overwritten(arguments, tmp_path):
     main([*arguments, "--max_steps", "1"])
     before = (tmp_path / "run" / "metrics.json").read_bytes()
@@ -251,6 +283,21 @@ def test_paper_preset_is_the_papers_schedule():
     # What stands on the command line wins, wherever it stands.
     *_, args = parse(["--learning_rate", "3.125e-5", "--preset", "paper_classification", "--use_cpu"])
     assert (args.learning_rate, args.weight_decay) == (3.125e-5, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: monna", "sets method: monna. It takes full, fixed, "),
+        ("sites: [attention, end]\naugmentation: flip", "sets augmentation: flip. It takes none, crop, crop-flip"),
+        ("", "is no preset: lines of `argument: value`"),
+    ],
+)
+def test_preset_with_a_value_that_is_not_taken_names_those_that_are(tmp_path, text, message):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        main(["--preset", str(preset)])
 
 
 def test_preset_with_an_unknown_argument_names_it(tmp_path):

@@ -20,6 +20,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from scripts.common.arguments import recipe
 from scripts.common.objects.dataset import collate, crop_and_flip
 from scripts.train_object_detection import main, parse
 from tests.folders import write_coco, write_voc
@@ -164,7 +165,18 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(arguments, tmp_path,
 def test_pascal_voc_with_gradient_accumulation(arguments, tmp_path):
     write_voc(tmp_path / "voc", trainval=4, test=3)
     options = ["--train_split", "trainval", "--validation_split", "test", "--gradient_accumulation_steps", "2"]
-    main([*arguments, "--dataset", str(tmp_path / "voc"), *options, "--bf16", "--method", "fixed"])
+    main(
+        [
+            *arguments,
+            "--dataset",
+            str(tmp_path / "voc"),
+            *options,
+            "--bf16",
+            "--method",
+            "fixed",
+            "--gradient_checkpointing",
+        ]
+    )
     record = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert record["classes"] == ["bar", "square"]
     assert not [name for name in weights(tmp_path / "run" / "adapter") if "mona" in name]
@@ -228,6 +240,17 @@ def test_wrong_argument_is_named(arguments, tmp_path, options, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_that_is_given_takes_the_place_of_the_presets():
+    model_args, *_ = parse(["--use_cpu", "--preset", "paper_detection", "--model_name_or_path", "somebody/detector"])
+    assert (model_args.model_name_or_path, model_args.model_type, model_args.model_config) == (
+        *("somebody/detector", None, None),
+    )
+    model_args, *_ = parse(["--use_cpu", "--model_type", "rt_detr", "--backbone", "somebody/swin"])
+    assert (model_args.model_name_or_path, model_args.model_type) == (None, "rt_detr")
+    model_args, *_ = parse(["--use_cpu", "--preset", "paper_detection", "--backbone", "somebody/swin"])
+    assert (model_args.backbone, model_args.model_type) == ("somebody/swin", "retinanet")
+
+
 def test_preset_of_the_paper():
     model_args, data_args, method_args, args = parse(["--preset", "paper_detection", "--use_cpu"])
     assert model_args.model_type == "retinanet"
@@ -236,5 +259,6 @@ def test_preset_of_the_paper():
     assert (method_args.method, method_args.bottleneck_dim, method_args.init_weights) == ("mona", 64, "paper")
     assert (args.learning_rate, args.weight_decay, args.num_train_epochs) == (1e-4, 0.05, 12)
     assert (args.lr_scheduler_kwargs, args.max_grad_norm) == ({"milestones": [9]}, 0)
+    assert recipe(args)["lr_scheduler_kwargs"] == {"milestones": [9]}
     assert (data_args.image_size, data_args.augmentation) == ([600, 1000], "flip")
     assert (data_args.train_split, data_args.validation_split) == ("trainval", "test")

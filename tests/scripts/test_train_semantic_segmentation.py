@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import (
+    Mask2FormerImageProcessorPil,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessorPil,
@@ -19,10 +20,11 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from scripts.common.models.backbones import DenseModelArguments, load_dense_model
 from scripts.common.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
-from scripts.common.segmentation.dataset import EvaluationImages, collate
+from scripts.common.segmentation.dataset import IGNORE_INDEX, EvaluationImages, collate
 from scripts.common.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
-from scripts.train_semantic_segmentation import main, parse
+from scripts.train_semantic_segmentation import AUTO_CLASSES, main, parse
 from tests.folders import SHAPES, write_masks
 from tests.models import FOUR_STAGES, upernet
 from tests.script_runs import ROOT, equal_weights, interrupt, run_python, weights
@@ -167,6 +169,27 @@ def test_other_families_train_and_come_back(common, classifier, shapes, tmp_path
     # Mask2Former draws the points at which its loss compares masks.
     expected = {name: value for name, value in results.items() if name != "loss" or family != "mask2former"}
     assert {name: again[f"eval_{name}"] for name in expected} == pytest.approx(expected, abs=1e-5)
+
+
+def test_pictures_ask_for_no_loss_which_other_processes_would_have_to_share(classifier, shapes, tmp_path):
+    splits, classes = load_semantic_segmentation(SegmentationDataArguments(dataset=str(shapes)), seed=0)
+    args = DenseModelArguments(
+        backbone=str(classifier), model_type="mask2former", model_config=json.dumps(SMALL["mask2former"])
+    )
+    model, _ = load_dense_model(AUTO_CLASSES, args, classes, tmp_path)
+    processor = Mask2FormerImageProcessorPil(size={"height": 32, "width": 32}, ignore_index=IGNORE_INDEX)
+    trainer = SemanticSegmentationTrainer(
+        model=model,
+        args=TrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none", remove_unused_columns=False),
+        data_collator=collate,
+        processing_class=processor,
+        num_classes=len(classes),
+    )
+    images = EvaluationImages(splits["validation"], IGNORE_INDEX, False, image_processor=processor, image_size=32)
+    before = torch.get_rng_state()
+    class_map = trainer.predict_class_map(images[0])
+    assert class_map.shape == images[0]["truth"].shape
+    assert (torch.get_rng_state() == before).all()  # the loss would draw points
 
 
 def test_pretrained_upernet_in_windows_and_mixed_precision(common, tmp_path):

@@ -59,7 +59,7 @@ class DenseModelArguments(ModelArguments):
         default=None,
         metadata={
             "help": "Name on the hub, or folder, of a model pre-trained for this task; its head is new where it is for "
-            "other classes. Without it: a new model around --backbone."
+            "another number of classes. Without it: a new model around --backbone."
         },
     )
     backbone: str | None = field(
@@ -168,12 +168,21 @@ def checkpoint_backbone(model: PreTrainedModel, args: TrainingArguments) -> None
     `Trainer` asks the whole model, and UPerNet, Mask2Former, RT-DETR and others refuse.
 
     Args:
-        model: Before it is adapted.
+        model: Adapted already: PEFT would ask a checkpointed one for embeddings whose outputs detectors lack.
         args: Checkpointing is off in them afterwards.
+
+    Raises:
+        ValueError: It is to be PyTorch's older kind, which asks for a gradient of the input of the backbone.
     """
     if args.gradient_checkpointing:
+        kind = {"use_reentrant": False, **(args.gradient_checkpointing_kwargs or {})}
+        if kind["use_reentrant"]:
+            raise ValueError(
+                "--gradient_checkpointing_kwargs: with use_reentrant what is trained in a frozen backbone would get no "
+                "gradient. Leave it out."
+            )
         backbone = model.get_submodule(backbone_of(model))
-        backbone.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs or {"use_reentrant": False})
+        backbone.gradient_checkpointing_enable(kind)
         args.gradient_checkpointing = args.activation_checkpointing = False  # the old name and the new one
 
 

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor
 from transformers.trainer_utils import EvalLoopOutput
 
-from scripts.common.objects.losses import counted_over_processes
 from scripts.common.trainer import WholeModelTrainer
 
 MAX_DETECTIONS = 100
@@ -149,11 +148,6 @@ class CocoTrainer(WholeModelTrainer):
         self.detect = detect
         self.kinds = kinds
         self._detections: Detections = {}
-
-    def compute_loss(self, *arguments: Any, **keyword_arguments: Any) -> Any:
-        """Computes the loss as `Trainer` does, the same on any number of processes."""
-        with counted_over_processes():
-            return super().compute_loss(*arguments, **keyword_arguments)
 
     def prediction_step(
         self,

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import EvalPrediction
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from scripts.common.losses import counted_over_processes
 from scripts.common.segmentation.dataset import UNCOUNTED, collate
 from scripts.common.trainer import WholeModelTrainer
 
@@ -102,8 +103,6 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        # UPerNet and SegFormer take the number of labels of all accumulated batches and ignore it (transformers 47688).
-        self.model_accepts_loss_kwargs = False
         self.num_classes = num_classes
         self.eval_mode = eval_mode
         self.crop_size = crop_size
@@ -133,23 +132,24 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
     def predict_class_map(self, sample: dict[str, torch.Tensor]) -> torch.Tensor:
         """Returns the class map (H, W) that the present model predicts for one of `EvaluationImages`."""
         inputs = self._prepare_inputs(collate([sample]))
-        _, (truth,) = inputs.pop("index"), inputs.pop("truth")
-        _, (class_map,) = self.segment(self.model.eval(), inputs, [tuple(truth.shape)])
+        # Without labels: some losses are sums over all processes, which would wait for the others for ever.
+        image = {name: inputs[name] for name in ("pixel_values", "pixel_mask") if name in inputs}
+        _, (class_map,) = self.segment(self.model.eval(), image, [tuple(inputs["truth"][0].shape)])
         return class_map
 
     @torch.no_grad()
     def segment(
         self, model: nn.Module, inputs: dict[str, Any], sizes: Sequence[tuple[int, int]]
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
         """Predicts class maps.
 
         Args:
             model: In evaluation mode.
-            inputs: Batch as `collate` makes it, on the model's device.
+            inputs: Batch as `collate` makes it, on the model's device, with or without labels.
             sizes: (H, W) of each class map.
 
         Returns:
-            The model's loss, averaged over images or windows, and the class maps.
+            The model's loss, averaged over images or windows, None without labels, and the class maps.
         """
         even = isinstance(inputs["pixel_values"], torch.Tensor)
         if even and self.eval_mode == "whole":
@@ -158,12 +158,12 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
             batches = [collate([{name: values[i] for name, values in inputs.items()}]) for i in range(len(sizes))]
         losses, class_maps = [], []
         for batch in batches:
-            with self.compute_loss_context_manager():
+            with self.compute_loss_context_manager(), counted_over_processes():
                 outputs = model(**batch) if self.eval_mode == "whole" else self._slide(model, batch)
-            losses.append(outputs.loss.float())
+            losses.append(outputs.loss)
             some = sizes[len(class_maps) : len(class_maps) + len(batch["pixel_values"])]
             class_maps += self.processing_class.post_process_semantic_segmentation(outputs, list(some))
-        return torch.stack(losses).nanmean(), class_maps
+        return _mean(losses), class_maps
 
     def _slide(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> SemanticSegmenterOutput:
         height, width = batch["pixel_values"].shape[-2:]
@@ -175,8 +175,13 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
             scores = nn.functional.interpolate(outputs.logits.float(), size, mode="bilinear", align_corners=False)
             logits[..., rows, columns] += scores
             counts[..., rows, columns] += 1
-            losses.append(outputs.loss.float())
-        return SemanticSegmenterOutput(loss=torch.stack(losses).nanmean(), logits=logits / counts)
+            losses.append(outputs.loss)
+        return SemanticSegmenterOutput(loss=_mean(losses), logits=logits / counts)
+
+
+def _mean(losses: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """Returns the mean of those that are numbers; None where there are no labels."""
+    return None if None in losses else torch.stack(losses).float().nanmean()
 
 
 def windows(height: int, width: int, side: int) -> Iterator[tuple[slice, slice]]:
