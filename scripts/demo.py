@@ -22,6 +22,7 @@ from datasets import Dataset
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
+from scripts.common.pages import table
 from scripts.common.plots import draw_loss, draw_metric, save_figure
 from scripts.common.records import write_json
 from scripts.demonstration.digits import handwritten_digits
@@ -65,11 +66,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         predictions[method] = output.predictions.argmax(-1)
 
     digits = handwritten_digits()["test"]
-    table = results_table(records)
+    results = results_table(records)
     draw(records, digits, predictions, output_dir / "demo.png")
-    (output_dir / "demo.md").write_text(table + "\n", encoding="utf-8")
+    (output_dir / "demo.md").write_text(results + "\n", encoding="utf-8")
     write_json(output_dir / "demo.json", records)
-    print(f"\n{table}\n")
+    print(f"\n{results}\n")
 
     reloaded = _reload(output_dir / "mona" / "adapter")
     same = int((reloaded == predictions["mona"]).sum())
@@ -96,24 +97,20 @@ def _clear(output_dir: Path) -> None:
 
 def results_table(records: dict[str, dict[str, Any]]) -> str:
     """Returns what each method reaches and costs, as a Markdown table."""
+    columns = ("test accuracy", "trained parameters", "of them in the backbone", "share of the model", "file", "time")
     rows = [
-        ["", "test accuracy", "trained parameters", "of them in the backbone", "share of the model", "file", "time"],
-        ["---"] * 7,
+        [
+            METHODS[method],
+            f"{record['results']['test']['top1']:.1%}",
+            f"{record['parameters']['trainable']:,}",
+            f"{record['parameters']['adapter']:,}",
+            f"{record['parameters']['trainable_share']:.2%}",
+            f"{record['adapter_bytes'] / 1000:,.0f} kB",
+            f"{record['seconds']} s",
+        ]
+        for method, record in records.items()
     ]
-    for method, record in records.items():
-        parameters = record["parameters"]
-        rows.append(
-            [
-                METHODS[method],
-                f"{record['results']['test']['top1']:.1%}",
-                f"{parameters['trainable']:,}",
-                f"{parameters['adapter']:,}",
-                f"{parameters['trainable_share']:.2%}",
-                f"{record['adapter_bytes'] / 1000:,.0f} kB",
-                f"{record['seconds']} s",
-            ]
-        )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table(["", *columns], rows)
 
 
 def draw(records: dict[str, dict[str, Any]], digits: Dataset, predictions: dict[str, np.ndarray], path: Path) -> None:

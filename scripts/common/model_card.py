@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mona_peft.model_card import import_note
 from scripts.common.models.methods import METHODS
+from scripts.common.pages import table
 from scripts.common.tasks import Task
 
 MAX_NAMED_CLASSES = 20
@@ -125,16 +126,13 @@ def _is_whole(record: dict[str, Any]) -> bool:
 
 def _results_table(results: dict[str, dict[str, float]], task: Task) -> str:
     metrics = [name for name in task.metrics if name in results["validation"]]
+    header = ["split", *(task.metrics[name] for name in metrics)]
     rows = [
-        ["split", *(task.metrics[name] for name in metrics)],
-        ["---"] * (1 + len(metrics)),
         # Sizes of objects that a split lacks have no average precision there.
-        *(
-            [split, *(f"{result[name]:.4f}" if name in result else "" for name in metrics)]
-            for split, result in results.items()
-        ),
+        [split, *(f"{result[name]:.4f}" if name in result else "" for name in metrics)]
+        for split, result in results.items()
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table(header, rows)
 
 
 def _front_matter(record: dict[str, Any], task: Task, title: str) -> ModelCardData:

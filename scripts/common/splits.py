@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from datasets import DatasetDict, load_dataset
+
 VALIDATION_NAMES = ("validation", "val", "valid", "dev")
 
 
@@ -26,6 +28,21 @@ class SplitArguments:
         default=None,
         metadata={"help": "Split to evaluate on at the end. Without it: 'test' where there is one. 'none': no test."},
     )
+
+
+def load_named_dataset(name: str, config: str | None) -> DatasetDict:
+    """Loads a dataset of the hub, or a folder in a form that `datasets` reads by itself.
+
+    Raises:
+        ValueError: There is no such dataset.
+    """
+    try:
+        return load_dataset(name, config)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise ValueError(
+            f"--dataset {name}: neither a folder here nor a dataset that the hub returns. Check the name, and the "
+            f"connection if it is on the hub. ({error})"
+        ) from error
 
 
 def choose_splits(present: Collection[str], args: SplitArguments) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 
 from scripts.common.images.files import check_images, find_images
-from scripts.common.splits import SplitArguments, choose_splits, validation_size
+from scripts.common.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
 from scripts.demonstration.digits import handwritten_digits
 
 DIGITS = "handwritten digits over photographs (embedded default)"
@@ -76,13 +76,7 @@ def _load(args: DataArguments) -> DatasetDict:
                 f"--dataset {folder}: there is no image in this folder. It needs FOLDER/CLASS/*.png (or .jpg, ...), "
                 "or FOLDER/train/CLASS/*.png and the same for validation and test."
             )
-    try:
-        return load_dataset(args.dataset, args.dataset_config)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise ValueError(
-            f"--dataset {args.dataset}: neither a folder here nor a dataset that the hub returns. Check the name, and "
-            f"the connection if it is on the hub. ({error})"
-        ) from error
+    return load_named_dataset(args.dataset, args.dataset_config)
 
 
 def _choose_splits(dataset: DatasetDict, args: DataArguments) -> DatasetDict:

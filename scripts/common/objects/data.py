@@ -12,14 +12,14 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 
 from scripts.common.images.files import check_images
 from scripts.common.objects import coco_files, voc_files
 from scripts.common.objects.annotated_images import AnnotatedSplit, image_sizes
 from scripts.common.objects.coco_objects import ObjectCheck
 from scripts.common.objects.hub_objects import read_objects
-from scripts.common.splits import SplitArguments, choose_splits, validation_size
+from scripts.common.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
 
 logger = logging.getLogger(__name__)
 
@@ -132,13 +132,7 @@ def _read(args: ObjectDataArguments) -> dict[str, AnnotatedSplit]:
                 f"--dataset {folder}: there are no annotations in this folder. COCO's format has {coco_files.LAYOUT}; "
                 f"Pascal VOC's has {voc_files.LAYOUT}."
             )
-    try:
-        dataset = load_dataset(args.dataset, args.dataset_config)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise ValueError(
-            f"--dataset {args.dataset}: neither a folder here nor a dataset that the hub returns. Check the name, and "
-            f"the connection if it is on the hub. ({error})"
-        ) from error
+    dataset = load_named_dataset(args.dataset, args.dataset_config)
     chosen = choose_splits(dataset, args)
     splits = {
         role: read_objects(dataset[name], name, args.image_column, args.objects_column) for role, name in chosen.items()

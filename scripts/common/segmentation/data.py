@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
-from datasets import Dataset, DatasetDict, Features, Image, load_dataset
+from datasets import Dataset, DatasetDict, Features, Image
 from tqdm import tqdm
 
 from scripts.common.images.files import find_images, stored_png
 from scripts.common.segmentation.dataset import AnnotatedImages
-from scripts.common.splits import SplitArguments, choose_splits, validation_size
+from scripts.common.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
 from scripts.demonstration.scenes import NUM_SCENES, DigitScenes
 
 BACKGROUND = "background"
@@ -57,7 +57,9 @@ class SegmentationDataArguments(SplitArguments):
         default=False,
         metadata={"help": "Class n has the number n + 1 in the masks, and 0 does not count, as in ADE20K."},
     )
-    verify_data: bool = field(default=True, metadata={"help": "Read every image and mask once before training starts."})
+    verify_images: bool = field(
+        default=True, metadata={"help": "Read every image and mask once before training starts."}
+    )
     image_size: int = field(
         default=512, metadata={"help": "Images are resized so that their shorter side has so many pixels."}
     )
@@ -104,7 +106,7 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
         parts = splits["train"].train_test_split(test_size=size, seed=seed)
         splits["train"], splits["validation"] = parts["train"], parts["test"]
     names = names or _class_names(args)
-    if args.dataset is not None and (args.verify_data or names is None):
+    if args.dataset is not None and (args.verify_images or names is None):
         greatest = max(_check(rows, split, names, args) for split, rows in splits.items())
         names = names or [str(number) for number in range(greatest + 1)]
     if len(names) < 2:
@@ -169,13 +171,7 @@ def _read_folder(folder: Path, args: SegmentationDataArguments) -> DatasetDict:
 def _read_hub(args: SegmentationDataArguments) -> DatasetDict:
     if Path(args.dataset).is_dir() and not any(Path(args.dataset).rglob("*.parquet")):
         raise ValueError(f"--dataset {args.dataset}: {LAYOUT} It has: {_listing(Path(args.dataset))}.")
-    try:
-        dataset = load_dataset(args.dataset, args.dataset_config)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise ValueError(
-            f"--dataset {args.dataset}: neither a folder here nor a dataset that the hub returns. Check the name, and "
-            f"the connection if it is on the hub. ({error})"
-        ) from error
+    dataset = load_named_dataset(args.dataset, args.dataset_config)
     splits = {role: dataset[name] for role, name in choose_splits(dataset, args).items()}
     features = splits["train"].features
     present = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
