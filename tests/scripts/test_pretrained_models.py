@@ -112,4 +112,4 @@ def test_is_the_default_of_its_training_script(pretrained):
     model_args, data_args, method_args, _ = pretrained.training.parse(["--use_cpu"])
     assert Path(model_args.model_name_or_path).resolve() == pretrained.folder
     assert data_args.dataset is None
-    assert (method_args.method, method_args.bottleneck_dim) == ("mona", 16)
+    assert (method_args.method, method_args.bottleneck_dim) == ("mona", 8)
