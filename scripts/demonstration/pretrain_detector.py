@@ -2,7 +2,7 @@
 
     python -m scripts.demonstration.pretrain_detector
 
-About 35 minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
+About 40 minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
 interruption, and with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last
 steps. All arguments of `transformers.TrainingArguments` work. The result, as stored in
 `scripts/demonstration/detector`, is written to `detector/` in the output directory: weights in float16, the image
@@ -56,7 +56,7 @@ CONFIG = {
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_detector",
-    "max_steps": 2800,
+    "max_steps": 3050,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 50,
     "learning_rate": 1e-3,
