@@ -2,7 +2,7 @@
 
     python -m scripts.demonstration.pretrain_semantic_segmenter
 
-About 20 minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
+About a quarter of an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an
 interruption, and with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last
 steps. All arguments of `transformers.TrainingArguments` work. The result, as stored in
 `scripts/demonstration/semantic_segmenter`, is written to `semantic_segmenter/` in the output directory: weights in
@@ -53,12 +53,12 @@ CONFIG = {"hidden_size": 64, "auxiliary_channels": 16}
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_semantic_segmenter",
-    "max_steps": 3000,
+    "max_steps": 2000,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 50,
     "learning_rate": 3e-3,
     "lr_scheduler_type": "warmup_stable_decay",
-    "lr_scheduler_kwargs": '{"num_decay_steps": 600}',
+    "lr_scheduler_kwargs": '{"num_decay_steps": 500}',
     "warmup_steps": 100,
     "batch_eval_metrics": True,
     "label_names": ["labels"],
