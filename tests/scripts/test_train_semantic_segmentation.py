@@ -315,4 +315,4 @@ def test_default_arguments_are_the_scenes():
     model_args, data_args, method_args, _ = parse(["--use_cpu"])
     assert (ROOT / model_args.model_name_or_path / "model.safetensors").is_file()
     assert data_args.dataset is None
-    assert method_args.bottleneck_dim == 16
+    assert method_args.bottleneck_dim == 8
