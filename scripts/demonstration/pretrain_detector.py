@@ -23,16 +23,15 @@ from scripts.common.objects.evaluation import CocoTrainer, box_detections
 from scripts.common.tasks import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
     BACKBONE,
+    SCENES_CARD,
     LetterSceneInputs,
     Stopwatch,
     optimizer_with_slow_backbone,
     pretrain,
+    training_card,
 )
 from scripts.demonstration.scene_objects import scene_objects, scene_rows
-from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, LetterScenes, Scene
-
-BACKBONE_RATE = 0.05
-"""Learning rate of the backbone as a share of the head's; `pretrain_segmenter` says what happens with more."""
+from scripts.demonstration.scenes import IMAGE_SIZE, LetterScenes, Scene
 
 NUM_EVALUATION_SCENES = 400
 RAMP = (2_000, 16_000)
@@ -82,17 +81,10 @@ An RT-DETR of {{parameters:,}} parameters around the demonstration backbone, for
 pixels. It finds printed capital letters and tells them apart. It knows no digits, and exists to be adapted to them: by
 `scripts/train_object_detection.py`, its tests and the comparisons of mona-peft.
 
-- **Data**: scenes of one to {MAX_OBJECTS} capital letters in {{num_fonts}} fonts that ship with matplotlib,
-  of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
-  scikit-image ({{photographs}}). Every scene is drawn anew: {{num_pictures:,}} in all, the first ones plain and on even
-  grounds.
+{SCENES_CARD}
 - **Average precision** of boxes on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and
   photographs: {{box_ap:.3f}} (AP50 {{box_ap50:.3f}}).
-- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the
-  learning rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}}
-  thread(s) of a CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_detector`;
-  settings and versions are in `training.json`.
-- **Files**: the weights are stored in float16 and loaded in float32.
+{training_card("pretrain_detector")}
 """
 
 
@@ -131,7 +123,7 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
         processing_class=image_processor,
         callbacks=[Stopwatch()],
         detect=partial(box_detections, image_processor),
-        optimizers=(optimizer_with_slow_backbone(model, args, BACKBONE_RATE), None),
+        optimizers=(optimizer_with_slow_backbone(model, args), None),
     )
 
 

@@ -23,20 +23,18 @@ from scripts.common.objects.instance_masks import InstanceDataset, collate_insta
 from scripts.common.tasks import INSTANCE_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,
+    SCENES_CARD,
     LetterSceneInputs,
     Stopwatch,
     optimizer_with_slow_backbone,
     pretrain,
+    training_card,
 )
 from scripts.demonstration.scene_objects import scene_rows
-from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, LetterScenes, Scene
+from scripts.demonstration.scenes import IMAGE_SIZE, LetterScenes, Scene
 
 RAMP = (0, 10_000)
 """Numbers of the scenes between which they grow harder."""
-
-BACKBONE_RATE = 0.05
-"""Learning rate of the backbone as a share of the head's. With 0.2 the share of digits that a linear classifier tells
-apart by the last stage's features, averaged over each digit, falls from 44 % to 30 %."""
 
 NUM_EVALUATION_SCENES = 500
 
@@ -85,17 +83,10 @@ A Mask2Former of {{parameters:,}} parameters around the demonstration backbone, 
 {IMAGE_SIZE} pixels. It finds printed capital letters and tells them apart. It knows no digits, and exists to
 be adapted to them: by `scripts/train_instance_segmentation.py`, its tests and the comparisons of mona-peft.
 
-- **Data**: scenes of one to {MAX_OBJECTS} capital letters in {{num_fonts}} fonts that ship with matplotlib,
-  of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
-  scikit-image ({{photographs}}). Every scene is drawn anew: {{num_pictures:,}} in all, the first ones plain and on even
-  grounds.
+{SCENES_CARD}
 - **Average precision** on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and photographs:
   masks {{mask_ap:.3f}} (AP50 {{mask_ap50:.3f}}), boxes {{box_ap:.3f}} (AP50 {{box_ap50:.3f}}).
-- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the
-  learning rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}}
-  thread(s) of a CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_segmenter`;
-  settings and versions are in `training.json`.
-- **Files**: the weights are stored in float16 and loaded in float32.
+{training_card("pretrain_segmenter")}
 """
 
 
@@ -130,7 +121,7 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
         callbacks=[Stopwatch()],
         detect=partial(find_instances, image_processor),
         kinds=BOXES_AND_MASKS,
-        optimizers=(optimizer_with_slow_backbone(model, args, BACKBONE_RATE), None),
+        optimizers=(optimizer_with_slow_backbone(model, args), None),
     )
 
 

@@ -26,22 +26,19 @@ from scripts.common.segmentation.evaluation import SegmentationMetrics, Semantic
 from scripts.common.tasks import SEMANTIC_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,
+    SCENES_CARD,
     LetterSceneInputs,
     Stopwatch,
     optimizer_with_slow_backbone,
     pretrain,
+    training_card,
 )
-from scripts.demonstration.scenes import IMAGE_SIZE, MAX_OBJECTS, LetterScenes, Scene
+from scripts.demonstration.scenes import IMAGE_SIZE, LetterScenes, Scene
 
 CLASSES = [BACKGROUND, *LetterScenes.classes]
 NUM_EVALUATION_SCENES = 500
 RAMP = (4_000, 16_000)
 """Numbers of the scenes between which they grow harder."""
-
-BACKBONE_RATE = 0.05
-"""Learning rate of the backbone as a share of the head's. With 0.2, a linear classifier
-told digits apart by the last stage's features, averaged over each digit, in 27 % of the cases, and by the demonstration
-backbone's own in 44 %."""
 
 CROP = ScaleAndCrop(
     image_size=IMAGE_SIZE, scales=(1.0, 1.0), crop_size=64, flip=False, max_class_share=0.85, fill=(128, 128, 128)
@@ -80,17 +77,10 @@ A UPerNet of {{parameters:,}} parameters around the demonstration backbone, for 
 pixels. It says of every pixel whether it shows a printed capital letter, and which. It knows no digits, and
 exists to be adapted to them: by `scripts/train_semantic_segmentation.py`, its tests and the comparisons of mona-peft.
 
-- **Data**: scenes of one to {MAX_OBJECTS} capital letters in {{num_fonts}} fonts that ship with matplotlib,
-  of various sizes and colours, overlapping, over crops of {{num_photographs}} photographs that ship with
-  scikit-image ({{photographs}}). Every scene is drawn anew: {{num_pictures:,}} in all, the first ones plain and on even
-  grounds.
+{SCENES_CARD}
 - **Metrics** on {NUM_EVALUATION_SCENES} scenes drawn with another seed, from the same fonts and photographs: mIoU
   {{mean_iou:.3f}} over {len(CLASSES)} classes, background counted, pixel accuracy {{pixel_accuracy:.3f}}.
-- **Training**: from `scripts/demonstration/backbone_narrow`, all parameters, the backbone at {BACKBONE_RATE} of the
-  learning rate, {{steps:,}} steps of {{batch_size}}, seed {{seed}}, {{minutes:.0f}} minutes on {{num_threads}}
-  thread(s) of a CPU that other work shared. Command: `python -m scripts.demonstration.pretrain_semantic_segmenter`;
-  settings and versions are in `training.json`.
-- **Files**: the weights are stored in float16 and loaded in float32.
+{training_card("pretrain_semantic_segmenter")}
 """
 
 
@@ -130,7 +120,7 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
         processing_class=image_processor,
         compute_metrics=SegmentationMetrics(CLASSES),
         callbacks=[Stopwatch()],
-        optimizers=(optimizer_with_slow_backbone(model, args, BACKBONE_RATE), None),
+        optimizers=(optimizer_with_slow_backbone(model, args), None),
         num_classes=len(CLASSES),
     )
 
