@@ -164,7 +164,7 @@ def parse_arguments(
     parser.set_defaults(output_dir=output_dir, **TRAINING_DEFAULTS)
     if preset is not None:
         path = find_preset(preset)
-        values = _read_preset(path, parser)
+        values = _read_preset(path, dataclass_types, parser)
         given = [name for name in REPLACED if getattr(chosen, name) is not None]
         replaced = {other for name in given for other in REPLACED[name]}
         parser.set_defaults(**{name: value for name, value in values.items() if name not in replaced})
@@ -172,22 +172,24 @@ def parse_arguments(
     return tuple(arguments)
 
 
-def _read_preset(path: Path, parser: ArgumentParser) -> dict[str, Any]:
+def _read_preset(path: Path, dataclass_types: Sequence[type], parser: ArgumentParser) -> dict[str, Any]:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"{path} is no preset: lines of `argument: value` are needed.")
-    actions = {action.dest: action for action in parser._actions}  # argparse checks no defaults and shows no arguments
-    if unknown := sorted(values.keys() - actions.keys()):
+    known = {name for dataclass_type in dataclass_types for name in dataclass_type.__dataclass_fields__}
+    if unknown := sorted(values.keys() - known):
         raise ValueError(f"{path} sets {', '.join(unknown)}: this script has no such arguments (see --help).")
-    for name, value in values.items():
-        choices = actions[name].choices
-        if choices is not None and not {*(value if isinstance(value, list) else [value])} <= {*choices}:
-            raise ValueError(f"{path} sets {name}: {value}. It takes {', '.join(map(str, choices))}.")
+    for action in parser._actions:  # argparse itself checks no defaults
+        if action.choices is None or action.dest not in values:
+            continue
+        value = values[action.dest]
+        if not {*(value if isinstance(value, list) else [value])} <= {*action.choices}:
+            raise ValueError(f"{path} sets {action.dest}: {value}. It takes {', '.join(map(str, action.choices))}.")
     return values
 
 
 def recipe(args: TrainingArguments) -> dict[str, Any]:
     """Returns the arguments that decide what comes out of a training; milestones and the like where there are any."""
     values = args.to_dict()
-    schedule = {name: value for name in ("lr_scheduler_kwargs",) if (value := values[name])}
-    return {name: values[name] for name in RECIPE} | schedule
+    names = (*RECIPE, "lr_scheduler_kwargs") if values["lr_scheduler_kwargs"] else RECIPE
+    return {name: values[name] for name in names}

@@ -291,6 +291,7 @@ def test_paper_preset_is_the_papers_schedule():
         ("method: monna", "sets method: monna. It takes full, fixed, "),
         ("sites: [attention, end]\naugmentation: flip", "sets augmentation: flip. It takes none, crop, crop-flip"),
         ("", "is no preset: lines of `argument: value`"),
+        ("preset: comparison", "sets preset: this script has no such arguments"),
     ],
 )
 def test_preset_with_a_value_that_is_not_taken_names_those_that_are(tmp_path, text, message):

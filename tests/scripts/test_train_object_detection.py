@@ -165,18 +165,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(arguments, tmp_path,
 def test_pascal_voc_with_gradient_accumulation(arguments, tmp_path):
     write_voc(tmp_path / "voc", trainval=4, test=3)
     options = ["--train_split", "trainval", "--validation_split", "test", "--gradient_accumulation_steps", "2"]
-    main(
-        [
-            *arguments,
-            "--dataset",
-            str(tmp_path / "voc"),
-            *options,
-            "--bf16",
-            "--method",
-            "fixed",
-            "--gradient_checkpointing",
-        ]
-    )
+    options += ["--bf16", "--method", "fixed", "--gradient_checkpointing"]
+    main([*arguments, "--dataset", str(tmp_path / "voc"), *options])
     record = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert record["classes"] == ["bar", "square"]
     assert not [name for name in weights(tmp_path / "run" / "adapter") if "mona" in name]
@@ -242,9 +232,8 @@ def test_wrong_argument_is_named(arguments, tmp_path, options, message):
 
 def test_a_model_that_is_given_takes_the_place_of_the_presets():
     model_args, *_ = parse(["--use_cpu", "--preset", "paper_detection", "--model_name_or_path", "somebody/detector"])
-    assert (model_args.model_name_or_path, model_args.model_type, model_args.model_config) == (
-        *("somebody/detector", None, None),
-    )
+    assert model_args.model_name_or_path == "somebody/detector"
+    assert (model_args.model_type, model_args.model_config) == (None, None)
     model_args, *_ = parse(["--use_cpu", "--model_type", "rt_detr", "--backbone", "somebody/swin"])
     assert (model_args.model_name_or_path, model_args.model_type) == (None, "rt_detr")
     model_args, *_ = parse(["--use_cpu", "--preset", "paper_detection", "--backbone", "somebody/swin"])
