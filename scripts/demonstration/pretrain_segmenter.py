@@ -2,7 +2,7 @@
 
     python -m scripts.demonstration.pretrain_segmenter
 
-About 70 minutes on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an interruption,
+About an hour on one CPU core that computes bfloat16. `--resume_from_checkpoint last` goes on after an interruption,
 and with a smaller `--max_steps` comes to an end earlier: the learning rate is constant but for the last steps. All
 arguments of `transformers.TrainingArguments` work. The result, as stored in `scripts/demonstration/segmenter`, is
 written to `segmenter/` in the output directory: weights in float16, the image processor, and a card.
@@ -59,7 +59,7 @@ CONFIG = {
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/demonstration_segmenter",
-    "max_steps": 9000,
+    "max_steps": 7500,
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 50,
     "learning_rate": 1.5e-3,
