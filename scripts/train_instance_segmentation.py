@@ -100,7 +100,7 @@ def train(
     base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
     size = None if data_args.image_size is None else [data_args.image_size]
     image_processor = load_image_processor(IMAGE_PROCESSORS, model_args, size)
-    check_image_sizes(image_processor, base_model.config.model_type)
+    check_image_sizes(image_processor, base_model.config)
     warn_of_surplus_objects(
         splits["train"], getattr(base_model.config, "decoder_config", base_model.config).num_queries
     )

@@ -114,7 +114,7 @@ def train(
     classes = class_names(splits)
     base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
     image_processor = load_image_processor(IMAGE_PROCESSORS, model_args, data_args.image_size)
-    check_image_sizes(image_processor, base_model.config.model_type)
+    check_image_sizes(image_processor, base_model.config)
     warn_of_surplus_objects(splits["train"], getattr(base_model.config, "num_queries", None))
     model = METHODS[method_args.method](base_model, method_args)
     checkpoint_backbone(base_model, args)

@@ -70,8 +70,15 @@ def check_arguments(
     """Checks what would only fail within training.
 
     Raises:
-        ValueError: Batches are too small for batch norm or too large for the data, or windows are not for the model.
+        ValueError: Sizes are not positive, batches are too small for batch norm or too large for the data, or windows
+            are not for the model.
     """
+    sizes = (data_args.image_size, data_args.crop_size, *data_args.scales)
+    if len(data_args.scales) != 2 or data_args.scales[0] > data_args.scales[1] or min(sizes) <= 0:
+        raise ValueError(
+            f"--image_size {sizes[0]}, --crop_size {sizes[1]}, --scales {' '.join(map(str, sizes[2:]))}: positive "
+            "numbers are wanted, and two scales, the smaller first."
+        )
     batch_size = args.train_batch_size * args.world_size
     if count < batch_size:
         raise ValueError(f"{count} training images are fewer than a batch of {batch_size}: choose a smaller one.")
@@ -130,6 +137,7 @@ def train(
         fill=tuple(round(255 * level) for level in image_processor.image_mean),
     )
     settings = {
+        "num_classes": len(classes),
         "ignore_index": data_args.ignore_index,
         "reduce_labels": data_args.reduce_labels,
         "image_processor": image_processor,

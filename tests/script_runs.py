@@ -10,6 +10,11 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 ROOT = Path(__file__).parents[1]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
+"""Of Python: a module on two processes."""
+
+ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "-m")
+"""Of Python: a module by `accelerate launch`."""
 
 
 def saved_folder(method: str) -> str:

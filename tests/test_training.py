@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from tests.models import build, images, largest_difference, outputs
+from tests.script_runs import ROOT, TORCHRUN
 from tests.training_runs import (
     LOSSES,
     RESUMES_ON_SEVERAL_CPU_PROCESSES,
@@ -26,7 +27,7 @@ from tests.training_runs import (
 )
 
 WEIGHTS = "adapter_model.safetensors"
-ACCELERATE_CONFIGS = Path(__file__).parents[1] / "scripts" / "accelerate_configs"
+ACCELERATE_CONFIGS = ROOT / "scripts" / "accelerate_configs"
 LOSS_ROUNDING = 1e-4
 """Trainer writes losses with four digits behind the point."""
 
@@ -53,10 +54,9 @@ def one_process(tmp_path_factory) -> Path:
 
 
 def run_two_processes(*arguments: str, **environment: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
-        [*command, "-m", "tests.training_runs", *arguments],
-        cwd=Path(__file__).parents[1],
+        [sys.executable, *TORCHRUN, "tests.training_runs", *arguments],
+        cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,

@@ -31,7 +31,7 @@ def counted_over_processes() -> Iterator[None]:
             module.reduce = function
 
 
-COUNTED_ALONE = ("rt_detr", "rt_detr_v2", "d_fine")
+COUNTED_ALONE = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
 """Types of models whose loss transformers divides by the number of objects in the batch of each process alone."""
 
 

@@ -44,6 +44,8 @@ def run_script(train: Callable[..., TrainingRun], arguments: Sequence[Any]) -> N
         raise SystemExit(
             f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {output_dir}."
         ) from None
+    if arguments[-1].process_index > 0:
+        return
     print(json.dumps(record["results"], indent=2))
     print(f"What was trained, its card, curves and metrics are in {output_dir}.")
 

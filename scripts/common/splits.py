@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from datasets import DatasetDict, load_dataset
+from datasets.exceptions import DatasetsError
 
 VALIDATION_NAMES = ("validation", "val", "valid", "dev")
 
@@ -34,7 +35,7 @@ def load_named_dataset(name: str, config: str | None) -> DatasetDict:
     """Loads a dataset of the hub, or a folder in a form that `datasets` reads by itself.
 
     Raises:
-        ValueError: There is no such dataset.
+        ValueError: There is no such dataset, or it can't be read.
     """
     try:
         return load_dataset(name, config)
@@ -43,6 +44,8 @@ def load_named_dataset(name: str, config: str | None) -> DatasetDict:
             f"--dataset {name}: neither a folder here nor a dataset that the hub returns. Check the name, and the "
             f"connection if it is on the hub. ({error})"
         ) from error
+    except (DatasetsError, RuntimeError, ValueError) as error:  # a broken table, a dataset that is a script, ...
+        raise ValueError(f"--dataset {name}: can't be read ({type(error).__name__}: {error})") from error
 
 
 def choose_splits(present: Collection[str], args: SplitArguments) -> dict[str, str]:

@@ -111,6 +111,7 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
         train_dataset=LetterSceneInputs(args, RAMP, partial(training_inputs, image_processor)),
         eval_dataset=EvaluationImages(
             rows,
+            num_classes=len(CLASSES),
             ignore_index=IGNORE_INDEX,
             reduce_labels=False,
             image_processor=image_processor,

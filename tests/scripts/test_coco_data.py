@@ -166,7 +166,24 @@ def test_many_boxes_outside_are_refused():
     check = ObjectCheck(with_masks=False)
     check([{"bbox": [10, 10, 30, 30], "category": 0}] * 3, 32, 32, "image")
     with pytest.raises(ValueError, match="3 of the 3 boxes of the train split reach outside"):
-        check.check_boxes_lie_inside("train")
+        check.check_boxes_are_in_pixels("train")
+
+
+def test_boxes_in_shares_of_the_sides_are_refused(coco):
+    def edit(content):
+        for entry in content["annotations"]:
+            left, top, width, height = entry["bbox"]
+            entry["bbox"] = [left / 48, top / 40, width / 48, height / 40]
+
+    change(coco, edit)
+    with pytest.raises(ValueError, match=r"No box of the train split reaches over the first pixel .* shares"):
+        load(coco)
+
+
+def test_split_of_crowds_alone_is_refused(coco):
+    change(coco, lambda content: [entry.update(iscrowd=1) for entry in content["annotations"]], "val")
+    with pytest.raises(ValueError, match="There is no object in any of the 3 images of the validation split"):
+        load(coco)
 
 
 def set_in(kind: str, number: int, **values):
@@ -176,14 +193,25 @@ def set_in(kind: str, number: int, **values):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda c: c.pop("annotations"), r"train2017.json is no file of COCO instances.* has images, categories"),
+        (
+            lambda c: c.pop("annotations"),
+            r"train2017.json is no file of COCO instances.*has: images \(list\), categories \(list\)",
+        ),
         (set_in("annotations", 2, image_id=5), r"annotations\[2\] \(id 102\): there is no image with the id 5"),
         (set_in("annotations", 2, category_id=4), r"annotations\[2\] \(id 102\): .*no category with the id 4.*: 3, 7"),
         (set_in("annotations", 2, bbox=[1, 2, 3]), r"annotations\[2\] \(id 102\): bbox must be four finite numbers"),
         (set_in("annotations", 2, bbox=[1, 2, 3, float("nan")]), r"annotations\[2\] .*four finite numbers"),
         (lambda c: c["annotations"][2].pop("bbox"), r"annotations\[2\] \(id 102\) has no bbox. It has: image_id,"),
         (set_in("annotations", 0, segmentation=[[1, 2, 3]]), r"annotations\[0\] \(id 100\): a polygon must be an even"),
-        (set_in("annotations", 0, segmentation=None), r"annotations\[0\] .*segmentation must be polygons or RLE"),
+        (set_in("annotations", 0, segmentation=None), r"annotations\[0\] .* has no segmentation. Instances need"),
+        (set_in("annotations", 0, segmentation="RLE"), r"annotations\[0\] .*segmentation must be polygons or RLE"),
+        (set_in("annotations", 2, category_id=[3]), r"annotations\[2\] .*category_id must be an integer, not \[3\]"),
+        (set_in("annotations", 2, area="big"), r"annotations\[2\] .*area must be a number .*, not 'big'"),
+        (set_in("annotations", 2, area=-4), r"annotations\[2\] .*area must be a number .*, not -4"),
+        (set_in("annotations", 2, iscrowd="0"), r"annotations\[2\] .*iscrowd must be 0 or 1, not '0'"),
+        (set_in("annotations", 1, segmentation={"size": 5}), r"annotations\[1\] .*the mask's size is 5"),
+        (set_in("images", 1, file_name=None), r"images\[1\] \(id 20\): file_name must be text, not None"),
+        (set_in("images", 1, width="48"), r"images\[1\] .*width and height must be numbers, not '48'"),
         (
             set_in("annotations", 1, segmentation={"size": [48, 40], "counts": "PX1h3X`0"}),
             r"annotations\[1\] \(id 101\): the mask's size is \[48, 40\], that of the image \[40, 48\]",
@@ -193,7 +221,8 @@ def set_in(kind: str, number: int, **values):
             r"annotations\[1\] .*counts are no run-length encoding of 48 × 40 pixels",
         ),
         (set_in("images", 1, width=40), r"2.png is 48 × 40 pixels, but its annotation says 40 × 40"),
-        (set_in("images", 1, id=10), r"images\[1\] \(id 10\): the id must be an integer of its own"),
+        (set_in("images", 1, id=10), r"images\[1\] \(id 10\): another image has this id"),
+        (set_in("images", 1, id="10"), r"images\[1\] \(id 10\): id must be an integer, not '10'"),
         (set_in("images", 1, file_name="x.png"), r"names 4 images, and 1 of them are missing: .*train2017/x.png"),
         (
             lambda c: c["categories"].append({"id": 9, "name": "square"}),
@@ -217,15 +246,19 @@ def test_file_that_is_no_json_is_named(coco):
 
 def test_unreadable_image_is_named(coco):
     (coco / "train2017" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    with pytest.raises(ValueError, match=r"(?s)1 of 7 images can't be read.*train2017/2.png"):
+    with pytest.raises(ValueError, match=r"(?s)1 of 4 images can't be read.*train2017/2.png"):
         load(coco)
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("Annotations/1.xml", "<object>", "<objekt>", "1.xml is not XML"),
-        ("Annotations/1.xml", "<xmin>3<", "<xmin>three<", "1.xml: object 0 needs name and bndbox"),
+        ("Annotations/1.xml", "<object>", "<objekt>", "1.xml is not XML that can be read"),
+        ("Annotations/1.xml", "<xmin>3<", "<xmin>three<", "1.xml: object 0 needs a name, a bndbox"),
+        ("Annotations/1.xml", "<name>square<", "<name> <", "1.xml: object 0 needs a name"),
+        ("Annotations/1.xml", "<difficult>0<", "<difficult>no<", r"as difficult.*It has: <object>.*<difficult>no<"),
+        ("Annotations/1.xml", "annotation>", "html>", "is not XML that can be read"),
+        ("Annotations/1.xml", "<annotation>", "<?xml version='1.0' encoding='gb18030'?><annotation>", "to UTF-8"),
         ("ImageSets/Main/train.txt", "1\n", "9\n", "JPEGImages/9.jpg"),
     ],
 )
@@ -235,6 +268,13 @@ def test_broken_voc_is_named(tmp_path, file, old, new, message):
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ValueError, match=message):
+        load(tmp_path / "voc", with_masks=False)
+
+
+def test_xml_of_another_kind_is_named(tmp_path):
+    write_voc(tmp_path / "voc", train=2, val=2)
+    (tmp_path / "voc" / "Annotations" / "1.xml").write_text("<html><body/></html>")
+    with pytest.raises(ValueError, match=r"1.xml holds <html>, not the <annotation> of Pascal VOC"):
         load(tmp_path / "voc", with_masks=False)
 
 
@@ -252,9 +292,47 @@ def test_dataset_without_objects_lists_its_columns(tmp_path):
     )
     (tmp_path / "hub").mkdir()
     rows.to_parquet(tmp_path / "hub" / "train.parquet")
-    message = r"0 columns of objects with bbox and category.*It has: image \(Image\), text \(Value\)"
+    message = r"0 columns of objects, .*with bbox and category, not one. It has: image \(Image\), text \(Value\)"
     with pytest.raises(ValueError, match=message):
         load(tmp_path / "hub", with_masks=False)
+
+
+NOTHING = {"bbox": [[0.0, 0.0, 4.0, 4.0]], "category": [0], "area": [16]}
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        (NOTHING | {"bbox": None}, "row 2 of the train split, object 0: bbox must be four finite numbers"),
+        (NOTHING | {"category": [0, 1]}, r"objects of row 2 .*one length, and have .*'bbox': 1, 'category': 2"),
+        (NOTHING | {"bbox": [None]}, "row 2 of the train split, object 0: bbox must be four finite numbers"),
+    ],
+)
+@pytest.mark.parametrize("box_format", ["xywh", "xyxy"])
+def test_row_of_a_table_with_broken_objects_is_named(tmp_path, objects, message, box_format):
+    rows = hub_dataset(tmp_path / "hub", "lists")
+    column = [*rows["objects"][:2], objects, rows["objects"][3]]
+    rows = rows.remove_columns("objects").add_column("objects", column, feature=rows.features["objects"])
+    rows.to_parquet(tmp_path / "hub" / "train.parquet")
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "hub", with_masks=False, box_format=box_format)
+
+
+@pytest.mark.parametrize("spoilt", [None, {"bytes": b"\xff\xd8\xff broken", "path": None}])
+def test_row_of_a_table_with_an_unreadable_image_is_named(tmp_path, spoilt):
+    rows = hub_dataset(tmp_path / "hub", "lists").cast_column("image", Image(decode=False))
+    column = [*rows["image"][:2], spoilt, rows["image"][3]]
+    rows = rows.remove_columns("image").add_column("image", column, feature=rows.features["image"])
+    rows.to_parquet(tmp_path / "hub" / "train.parquet")
+    with pytest.raises(ValueError, match=r"(?s)1 of 4 images can't be read.*The image of row 2 of the train split: "):
+        load(tmp_path / "hub", with_masks=False)
+
+
+def test_broken_metadata_is_told_of(tmp_path):
+    PILImage.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "objects"\n')
+    with pytest.raises(ValueError, match=r"--dataset \S+: can't be read \("):
+        load(tmp_path, with_masks=False)
 
 
 def test_empty_folder_says_what_it_needs(tmp_path):

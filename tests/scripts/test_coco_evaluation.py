@@ -1,9 +1,6 @@
 """Average precision of cases computed by hand, and evaluation on one and on two processes."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -12,8 +9,8 @@ from faster_coco_eval.core import mask as mask_api
 from scripts.common.objects.data import objects_features
 from scripts.common.objects.evaluation import BOXES_AND_MASKS, average_precisions
 from tests import coco_run
+from tests.script_runs import TORCHRUN, run_python
 
-ROOT = Path(__file__).parents[2]
 SIZE = 200
 
 
@@ -138,8 +135,7 @@ def test_two_processes_evaluate_as_one(tmp_path):
     expected = coco_run.evaluate(tmp_path / "data", tmp_path / "run")
     assert expected["eval_mask_ap"] != expected["eval_box_ap"]
     assert 0.2 < expected["eval_box_ap"] < 0.9
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    subprocess.run([*command, "-m", "tests.coco_run", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    run_python(*TORCHRUN, "tests.coco_run", str(tmp_path))
     for rank in range(2):
         assert json.loads((tmp_path / f"metrics{rank}.json").read_text()) == expected
     # The mean of both processes' losses, whose gradients are averaged so too, is the loss of one process.

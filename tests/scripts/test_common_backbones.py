@@ -73,6 +73,19 @@ def test_new_head_begins_with_the_classes_that_the_model_knows(tmp_path, build, 
     assert not torch.equal(model.get_submodule(layer).weight[0], pretrained.get_submodule(layer).weight[0])
 
 
+@pytest.mark.parametrize(("build", "layer"), [(upernet, "decode_head.classifier"), (mask2former, "class_predictor")])
+def test_classes_in_another_order_take_their_rows_along(tmp_path, build, layer):
+    torch.manual_seed(1)
+    pretrained = build()
+    pretrained.config.id2label, pretrained.config.label2id = dict(enumerate(CLASSES)), {"cat": 0, "dog": 1, "owl": 2}
+    pretrained.save_pretrained(tmp_path)
+    args = DenseModelArguments(model_name_or_path=str(tmp_path))
+    model, _ = load_dense_model(AUTO_CLASSES, args, ["owl", "cat", "dog"], tmp_path)
+    weight, expected = (some.get_submodule(layer).weight for some in (model, pretrained))
+    assert torch.equal(weight, expected[[2, 0, 1, *range(3, len(expected))]])
+    assert not torch.equal(weight, expected)
+
+
 def test_pre_trained_model_keeps_its_head_or_gets_a_new_one_and_another_backbone(tmp_path):
     torch.manual_seed(1)
     pretrained = upernet()

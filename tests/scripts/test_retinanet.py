@@ -21,7 +21,7 @@ from scripts.common.objects.evaluation import box_detections
 from scripts.train_object_detection import main
 from tests.folders import write_coco, write_voc
 from tests.models import FOUR_STAGES
-from tests.script_runs import equal_weights, run_python, saved_folder, weights
+from tests.script_runs import TORCHRUN, equal_weights, run_python, saved_folder, weights
 from tests.scripts.test_train_object_detection import recorded_results, reload_code
 
 with_torchvision = pytest.mark.torchvision
@@ -279,9 +279,8 @@ def test_accumulated_gradients_and_those_of_two_processes_are_those_of_the_whole
     runs = {name: ["--output_dir", str(tmp_path / name)] for name in ("whole", "accumulated", "processes")}
     main([*options, *runs["whole"]])
     main([*options, *runs["accumulated"], "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "2"])
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
     script = ["tests.torchvision_schemas", "scripts.train_object_detection"]
-    run_python(*launcher, *script, *options, *runs["processes"], "--per_device_train_batch_size", "1")
+    run_python(*TORCHRUN, *script, *options, *runs["processes"], "--per_device_train_batch_size", "1")
     whole = weights(tmp_path / "whole" / "adapter")
     assert whole["base_model.model.detector.head.regression_head.bbox_reg.bias"].abs().max() > 1e-4  # starts at zero
     for name in ("accumulated", "processes"):

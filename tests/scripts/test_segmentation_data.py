@@ -31,9 +31,13 @@ def folder(tmp_path):
     return tmp_path / "shapes"
 
 
-def annotated(rows, args=None, **kwargs):
+SETTINGS = {"num_classes": 11, "ignore_index": 255, "reduce_labels": False}
+
+
+def annotated(rows, args=None):
     args = args or SegmentationDataArguments()
-    return AnnotatedImages(rows, args.ignore_index, args.reduce_labels, image_processor=None, **kwargs)
+    settings = {"ignore_index": args.ignore_index, "reduce_labels": args.reduce_labels}
+    return AnnotatedImages(rows, **{**SETTINGS, **settings}, image_processor=None)
 
 
 def test_folder_gives_images_with_their_masks(folder):
@@ -109,7 +113,7 @@ def test_table_of_images_and_masks(tmp_path):
         (
             ("image", "drawing"),
             {},
-            r"--mask_column None: .*both needed. It has: image \(Image\), drawing \(Image\), scene",
+            r"--mask_column is not given: .*both needed. It has: image \(Image\), drawing \(Image\), scene",
         ),
         (("picture", "mask"), {}, r"--image_column image: .* It has: picture \(Image\), mask \(Image\), scene"),
         (("image", "mask"), {"mask_column": "scene"}, r"--mask_column scene: the dataset has no such column of images"),
@@ -144,6 +148,30 @@ def in_colours(folder):
     PIL.Image.new("RGB", (48, 40)).save(folder / "masks" / "train" / "0.png")
 
 
+def as_jpeg(folder):
+    path = folder / "masks" / "train" / "0.png"
+    PIL.Image.open(path).save(path.with_suffix(".jpg"))
+    path.unlink()
+
+
+def twice_the_same_mask(folder):
+    path = folder / "masks" / "train" / "0.png"
+    shutil.copy(path, path.with_suffix(".bmp"))
+
+
+def nothing_counts(folder):
+    for path in (folder / "masks" / "validation").iterdir():
+        PIL.Image.fromarray(np.full_like(np.asarray(PIL.Image.open(path)), 255)).save(path)
+
+
+def names_in_another_encoding(folder):
+    (folder / "classes.txt").write_bytes("gr\xfcn\nrot\nblau\n".encode("latin-1"))
+
+
+def no_names(folder):
+    (folder / "classes.txt").write_text("\n")
+
+
 def one_class(folder):
     for path in (folder / "masks").rglob("*.png"):
         PIL.Image.fromarray(np.zeros_like(np.asarray(PIL.Image.open(path)))).save(path)
@@ -176,6 +204,11 @@ def twice_the_same_name(folder):
         (broken_mask, {}, r"The mask \S*validation/1.png can't be read"),
         (broken_image, {}, r"The image \S*validation/1.jpg can't be read"),
         (in_colours, {}, r"The mask \S*train/0.png is a picture in RGB: one class number a pixel"),
+        (as_jpeg, {}, r"The mask \S*train/0.jpg is a JPEG, which changes numbers"),
+        (twice_the_same_mask, {}, r"0\.(png|bmp) and \S*0\.(png|bmp) are masks of one name"),
+        (nothing_counts, {}, "No pixel of the 3 masks of the validation split counts: 255 is taken for pixels that do"),
+        (names_in_another_encoding, {}, "classes.txt is not text in UTF-8"),
+        (no_names, {}, "classes.txt has 0 names"),
         (one_class, {}, r"The masks have 1 class\(es\); two at least"),
         (no_masks, {}, r"needs FOLDER/images/train.*It has: images, images/train, images/validation, labels\."),
         (no_images, {}, r"needs FOLDER/images/train.*It has: masks, masks/train, masks/validation\."),
@@ -188,6 +221,46 @@ def test_what_does_not_fit_is_named(folder, spoil, options, message):
     spoil(folder)
     with pytest.raises(ValueError, match=message):
         load_semantic_segmentation(SegmentationDataArguments(dataset=str(folder), **options), seed=0)
+
+
+def test_row_of_a_table_is_named_by_its_number_in_the_table(tmp_path):
+    """And not by that after validation images were split off."""
+    mask = PIL.Image.fromarray(np.array([[0, 1], [1, 255]], dtype=np.uint8))
+    for what, spoilt in (("mask", PIL.Image.new("L", (3, 3))), ("image", None)):
+        columns = {"image": [PIL.Image.new("RGB", (2, 2))] * 10, "mask": [mask] * 10}
+        columns[what] = [*columns[what][:7], spoilt, *columns[what][:2]]
+        rows = Dataset.from_dict(columns, features=Features({"image": Image(), "mask": Image()}))
+        (tmp_path / what).mkdir()
+        rows.to_parquet(tmp_path / what / "train.parquet")
+        with pytest.raises(ValueError, match=f"(no {what} of row 7|The {what} of row 7 has 3 × 3)"):
+            load_semantic_segmentation(SegmentationDataArguments(dataset=str(tmp_path / what)), seed=0)
+
+
+def test_masks_that_are_not_read_beforehand_are_checked_in_training(folder):
+    (folder / "classes.txt").write_text("\n".join(SHAPES))
+    other_size(folder)
+    args = SegmentationDataArguments(dataset=str(folder), verify_images=False)
+    splits, _ = load_semantic_segmentation(args, seed=0)
+    with pytest.raises(ValueError, match=r"The mask \S*train/2.png has 48 × 41 pixels"):
+        annotated(splits["train"]).pair(2)
+
+
+def test_classes_without_a_pixel_and_turned_images_are_told_of(folder, caplog):
+    (folder / "classes.txt").write_text("\n".join([*SHAPES, "violet", "grey"]))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    path = folder / "images" / "train" / "0.jpg"
+    PIL.Image.open(path).save(path, exif=exif)
+    load_semantic_segmentation(SegmentationDataArguments(dataset=str(folder)), seed=0)
+    assert "2 of 5 classes have no pixel in the training split: violet, grey." in caplog.text
+    assert "1 of 7 images are shown turned or mirrored" in caplog.text
+
+
+def test_names_of_ade20k_come_with_it(folder):
+    rows = ["Idx\tRatio\tTrain\tVal\tName", *(f"{n + 1}\t0.1\t9\t9\t{name}" for n, name in enumerate(SHAPES))]
+    (folder / "objectInfo150.txt").write_text("\n".join(rows) + "\n")
+    _, classes = load_semantic_segmentation(SegmentationDataArguments(dataset=str(folder)), seed=0)
+    assert classes == SHAPES
 
 
 def test_a_name_that_is_no_dataset_is_named():
@@ -260,7 +333,7 @@ def test_crops_of_a_single_class_are_drawn_again():
 def test_training_images_change_with_the_epoch_and_the_seed_alone(folder):
     rows = segmentation_data._read_folder(folder, SegmentationDataArguments())["train"]
     processor = SegformerImageProcessorPil()
-    images = TrainingImages(rows, 255, False, image_processor=processor, augmentation=crops())
+    images = TrainingImages(rows, **SETTINGS, image_processor=processor, augmentation=crops())
     first = images[0]
     assert first["pixel_values"].shape == (3, 24, 24)
     assert set(first["labels"].unique().tolist()) <= {0, 1, 2, 255}
@@ -271,7 +344,7 @@ def test_training_images_change_with_the_epoch_and_the_seed_alone(folder):
 
 def test_evaluation_images_keep_their_truth(folder):
     rows = segmentation_data._read_folder(folder, SegmentationDataArguments())["train"]
-    images = EvaluationImages(rows, 255, False, image_processor=SegformerImageProcessorPil(), image_size=20)
+    images = EvaluationImages(rows, **SETTINGS, image_processor=SegformerImageProcessorPil(), image_size=20)
     upright, lying = images[1], images[0]
     assert (upright["pixel_values"].shape, lying["pixel_values"].shape) == ((3, 24, 20), (3, 20, 24))
     assert lying["labels"].shape == (20, 24)

@@ -22,7 +22,7 @@ from transformers import (
 from scripts import train_image_classification
 from scripts.common.models.methods import METHODS
 from scripts.train_image_classification import AutoImageProcessor, main, parse
-from tests.script_runs import equal_weights, interrupt, run_python, saved_folder, weights
+from tests.script_runs import ACCELERATE, equal_weights, interrupt, run_python, saved_folder, weights
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def arguments(swin_folder, image_folder, tmp_path) -> list[str]:
 
 
 def test_run_as_a_user_runs_it_and_load_by_the_card(arguments, tmp_path, image_folder):
-    output = run_python("-m", "scripts.train_image_classification", *arguments, "--report_to", "tensorboard")
+    output = run_python(*ACCELERATE, "scripts.train_image_classification", *arguments, "--report_to", "tensorboard")
     run = tmp_path / "run"
     record = json.loads((run / "metrics.json").read_text())
     assert record["results"]["validation"]["top1"] > 0.8  # colours are easy

@@ -25,7 +25,7 @@ from scripts.common.objects.dataset import collate, crop_and_flip
 from scripts.train_object_detection import main, parse
 from tests.folders import write_coco, write_voc
 from tests.models import FOUR_STAGES
-from tests.script_runs import equal_weights, run_python, weights
+from tests.script_runs import TORCHRUN, equal_weights, run_python, weights
 from tests.test_tuner import detector
 
 
@@ -83,8 +83,7 @@ def recorded_results(run: Path) -> dict[str, float]:
 
 
 def test_run_on_two_processes_and_load_by_the_card_in_a_fresh_one(arguments, tmp_path, coco):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    output = run_python(*launcher, "scripts.train_object_detection", *arguments, "--per_device_eval_batch_size", "1")
+    output = run_python(*TORCHRUN, "scripts.train_object_detection", *arguments, "--per_device_eval_batch_size", "1")
     run = tmp_path / "run"
     record = json.loads((run / "metrics.json").read_text())
     assert '"box_ap"' in output
@@ -221,6 +220,7 @@ def test_boxes_follow_crop_and_flip():
         (["--image_size", "400", "600"], r"type rt_detr takes images of one size.*--image_size 640"),
         (["--test_split", "minival"], "--test_split minival: the dataset has no such split. It has: train, val"),
         (["--model_type", "rt_detr"], "describe a new model"),
+        (["--image_size", "50"], r"--image_size 50: the sides of the images must be multiples of \d+"),
         (["--image_size", "1", "2", "3"], "--image_size 1 2 3: one number or two"),
     ],
 )

@@ -27,7 +27,7 @@ from scripts.common.segmentation.evaluation import SegmentationMetrics, Semantic
 from scripts.train_semantic_segmentation import AUTO_CLASSES, main, parse
 from tests.folders import SHAPES, write_masks
 from tests.models import FOUR_STAGES, upernet
-from tests.script_runs import ROOT, equal_weights, interrupt, run_python, weights
+from tests.script_runs import ROOT, TORCHRUN, equal_weights, interrupt, run_python, weights
 
 SMALL = {
     "upernet": {"hidden_size": 16, "pool_scales": [1, 2], "auxiliary_channels": 16},
@@ -80,6 +80,9 @@ def new_model(model_type: str, backbone: Path) -> list[str]:
     return ["--model_type", model_type, "--backbone", str(backbone), "--model_config", json.dumps(SMALL[model_type])]
 
 
+SETTINGS = {"num_classes": len(SHAPES), "ignore_index": IGNORE_INDEX, "reduce_labels": False}
+
+
 def reloaded(run: Path) -> torch.nn.Module:
     (code,) = re.findall(r"```python\n(.*?)```", ModelCard.load(run / "adapter" / "README.md").text, re.DOTALL)
     names: dict[str, torch.nn.Module] = {}
@@ -91,7 +94,7 @@ def evaluate(run: Path, shapes: Path, tmp_path: Path) -> dict[str, float]:
     """Metrics on the validation images of what the card of a run loads."""
     processor = AutoImageProcessor.from_pretrained(run / "adapter")
     splits, classes = load_semantic_segmentation(SegmentationDataArguments(dataset=str(shapes)), seed=0)
-    images = EvaluationImages(splits["validation"], 255, False, image_processor=processor, image_size=32)
+    images = EvaluationImages(splits["validation"], **SETTINGS, image_processor=processor, image_size=32)
     args = TrainingArguments(
         output_dir=str(tmp_path / "evaluation"),
         use_cpu=True,
@@ -185,7 +188,7 @@ def test_pictures_ask_for_no_loss_which_other_processes_would_have_to_share(clas
         processing_class=processor,
         num_classes=len(classes),
     )
-    images = EvaluationImages(splits["validation"], IGNORE_INDEX, False, image_processor=processor, image_size=32)
+    images = EvaluationImages(splits["validation"], **SETTINGS, image_processor=processor, image_size=32)
     before = torch.get_rng_state()
     class_map = trainer.predict_class_map(images[0])
     assert class_map.shape == images[0]["truth"].shape
@@ -247,8 +250,7 @@ def first_step(run: Path) -> tuple[float, float]:
 
 def test_run_on_two_processes_as_on_one_and_load_by_the_card(still, equal_images, tmp_path):
     main([*still, "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / "one")])
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    printed = run_python(*launcher, "scripts.train_semantic_segmentation", *still)  # and loaded in this process
+    printed = run_python(*TORCHRUN, "scripts.train_semantic_segmentation", *still)  # and loaded in this process
     run = tmp_path / "run"
     record, results = record_of(run), record_of(tmp_path / "one")["results"]["validation"]
     assert first_step(run) == pytest.approx(first_step(tmp_path / "one"), rel=1e-3)
@@ -282,6 +284,8 @@ def test_loss_does_not_depend_on_accumulation(still, tmp_path):
     [
         (["--per_device_train_batch_size", "10"], "9 training images are fewer than a batch of 10"),
         (["--per_device_train_batch_size", "1"], "need two images at least"),
+        (["--scales", "2"], r"--scales 2.0: positive numbers are wanted, and two scales"),
+        (["--crop_size", "0"], r"--crop_size 0, .*positive numbers are wanted"),
         (["--dataset", "no/such"], "--dataset no/such: neither a folder"),
         (["--model_config", "{"], "--model_config {: not an object in JSON"),
         (["--backbone", "no/such"], "--backbone no/such: neither a folder"),

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from scripts.common.images.augmentation import Augmentation
+from scripts.common.images.files import UNREADABLE
 
 
 class ImageDataset(Dataset):
@@ -55,14 +56,20 @@ class ImageDataset(Dataset):
         """Returns the image in a column of a row, turned as its EXIF data says.
 
         Raises:
-            ValueError: It can't be read; names its file, or its row where it has none.
+            ValueError: There is none, or it can't be read; names its file, or its row where it has none.
         """
         stored = self.rows[index][column]
+        if stored is None:
+            raise ValueError(f"There is no {self.name(index, column)}. Mend or remove the row.")
         try:
             return datasets.Image().decode_example(stored)
-        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-            name = stored["path"] or f"of row {index}"
-            raise ValueError(f"The {column} {name} can't be read ({error}). Replace or remove it.") from error
+        except UNREADABLE as error:
+            name = self.name(index, column)
+            raise ValueError(f"The {name} can't be read ({error}). Replace or remove it.") from error
+
+    def name(self, index: int, column: str = "image") -> str:
+        """Returns what a message says of the image in a column of a row: its file, or its row where it has none."""
+        return f"{column} {(self.rows[index][column] or {}).get('path') or f'of row {index}'}"
 
     def random(self, index: int) -> Random:
         """Returns the source of random numbers for a row in this epoch."""

@@ -1,15 +1,26 @@
-"""Image files: those of a folder, checked before training starts, and pictures as datasets store them."""
+"""Image files and pictures as datasets store them: found, opened, and checked before training starts."""
 
 import io
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import datasets
+from datasets import Dataset, Features
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-from PIL import Image
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
 MAX_NAMED = 5
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow's readers raise."""
+
+UPRIGHT, FIRST_LYING = 1, 5
+"""Orientations in EXIF data: not turned, and the first of those by a right angle."""
+
+logger = logging.getLogger(__name__)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -25,32 +36,103 @@ def find_images(folder: Path) -> list[Path]:
     )
 
 
-def check_images(paths: list[Path]) -> None:
+def check_images(pictures: Dataset, names: Sequence[str]) -> None:
     """Reads every image once, to its end.
+
+    Args:
+        pictures: Rows of `image`, not decoded.
+        names: What a message says of each.
 
     Raises:
         ValueError: Some can't be read; the message names them and says why.
     """
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        reasons = list(tqdm(pool.map(why_unreadable, paths), "Reading images", len(paths), disable=None))
-    broken = [f"\n  {path}: {reason}" for path, reason in zip(paths, reasons, strict=True) if reason]
+        found = pool.map(lambda row: why_unreadable(pictures[row]["image"]), range(len(pictures)))
+        reasons = list(tqdm(found, "Reading images", len(pictures), disable=None))
+    broken = [f"\n  {name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason]
     if broken:
         more = f"\n  and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
         raise ValueError(
-            f"{len(broken)} of {len(paths)} images can't be read. Replace or remove them, then start again:"
+            f"{len(broken)} of {len(names)} images can't be read. Replace or remove them, then start again:"
             f"{''.join(broken[:MAX_NAMED])}{more}"
         )
 
 
-def why_unreadable(path: Path) -> str | None:
-    """Returns what is wrong with an image file, or None."""
+def why_unreadable(stored: dict[str, Any] | None) -> str | None:
+    """Returns what is wrong with an image, as `datasets.Image(decode=False)` gives it, or None."""
     try:
-        with Image.open(path) as image:
+        with open_stored(stored) as image:
             image.draft("RGB", (32, 32))  # a JPEG is still read to its end, but only a small picture is computed
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's readers raise
+    except UNREADABLE as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def open_stored(stored: dict[str, Any] | None) -> Image.Image:
+    """Opens an image as `datasets.Image(decode=False)` gives it. Only its header is read, and `UNREADABLE` raised.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if stored is None or stored["path"] is None is stored["bytes"]:
+        raise FileNotFoundError("there is none")
+    return Image.open(stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"]))
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Tells whether an image is shown turned or mirrored, as its EXIF data says."""
+    return _orientation(image) != UPRIGHT
+
+
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """Returns the (width, height) of an image as it is shown."""
+    return image.size[::-1] if _orientation(image) >= FIRST_LYING else image.size
+
+
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+
+
+def warn_of_turned_images(count: int, total: int) -> None:
+    """Says how many of `total` annotated images are shown turned: an annotation of those as stored would not fit."""
+    if count:
+        logger.warning(
+            "%d of %d images are shown turned or mirrored, as their EXIF data says, and their annotations are taken to "
+            "be of what is shown. Look at predictions.png; if they don't fit, remove the EXIF data.",
+            count,
+            total,
+        )
+
+
+def listing(folder: Path) -> str:
+    """Names what is in a folder and in the folders in it."""
+    present = sorted(str(path.relative_to(folder)) for path in [*folder.glob("*"), *folder.glob("*/*/")])
+    return f"{', '.join(present[:10])}{', ...' if present[10:] else ''}" or "nothing"
+
+
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a text file that are not empty.
+
+    Raises:
+        ValueError: It is not UTF-8; names it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error}). Convert it.") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def picture_rows(**columns: Sequence[dict[str, Any]]) -> Dataset:
+    """Returns columns of images, as `datasets.Image(decode=False)` gives them, as a dataset."""
+    features = Features({name: datasets.Image(decode=False) for name in columns})
+    return Dataset.from_dict({name: list(stored) for name, stored in columns.items()}, features=features)
+
+
+def stored_file(path: Path) -> dict[str, Any]:
+    """Returns an image file as `datasets.Image(decode=False)` gives it."""
+    return {"path": str(path), "bytes": None}
 
 
 def stored_png(image: Image.Image) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Models for dense prediction: pre-trained ones, or new ones around a pre-trained backbone."""
 
+import copy
 import json
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -121,9 +122,9 @@ def load_dense_model(
             load = partial(
                 getattr(transformers, auto_class).from_pretrained, args.model_name_or_path, dtype=torch.float32
             )
-            model, info = load(**labels, **attention, ignore_mismatched_sizes=True, output_loading_info=True)
-            if info["mismatched_keys"]:
-                keep_known_classes(model, load(), {name for name, *_ in info["mismatched_keys"]})
+            model, known = load(**labels, **attention, ignore_mismatched_sizes=True), load()
+            if known.config.label2id != model.config.label2id:
+                keep_known_classes(model, known)
             code = load_pretrained_code(auto_class, args.model_name_or_path, classes)
         if args.backbone is not None:
             load_backbone(model, args.backbone)
@@ -140,26 +141,38 @@ def load_dense_model(
         ) from error
 
 
-def keep_known_classes(model: PreTrainedModel, known: PreTrainedModel, names: Set[str]) -> None:
-    """Gives layers that are new, as they score other classes, the rows of the classes that the pre-trained model knows.
+def keep_known_classes(model: PreTrainedModel, known: PreTrainedModel) -> None:
+    """Gives layers that score classes the rows of those that the pre-trained model knows, whatever their order there.
 
     They begin where the pre-trained model ends then, above all with what is no object: the background, or the last row
     of models whose queries may find nothing. Without it the first hundred steps unlearn where objects are.
 
     Args:
-        model: Changed in place.
+        model: For other classes, or for the same in another order; changed in place.
         known: The pre-trained model as it is.
-        names: Of the parameters of these layers, one row a class; buffers among them stay as they are.
     """
     old, new = known.config.label2id, model.config.label2id
     rows = {number: old[label] for label, number in new.items() if label in old}
     parameters = dict(known.named_parameters())
+    scoring = _class_parameters(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name in names:
+            if name in scoring:
                 surplus = len(parameter) - len(new) == len(parameters[name]) - len(old) == 1
                 pairs = {**rows, len(new): len(old)} if surplus else rows
-                parameter[list(pairs)] = parameters[name][list(pairs.values())]
+                # RetinaNet has the rows of all classes once for each of its anchors.
+                anchors = 1 if surplus else len(parameter) // len(new)
+                ours, theirs = (some.view(anchors, -1, *some.shape[1:]) for some in (parameter, parameters[name]))
+                ours[:, list(pairs)] = theirs[:, list(pairs.values())]
+
+
+def _class_parameters(model: PreTrainedModel) -> set[str]:
+    """Returns the names of the parameters that have rows of their own for each class: one more makes them longer."""
+    config = copy.deepcopy(model.config)
+    config.id2label = {**config.id2label, len(config.id2label): "one more"}
+    with torch.device("meta"):
+        larger = dict(type(model)(config).named_parameters())
+    return {name for name, parameter in model.named_parameters() if larger[name].shape[:1] != parameter.shape[:1]}
 
 
 def checkpoint_backbone(model: PreTrainedModel, args: TrainingArguments) -> None:

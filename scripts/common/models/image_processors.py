@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from transformers import BaseImageProcessor
+from transformers import BaseImageProcessor, PreTrainedConfig
 
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -41,13 +41,20 @@ def load_image_processor(
     return classes[args.model_type](**{"size": known.size, **given}, **moments)
 
 
-def check_image_sizes(image_processor: BaseImageProcessor, model_type: str) -> None:
-    """Checks that images come in one size where the model needs that.
+def check_image_sizes(image_processor: BaseImageProcessor, config: PreTrainedConfig) -> None:
+    """Checks that images come in one size where the model needs that, and in one that it can halve.
 
     Raises:
         ValueError: They don't.
     """
-    size = image_processor.size
+    model_type, size = config.model_type, image_processor.size
+    # RT-DETR and its successors enlarge each of the backbone's maps by two, and lay it over the one before.
+    stride = max(getattr(config, "feat_strides", [1]))
+    if any(size.get(side, 0) % stride for side in ("height", "width")):
+        raise ValueError(
+            f"--image_size {size['height']}: the sides of the images must be multiples of {stride} for this model of "
+            f"type {model_type}."
+        )
     if model_type not in PADDED and not (size.get("height") and size.get("width")):
         raise ValueError(
             f"A model of type {model_type} takes images of one size, and its image processor resizes them to several "

@@ -1,15 +1,14 @@
 """Annotated images as the readers of the formats return them, before they are checked."""
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import PIL.ExifTags
-import PIL.Image
-from datasets import Dataset, Features, Image
+from datasets import Dataset
 from tqdm import tqdm
+
+from scripts.common.images.files import UNREADABLE, is_turned, open_stored, shown_size, warn_of_turned_images
 
 
 @dataclass
@@ -44,12 +43,6 @@ class AnnotatedSplit:
     pictures: Dataset
 
 
-def picture_files(paths: Sequence[Path]) -> Dataset:
-    """Returns files of images as rows of `image`, not decoded."""
-    rows = {"image": [{"path": str(path), "bytes": None} for path in paths]}
-    return Dataset.from_dict(rows, features=Features({"image": Image(decode=False)}))
-
-
 def missing_images(paths: Sequence[Path], where: str) -> None:
     """Checks that files of images exist.
 
@@ -76,21 +69,18 @@ def image_sizes(split: AnnotatedSplit) -> Iterator[tuple[int, int]]:
         ValueError: An image can't be read, or has another size than its annotation says; names it.
     """
     pictures = tqdm(split.pictures, "Reading sizes", disable=None)
+    turned = 0
     for image, picture in zip(split.images, pictures, strict=True):
-        size = _size(picture["image"], image.where)
+        try:
+            with open_stored(picture["image"]) as opened:
+                size = shown_size(opened)
+                turned += is_turned(opened)
+        except UNREADABLE as error:
+            raise ValueError(f"{image.where} can't be read ({error}). Replace or remove it.") from error
         if image.size is not None and tuple(image.size) != size:
             raise ValueError(
                 f"{image.where} is {size[0]} × {size[1]} pixels, but its annotation says {image.size[0]} × "
                 f"{image.size[1]}: boxes and masks would not fit. (Images are turned as their EXIF data says.)"
             )
         yield size
-
-
-def _size(picture: dict[str, Any], where: str) -> tuple[int, int]:
-    source = picture["path"] if picture["bytes"] is None else io.BytesIO(picture["bytes"])
-    try:
-        with PIL.Image.open(source) as opened:
-            turned = opened.getexif().get(PIL.ExifTags.Base.Orientation, 1) >= 5
-            return opened.size[::-1] if turned else opened.size
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{where} can't be read ({error}). Replace or remove it.") from error
+    warn_of_turned_images(turned, len(split.images))

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scripts.common.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images, picture_files
+from scripts.common.images.files import picture_rows, stored_file
+from scripts.common.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images
 
 LAYOUT = (
     "FOLDER/annotations/instances_train.json beside FOLDER/train/*.jpg (or FOLDER/images/train/, FOLDER/images/), or "
     "FOLDER/train/_annotations.coco.json beside the images"
 )
+
+
+IN_WORDS = {int: "an integer", str: "text", list: "a list"}
 
 
 def coco_splits(folder: Path) -> dict[str, Path]:
@@ -41,25 +45,27 @@ def read_coco(path: Path, folder: Path) -> AnnotatedSplit:
     """
     content = _read(path)
     classes: dict[Any, str] = {}
-    for entry, where in _entries(content, "categories", ("id", "name"), path):
-        if not isinstance(entry["id"], int) or entry["id"] in classes:
-            raise ValueError(f"{where}: the id must be an integer of its own, not {entry['id']!r}.")
+    for entry, where in _entries(content, "categories", {"id": int, "name": object}, path):
+        if entry["id"] in classes:
+            raise ValueError(f"{where}: another category has this id.")
         classes[entry["id"]] = str(entry["name"])
 
     images: dict[Any, AnnotatedImage] = {}
     files: list[Path] = []
-    listed = list(_entries(content, "images", ("id", "file_name"), path))
+    listed = list(_entries(content, "images", {"id": int, "file_name": str}, path))
     directory = _image_directory(path, folder, [entry["file_name"] for entry, _ in listed])
     for entry, where in listed:
-        if not isinstance(entry["id"], int) or entry["id"] in images:
-            raise ValueError(f"{where}: the id must be an integer of its own, not {entry['id']!r}.")
+        if entry["id"] in images:
+            raise ValueError(f"{where}: another image has this id.")
         file = directory / entry["file_name"]
-        size = (entry["width"], entry["height"]) if entry.get("width") and entry.get("height") else None
-        images[entry["id"]] = AnnotatedImage(entry["id"], str(file), [], size)
+        size = (entry.get("width"), entry.get("height"))
+        if not all(side is None or isinstance(side, (int, float)) for side in size):
+            raise ValueError(f"{where}: width and height must be numbers, not {size[0]!r} and {size[1]!r}.")
+        images[entry["id"]] = AnnotatedImage(entry["id"], str(file), [], size if all(size) else None)
         files.append(file)
     missing_images(files, str(path))
 
-    for entry, where in _entries(content, "annotations", ("image_id", "category_id", "bbox"), path):
+    for entry, where in _entries(content, "annotations", {"image_id": int, "category_id": int, "bbox": list}, path):
         if entry["image_id"] not in images:
             raise ValueError(f"{where}: there is no image with the id {entry['image_id']!r}.")
         if entry["category_id"] not in classes:
@@ -68,7 +74,7 @@ def read_coco(path: Path, folder: Path) -> AnnotatedSplit:
                 f"{', '.join(map(str, classes))}."
             )
         images[entry["image_id"]].objects.append({**entry, "category": entry["category_id"], "where": where})
-    return AnnotatedSplit(classes, list(images.values()), picture_files(files))
+    return AnnotatedSplit(classes, list(images.values()), picture_rows(image=[stored_file(file) for file in files]))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -78,15 +84,28 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a JSON file ({error}).") from error
     needed = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in needed):
-        has = ", ".join(content) if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise ValueError(f"{path} is no file of COCO instances: it needs the lists {', '.join(needed)}, and has {has}.")
+        has = content.items() if isinstance(content, dict) else [("the file", content)]
+        has = ", ".join(f"{name} ({type(value).__name__})" for name, value in has) or "nothing"
+        raise ValueError(
+            f"{path} is no file of COCO instances: it needs the lists {', '.join(needed)}, and has: {has}."
+        )
     return content
 
 
 def _entries(
-    content: dict[str, Any], kind: str, keys: tuple[str, ...], path: Path
+    content: dict[str, Any], kind: str, keys: dict[str, type], path: Path
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yields the entries of a list, each with its place for messages, after checking that they have some keys."""
+    """Yields the entries of a list, each with its place for messages, after checking some of their keys.
+
+    Args:
+        content: Of the file.
+        kind: Name of the list.
+        keys: That an entry needs, and what must stand there.
+        path: Of the file.
+
+    Raises:
+        ValueError: An entry lacks a key, or something else stands there; names it.
+    """
     for number, entry in enumerate(content[kind]):
         where = f"{path}: {kind}[{number}]"
         if not isinstance(entry, dict):
@@ -95,6 +114,9 @@ def _entries(
         lacking = [key for key in keys if key not in entry]
         if lacking:
             raise ValueError(f"{where} has no {', '.join(lacking)}. It has: {', '.join(entry)}.")
+        for key, needed in keys.items():
+            if not isinstance(entry[key], needed):
+                raise ValueError(f"{where}: {key} must be {IN_WORDS[needed]}, not {entry[key]!r:.80}.")
         yield entry, where
 
 

@@ -25,12 +25,14 @@ class ObjectCheck:
         skipped: Number of objects left out, by reason.
         num_boxes: Number of all boxes.
         num_outside: Number of boxes that reach outside of their image by more than a pixel.
+        reach: Farthest edge of all boxes.
     """
 
     with_masks: bool
     skipped: Counter[str] = field(default_factory=Counter)
     num_boxes: int = 0
     num_outside: int = 0
+    reach: float = 0.0
 
     def __call__(self, entries: list[dict[str, Any]], width: int, height: int, where: str) -> Objects:
         """Checks the objects of one image and cuts their boxes off at its edges.
@@ -64,17 +66,25 @@ class ObjectCheck:
             objects["bbox"].append(box)
             objects["category"].append(entry["category"])
             objects["area"].append(
-                float(entry.get("area") or (mask_api.area(rle) if self.with_masks else box[2] * box[3]))
+                _area(entry.get("area"), place) or float(mask_api.area(rle) if self.with_masks else box[2] * box[3])
             )
-            objects["iscrowd"].append(bool(entry.get("iscrowd", False)))
+            crowd = entry.get("iscrowd") or 0
+            if crowd not in (0, 1):
+                raise ValueError(f"{place}: iscrowd must be 0 or 1, not {crowd!r}.")
+            objects["iscrowd"].append(bool(crowd))
         return objects
 
-    def check_boxes_lie_inside(self, split: str) -> None:
+    def check_boxes_are_in_pixels(self, split: str) -> None:
         """Checks that boxes are what they are taken for.
 
         Raises:
-            ValueError: Many reach outside of their images.
+            ValueError: Many reach outside of their images, or none over the first pixel.
         """
+        if self.num_boxes and self.reach <= 1:
+            raise ValueError(
+                f"No box of the {split} split reaches over the first pixel of its image: they seem to be shares of the "
+                "image's sides. Boxes must be (x, y, width, height) in pixels; convert them."
+            )
         if self.num_outside > MAX_OUTSIDE * self.num_boxes:
             raise ValueError(
                 f"{self.num_outside} of the {self.num_boxes} boxes of the {split} split reach outside of their images. "
@@ -84,11 +94,12 @@ class ObjectCheck:
 
     def _box(self, box: Any, width: int, height: int, where: str) -> list[float] | None:
         """Returns the part of a box that lies in the image, None if there is none."""
-        if not _is_numbers(box) or len(box) != 4:
+        if not is_numbers(box, 4):
             raise ValueError(f"{where}: bbox must be four finite numbers (x, y, width, height), not {box!r}.")
         left, top = (min(max(float(edge), 0.0), limit) for edge, limit in zip(box[:2], (width, height), strict=True))
         right, bottom = min(box[0] + box[2], float(width)), min(box[1] + box[3], float(height))
         self.num_boxes += 1
+        self.reach = max(self.reach, right, bottom)
         self.num_outside += min(box[:2]) < -1 or box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1
         return [left, top, right - left, bottom - top] if right > left and bottom > top else None
 
@@ -107,11 +118,16 @@ def mask_rle(segmentation: Any, width: int, height: int, where: str) -> dict[str
     """
     if isinstance(segmentation, dict):
         return _checked_rle(segmentation, width, height, where)
+    if segmentation is None:
+        raise ValueError(
+            f"{where} has no segmentation. Instances need polygons or RLE; for boxes alone there is "
+            "scripts.train_object_detection."
+        )
     if not isinstance(segmentation, list):
         raise ValueError(f"{where}: segmentation must be polygons or RLE (size and counts), not {segmentation!r:.80}.")
     reach = max(width, height)  # no limit of the format, but of what can be meant: far points exhaust the memory
     for polygon in segmentation:
-        if not _is_numbers(polygon) or len(polygon) % 2 or any(not -reach <= number <= 2 * reach for number in polygon):
+        if not is_numbers(polygon) or len(polygon) % 2 or any(not -reach <= number <= 2 * reach for number in polygon):
             raise ValueError(
                 f"{where}: a polygon must be an even number of coordinates in pixels, in or near the image of "
                 f"{width} × {height}, not {polygon!r:.80}."
@@ -121,7 +137,7 @@ def mask_rle(segmentation: Any, width: int, height: int, where: str) -> dict[str
 
 
 def _checked_rle(rle: dict[str, Any], width: int, height: int, where: str) -> dict[str, Any]:
-    if list(rle.get("size") or []) != [height, width]:
+    if rle.get("size") not in ([height, width], (height, width)):
         raise ValueError(
             f"{where}: the mask's size is {rle.get('size')}, that of the image {[height, width]} (height, width)."
         )
@@ -143,9 +159,18 @@ def decode_masks(objects: Objects, width: int, height: int) -> np.ndarray:
     return mask_api.decode(rles).transpose(2, 0, 1).astype(bool)
 
 
-def _is_numbers(values: Any) -> bool:
+def _area(area: Any, where: str) -> float:
+    """Returns an object's area as annotated, 0 where it is not known."""
+    if area is not None and (not is_numbers([area]) or area < 0):
+        raise ValueError(f"{where}: area must be a number of square pixels, or left out, not {area!r}.")
+    return float(area or 0)
+
+
+def is_numbers(values: Any, count: int | None = None) -> bool:
+    """Tells whether something is a list of finite numbers, so many where that is said, and one at least."""
     return (
         isinstance(values, (list, tuple))
         and len(values) > 0
+        and count in (None, len(values))
         and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
     )

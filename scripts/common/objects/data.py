@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 
-from scripts.common.images.files import check_images
+from scripts.common.images.files import check_images, listing
 from scripts.common.objects import coco_files, voc_files
 from scripts.common.objects.annotated_images import AnnotatedSplit, image_sizes
-from scripts.common.objects.coco_objects import ObjectCheck
+from scripts.common.objects.coco_objects import ObjectCheck, is_numbers
 from scripts.common.objects.hub_objects import read_objects
 from scripts.common.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
 
@@ -43,9 +43,7 @@ class ObjectDataArguments(SplitArguments):
         default="xywh",
         metadata={"help": "Boxes of a dataset of the hub: (x, y, width, height) or (left, top, right, bottom)."},
     )
-    verify_images: bool = field(
-        default=True, metadata={"help": "Read every image of a local folder once before training starts."}
-    )
+    verify_images: bool = field(default=True, metadata={"help": "Read every image once before training starts."})
 
 
 def load_objects(args: ObjectDataArguments, seed: int, with_masks: bool = False) -> DatasetDict:
@@ -62,6 +60,9 @@ def load_objects(args: ObjectDataArguments, seed: int, with_masks: bool = False)
     """
     splits = _read(args)
     classes = _classes(splits)
+    if args.verify_images:
+        for split in splits.values():
+            check_images(split.pictures, [image.where for image in split.images])
     rows = {name: _rows(split, classes, name, args, with_masks) for name, split in splits.items()}
     if "validation" not in rows:
         numbers = list(range(len(rows["train"])))
@@ -70,8 +71,11 @@ def load_objects(args: ObjectDataArguments, seed: int, with_masks: bool = False)
         rows["validation"] = rows["train"].select(sorted(numbers[:size]))
         rows["train"] = rows["train"].select(sorted(numbers[size:]))
     for name, dataset in rows.items():
-        if not any(objects["bbox"] for objects in dataset["objects"]):
-            raise ValueError(f"There is no object in any of the {len(dataset)} images of the {name} split.")
+        if all(all(objects["iscrowd"]) for objects in dataset["objects"]):
+            raise ValueError(
+                f"There is no object in any of the {len(dataset)} images of the {name} split. (Crowds do not count, "
+                "nor what is difficult in Pascal VOC.)"
+            )
     return DatasetDict(rows)
 
 
@@ -123,14 +127,11 @@ def _read(args: ObjectDataArguments) -> dict[str, AnnotatedSplit]:
         for find, read in ((voc_files.voc_splits, voc_files.read_voc), (coco_files.coco_splits, _reader_of(folder))):
             if present := find(folder):
                 chosen = choose_splits(present, args)
-                splits = {role: read(present[name]) for role, name in chosen.items()}
-                if args.verify_images:
-                    check_images([Path(row["image"]["path"]) for split in splits.values() for row in split.pictures])
-                return splits
+                return {role: read(present[name]) for role, name in chosen.items()}
         if not any(folder.rglob("*.parquet")) and not any(folder.rglob("metadata.*")):
             raise ValueError(
                 f"--dataset {folder}: there are no annotations in this folder. COCO's format has {coco_files.LAYOUT}; "
-                f"Pascal VOC's has {voc_files.LAYOUT}."
+                f"Pascal VOC's has {voc_files.LAYOUT}. It has: {listing(folder)}."
             )
     dataset = load_named_dataset(args.dataset, args.dataset_config)
     chosen = choose_splits(dataset, args)
@@ -150,8 +151,9 @@ def _reader_of(folder: Path):
 def _corners_to_sizes(split: AnnotatedSplit) -> None:
     for image in split.images:
         for entry in image.objects:
-            left, top, right, bottom = entry["bbox"]
-            entry["bbox"] = [left, top, right - left, bottom - top]
+            if is_numbers(entry["bbox"], 4):  # what is none is told of later
+                left, top, right, bottom = entry["bbox"]
+                entry["bbox"] = [left, top, right - left, bottom - top]
 
 
 def _classes(splits: dict[str, AnnotatedSplit]) -> dict[Any, str]:
@@ -186,7 +188,7 @@ def _rows(
         values = (image.image_id, width, height, objects)
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
-    check.check_boxes_lie_inside(name)
+    check.check_boxes_are_in_pixels(name)
     for reason, count in check.skipped.items():
         logger.warning("%s split: %d of %d objects are left out: %s.", name, count, check.num_boxes, reason)
     features = objects_features(list(classes.values()), with_masks)

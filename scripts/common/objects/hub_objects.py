@@ -43,13 +43,13 @@ def read_objects(dataset: Dataset, split: str, image_column: str | None, objects
     for row, values in enumerate(dataset.remove_columns(image_name)):
         where = f"row {row} of the {split} split"
         objects = []
-        for number, entry in enumerate(_by_object(values[objects_name])):
+        for number, entry in enumerate(_by_object(values[objects_name], f"{objects_name} of {where}")):
             place = f"{where}, object {number}"
-            category = entry[category_name]
+            category = entry.get(category_name)
             if category is None or (names is not None and category not in names):
                 allowed = f"0 to {len(names) - 1} are allowed" if names else "every object needs one"
                 raise ValueError(f"{place}: its {category_name} is {category}; {allowed}. Mend or remove it.")
-            objects.append({**entry, "bbox": entry[box_name], "category": category, "where": place})
+            objects.append({**entry, "bbox": entry.get(box_name), "category": category, "where": place})
         size = (values["width"], values["height"]) if sizes and values["width"] and values["height"] else None
         images.append(AnnotatedImage(row, f"The image of {where}", objects, size))
     if names is None:
@@ -79,18 +79,21 @@ def _choose(role: str, given: str | None, found: list[str], features: dict[str, 
     if given is not None and given not in features:
         raise ValueError(f"--{role}_column {given}: the dataset has no such column. It has: {present}.")
     if given is None and len(found) != 1:
-        needed = "images" if role == "image" else "objects with bbox and category"
-        raise ValueError(
-            f"The dataset has {len(found)} columns of {needed}, not one; name the right one with --{role}_column. It "
-            f"has: {present}."
+        needed = (
+            "images" if role == "image" else "objects, a list of structs or a struct of lists with bbox and category"
         )
+        hint = f"Name the right one with --{role}_column. " if found else ""
+        raise ValueError(f"The dataset has {len(found)} columns of {needed}, not one. {hint}It has: {present}.")
     return given or found[0]
 
 
-def _by_object(objects: dict[str, list] | list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+def _by_object(objects: dict[str, list] | list[dict[str, Any]] | None, where: str) -> list[dict[str, Any]]:
     if not objects:
         return []
     if isinstance(objects, list):
         return objects
     filled = {name: values for name, values in objects.items() if values is not None}
+    counts = {name: len(values) for name, values in filled.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"{where}: the lists of an image's objects must be of one length, and have {counts}.")
     return [dict(zip(filled, values, strict=True)) for values in zip(*filled.values(), strict=True)]

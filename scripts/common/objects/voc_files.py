@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from scripts.common.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images, picture_files
+from scripts.common.images.files import picture_rows, read_lines, stored_file
+from scripts.common.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images
 
 LAYOUT = "FOLDER/ImageSets/Main/train.txt, FOLDER/Annotations/*.xml and FOLDER/JPEGImages/, or FOLDER/VOC2007/... so"
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -38,7 +39,7 @@ def read_voc(lists: list[Path]) -> AnnotatedSplit:
     images, files = [], []
     for path in lists:
         root = path.parents[2]
-        names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.split()[0] for line in read_lines(path)]
         named = [_image_file(root, name) for name in names]
         missing_images(named, str(path))
         files.extend(named)
@@ -46,7 +47,9 @@ def read_voc(lists: list[Path]) -> AnnotatedSplit:
             size, objects = _read_objects(root / "Annotations" / f"{name}.xml")
             images.append(AnnotatedImage(len(images), str(file), objects, size))
     classes = sorted({entry["category"] for image in images for entry in image.objects})
-    return AnnotatedSplit({name: name for name in classes}, images, picture_files(files))
+    return AnnotatedSplit(
+        {name: name for name in classes}, images, picture_rows(image=[stored_file(file) for file in files])
+    )
 
 
 def _image_file(root: Path, name: str) -> Path:
@@ -59,8 +62,10 @@ def _read_objects(path: Path) -> tuple[tuple[int, int] | None, list[dict[str, An
         annotation = ElementTree.parse(path).getroot()
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: every image of a split needs its annotation.") from error
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path} is not XML ({error}).") from error
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two for encodings
+        raise ValueError(f"{path} is not XML that can be read ({error}). Mend it, or convert it to UTF-8.") from error
+    if annotation.tag != "annotation":
+        raise ValueError(f"{path} holds <{annotation.tag}>, not the <annotation> of Pascal VOC.")
     objects = []
     for number, entry in enumerate(annotation.iter("object")):
         where = f"{path}: object {number}"
@@ -69,8 +74,13 @@ def _read_objects(path: Path) -> tuple[tuple[int, int] | None, list[dict[str, An
                 float(entry.findtext(f"bndbox/{edge}")) for edge in ("xmin", "ymin", "xmax", "ymax")
             )
             category, difficult = entry.findtext("name").strip(), int(entry.findtext("difficult", "0"))
+            if not category or difficult not in (0, 1):
+                raise ValueError
         except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"{where} needs name and bndbox with xmin, ymin, xmax and ymax, all numbers.") from error
+            raise ValueError(
+                f"{where} needs a name, a bndbox with xmin, ymin, xmax and ymax, all numbers, and as difficult, if it "
+                f"says that, 0 or 1. It has: {' '.join(ElementTree.tostring(entry, 'unicode').split()):.200}"
+            ) from error
         box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
         objects.append({"bbox": box, "category": category, "iscrowd": difficult == 1, "where": where})
     width, height = annotation.findtext("size/width"), annotation.findtext("size/height")

@@ -5,21 +5,35 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import PIL.Image
 from datasets import Dataset, DatasetDict, Features, Image
 from tqdm import tqdm
 
-from scripts.common.images.files import find_images, stored_png
-from scripts.common.segmentation.dataset import AnnotatedImages
+from scripts.common.images.files import (
+    MAX_NAMED,
+    find_images,
+    is_turned,
+    listing,
+    open_stored,
+    picture_rows,
+    read_lines,
+    stored_file,
+    stored_png,
+    warn_of_turned_images,
+)
+from scripts.common.segmentation.dataset import UNCOUNTED, AnnotatedImages
 from scripts.common.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
 from scripts.demonstration.scenes import NUM_SCENES, DigitScenes
 
 BACKGROUND = "background"
 MAX_CLASSES = 255
 """As many as fit beside the number of pixels that do not count, in 8 bits."""
+
+ADE20K_CLASSES = "objectInfo150.txt"
+"""Table of the classes that ADE20K's archive for the benchmark holds."""
 
 MASK_FOLDERS = ("masks", "annotations")
 MASK_COLUMNS = ("mask", "annotation", "label", "labels", "segmentation_mask", "semantic_segmentation")
@@ -48,8 +62,8 @@ class SegmentationDataArguments(SplitArguments):
     class_names: str | None = field(
         default=None,
         metadata={
-            "help": "Text file, one name of a class a line, class 0 first. Without it: FOLDER/classes.txt, or else "
-            "numbers up to the greatest in the masks."
+            "help": "Text file, one name of a class a line, class 0 first. Without it: FOLDER/classes.txt, ADE20K's "
+            "own FOLDER/objectInfo150.txt, or else numbers up to the greatest in the masks."
         },
     )
     ignore_index: int = field(default=255, metadata={"help": "Number of pixels that do not count."})
@@ -93,7 +107,6 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
         ValueError: There is no such dataset, something of it is missing, or an image and its mask do not fit. The
             message names the file, or what there is.
     """
-    names = None
     if args.dataset is None:
         splits = _digit_scenes()
         names = [BACKGROUND, *DigitScenes.classes]
@@ -101,16 +114,19 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
         splits = _read_folder(Path(args.dataset), args)
     else:
         splits = _read_hub(args)
+    if args.dataset is not None:
+        names = _class_names(args)
+        if args.verify_images or names is None:
+            names = _checked_classes(splits, names, args)
+    if len(names) < 2:
+        raise ValueError(
+            f"The masks have {len(names)} class(es); two at least are needed (the background is one, and "
+            f"{args.ignore_index} is taken for pixels that do not count; see --ignore_index)."
+        )
     if "validation" not in splits:
         size = validation_size(len(splits["train"]), args.validation_fraction)
         parts = splits["train"].train_test_split(test_size=size, seed=seed)
         splits["train"], splits["validation"] = parts["train"], parts["test"]
-    names = names or _class_names(args)
-    if args.dataset is not None and (args.verify_images or names is None):
-        greatest = max(_check(rows, split, names, args) for split, rows in splits.items())
-        names = names or [str(number) for number in range(greatest + 1)]
-    if len(names) < 2:
-        raise ValueError(f"The masks have {len(names)} class(es); two at least are needed (the background is one).")
     return splits, names
 
 
@@ -126,30 +142,24 @@ def scene_maps(scenes: Iterable[tuple[PIL.Image.Image, np.ndarray]]) -> Dataset:
     """Returns pictures and their class maps, (H, W) and uint8, as a dataset of `image` and `mask`, not decoded."""
     pairs = [(stored_png(image), stored_png(PIL.Image.fromarray(class_map))) for image, class_map in scenes]
     images, masks = zip(*pairs, strict=True)
-    return _rows({"image": list(images), "mask": list(masks)})
-
-
-def _rows(columns: dict[str, list[dict[str, Any]]]) -> Dataset:
-    return Dataset.from_dict(columns, features=Features({name: Image(decode=False) for name in columns}))
-
-
-def _listing(folder: Path) -> str:
-    """Names what is in a folder and in the folders in it."""
-    present = sorted(str(path.relative_to(folder)) for path in [*folder.glob("*"), *folder.glob("*/*/")])
-    return f"{', '.join(present[:10])}{', ...' if present[10:] else ''}" or "nothing"
+    return picture_rows(image=images, mask=masks)
 
 
 def _read_folder(folder: Path, args: SegmentationDataArguments) -> DatasetDict:
     masks = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
     present = sorted(path.name for path in (folder / "images").iterdir() if path.is_dir())
     if masks is None or not present:
-        raise ValueError(f"--dataset {folder}: {LAYOUT} It has: {_listing(folder)}.")
+        raise ValueError(f"--dataset {folder}: {LAYOUT} It has: {listing(folder)}.")
     splits = {}
     for role, split in choose_splits(present, args).items():
         images = find_images(folder / "images" / split)
         if not images:
             raise ValueError(f"--dataset {folder}: there is no image in images/{split}. {LAYOUT}")
-        by_name = {path.relative_to(masks / split).with_suffix(""): path for path in find_images(masks / split)}
+        by_name: dict[Path, Path] = {}
+        for path in find_images(masks / split):
+            other = by_name.setdefault(path.relative_to(masks / split).with_suffix(""), path)
+            if other != path:
+                raise ValueError(f"{other} and {path} are masks of one name. Which is right? Remove the other.")
         names = [path.relative_to(folder / "images" / split).with_suffix("") for path in images]
         missing = [path for path, name in zip(images, names, strict=True) if name not in by_name]
         if missing:
@@ -159,18 +169,15 @@ def _read_folder(folder: Path, args: SegmentationDataArguments) -> DatasetDict:
             )
         if surplus := len(by_name) - len(set(names)):
             logger.warning("%d masks in %s have no image and are left out.", surplus, masks / split)
-        splits[role] = _rows(
-            {
-                "image": [{"path": str(path), "bytes": None} for path in images],
-                "mask": [{"path": str(by_name[name]), "bytes": None} for name in names],
-            }
+        splits[role] = picture_rows(
+            image=[stored_file(path) for path in images], mask=[stored_file(by_name[name]) for name in names]
         )
     return DatasetDict(splits)
 
 
 def _read_hub(args: SegmentationDataArguments) -> DatasetDict:
     if Path(args.dataset).is_dir() and not any(Path(args.dataset).rglob("*.parquet")):
-        raise ValueError(f"--dataset {args.dataset}: {LAYOUT} It has: {_listing(Path(args.dataset))}.")
+        raise ValueError(f"--dataset {args.dataset}: {LAYOUT} It has: {listing(Path(args.dataset))}.")
     dataset = load_named_dataset(args.dataset, args.dataset_config)
     splits = {role: dataset[name] for role, name in choose_splits(dataset, args).items()}
     features = splits["train"].features
@@ -179,9 +186,10 @@ def _read_hub(args: SegmentationDataArguments) -> DatasetDict:
     mask = args.mask_column or next((name for name in MASK_COLUMNS if name in images), None)
     for option, column in (("image", args.image_column), ("mask", mask)):
         if column not in images:
+            given = f"--{option}_column {column}" if column else f"--{option}_column is not given"
             raise ValueError(
-                f"--{option}_column {column}: the dataset has no such column of images; images and masks are both "
-                f"needed. It has: {present}."
+                f"{given}: the dataset has no such column of images; images and masks are both needed. It has: "
+                f"{present}."
             )
     columns = {args.image_column: "image", mask: "mask"}
     for role, rows in splits.items():
@@ -191,44 +199,78 @@ def _read_hub(args: SegmentationDataArguments) -> DatasetDict:
 
 
 def _class_names(args: SegmentationDataArguments) -> list[str] | None:
-    path = Path(args.class_names) if args.class_names else Path(args.dataset, "classes.txt")
+    folder = Path(args.dataset)
+    if args.class_names is None and (folder / ADE20K_CLASSES).is_file():
+        _, *lines = read_lines(folder / ADE20K_CLASSES)  # a table whose last column is the name
+        return [line.split("\t")[-1] for line in lines]
+    path = Path(args.class_names) if args.class_names else folder / "classes.txt"
     if not path.is_file():
         if args.class_names:
             raise ValueError(f"--class_names {path}: there is no such file. It holds one name of a class a line.")
         return None
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len(names) > MAX_CLASSES or len(set(names)) < len(names):
-        raise ValueError(f"{path} has {len(names)} names, {len(set(names))} of them different: {MAX_CLASSES} at most.")
+    names = read_lines(path)
+    if not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+        raise ValueError(
+            f"{path} has {len(names)} names, {len(set(names))} of them different: it needs 2 to {MAX_CLASSES}, one a "
+            "line, each once."
+        )
     return names
 
 
-def _check(rows: Dataset, split: str, names: list[str] | None, args: SegmentationDataArguments) -> int:
-    """Reads all images and masks of a split, and returns the greatest class that occurs.
+def _checked_classes(splits: DatasetDict, names: list[str] | None, args: SegmentationDataArguments) -> list[str]:
+    """Reads all images and masks, and returns the names of the classes: the given ones, or numbers.
 
     Raises:
-        ValueError: One can't be read, or they do not fit; names the first.
+        ValueError: As `_check`.
     """
-    images = AnnotatedImages(rows, args.ignore_index, args.reduce_labels, image_processor=None)
-    limit = MAX_CLASSES if names is None else len(names)
-    first = int(args.reduce_labels)
+    found = {split: _check(rows, split, len(names or range(MAX_CLASSES)), args) for split, rows in splits.items()}
+    warn_of_turned_images(sum(turned for _, turned in found.values()), sum(map(len, splits.values())))
+    if names is None:
+        names = [str(number) for number in range(max(max(present) for present, _ in found.values()) + 1)]
+        logger.warning("The classes have no names and are taken to be 0 to %s (see --class_names).", names[-1])
+    absent = [name for number, name in enumerate(names) if number not in found["train"][0]]
+    if absent:
+        more = ", ..." if len(absent) > MAX_NAMED else ""
+        logger.warning(
+            "%d of %d classes have no pixel in the training split: %s%s. If they should not exist, look at the masks.",
+            len(absent),
+            len(names),
+            ", ".join(absent[:MAX_NAMED]),
+            more,
+        )
+    return names
 
-    def greatest(index: int) -> int:
-        size, class_map = images.image(index).size, images.class_map(index)
-        where = rows[index]["mask"]["path"] or f"of row {index} of the {split} split"
-        if size != class_map.shape[::-1]:
-            raise ValueError(
-                f"The mask {where} has {class_map.shape[1]} × {class_map.shape[0]} pixels, its image {size[0]} × "
-                f"{size[1]}."
-            )
-        numbers = np.unique(class_map)
-        if wrong := [int(number) + first for number in numbers if number >= limit]:
-            raise ValueError(
-                f"The mask {where} has the number {wrong[0]}, which is no class. Classes are {first} to "
-                f"{limit - 1 + first}, and pixels that do not count have {args.ignore_index}"
-                f"{' or 0' if args.reduce_labels else ''} (see --ignore_index, --reduce_labels, --class_names)."
-            )
-        return int(numbers.max())
+
+def _check(rows: Dataset, split: str, num_classes: int, args: SegmentationDataArguments) -> tuple[set[int], int]:
+    """Reads all images and masks of a split.
+
+    Returns:
+        The classes that occur in it, and the number of images that are shown turned.
+
+    Raises:
+        ValueError: One can't be read, or they do not fit; names the first. Or no pixel counts.
+    """
+    images = AnnotatedImages(
+        rows,
+        num_classes=num_classes,
+        ignore_index=args.ignore_index,
+        reduce_labels=args.reduce_labels,
+        image_processor=None,
+    )
+
+    def look(index: int) -> tuple[set[int], bool]:
+        _, class_map = images.pair(index)
+        with open_stored(rows[index]["image"]) as image:
+            return set(np.unique(class_map).tolist()), is_turned(image)
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        checked = pool.map(greatest, range(len(rows)))
-        return max(tqdm(checked, f"Reading images and masks ({split})", len(rows), disable=None))
+        looked = list(
+            tqdm(pool.map(look, range(len(rows))), f"Reading images and masks ({split})", len(rows), disable=None)
+        )
+    present = set().union(*(numbers for numbers, _ in looked)) - {UNCOUNTED}
+    if not present:
+        raise ValueError(
+            f"No pixel of the {len(rows)} masks of the {split} split counts: {args.ignore_index} is taken for pixels "
+            "that do not (see --ignore_index, --reduce_labels)."
+        )
+    return present, sum(turned for _, turned in looked)

@@ -47,28 +47,58 @@ class AnnotatedImages(ImageDataset):
 
     Args:
         rows: Dataset of `image` and `mask`, not decoded.
+        num_classes: Number of classes.
         ignore_index: What pixels that do not count have in the masks.
         reduce_labels: Whether class n has n + 1 in the masks, and 0 does not count.
         keyword arguments: Of `ImageDataset`; without an image processor, images and class maps can be read.
     """
 
-    def __init__(self, rows: datasets.Dataset, ignore_index: int, reduce_labels: bool, **kwargs: Any) -> None:
+    def __init__(
+        self, rows: datasets.Dataset, *, num_classes: int, ignore_index: int, reduce_labels: bool, **kwargs: Any
+    ) -> None:
         super().__init__(rows, **kwargs)
+        self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.reduce_labels = reduce_labels
+
+    def pair(self, index: int) -> tuple[PIL.Image.Image, np.ndarray]:
+        """Returns the image of a row, in RGB, and its `class_map`, after checking that they fit.
+
+        Raises:
+            ValueError: One can't be read, they differ in size, or a class is out of range; names file or row.
+        """
+        image, class_map = self.image(index), self.class_map(index)
+        if image.size != class_map.shape[::-1]:
+            raise ValueError(
+                f"The {self.name(index, 'mask')} has {class_map.shape[1]} × {class_map.shape[0]} pixels, its image "
+                f"{image.size[0]} × {image.size[1]}. (Images are turned as their EXIF data says.)"
+            )
+        if class_map.max(initial=0) >= self.num_classes or class_map.min(initial=0) < UNCOUNTED:
+            first = int(self.reduce_labels)
+            wrong = class_map[(class_map >= self.num_classes) | (class_map < UNCOUNTED)].min() + first
+            raise ValueError(
+                f"The {self.name(index, 'mask')} has the number {wrong}, which is no class. Classes are {first} to "
+                f"{self.num_classes - 1 + first}, and pixels that do not count have {self.ignore_index}"
+                f"{' or 0' if self.reduce_labels else ''} (see --ignore_index, --reduce_labels, --class_names)."
+            )
+        return image, class_map
 
     def class_map(self, index: int) -> np.ndarray:
         """Returns the (H, W) classes of the pixels of a row, `UNCOUNTED` for those that do not count; int32.
 
         Raises:
-            ValueError: The mask can't be read, or is a picture in colours; names its file, or its row.
+            ValueError: The mask can't be read, is a picture in colours or a JPEG; names its file, or its row.
         """
         mask = self.decode(index, "mask")
-        if len(mask.getbands()) != 1 or mask.mode == "F":
-            name = self.rows[index]["mask"]["path"] or f"of row {index}"
+        if mask.format == "JPEG":
             raise ValueError(
-                f"The mask {name} is a picture in {mask.mode}: one class number a pixel is needed, as grey level or "
-                "number in a palette. Masks in colours have to be translated first."
+                f"The {self.name(index, 'mask')} is a JPEG, which changes numbers at edges. Masks must be stored "
+                "without loss, as PNG for instance, from where they come from: converting them won't mend them."
+            )
+        if len(mask.getbands()) != 1 or mask.mode == "F":
+            raise ValueError(
+                f"The {self.name(index, 'mask')} is a picture in {mask.mode}: one class number a pixel is needed, as "
+                "grey level or number in a palette. Masks in colours have to be translated first."
             )
         numbers = np.array(mask).astype(np.int32)
         return np.where(numbers == self.ignore_index, UNCOUNTED, numbers - int(self.reduce_labels))
@@ -127,7 +157,7 @@ class TrainingImages(AnnotatedImages):
     """Augmented images and class maps, all of one size; `augmentation` is a `ScaleAndCrop`."""
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        image, class_map = self.augmentation(self.image(index), self.class_map(index), self.random(index))
+        image, class_map = self.augmentation(*self.pair(index), self.random(index))
         return self.inputs(image, class_map)
 
 
@@ -144,7 +174,8 @@ class EvaluationImages(AnnotatedImages):
         self.image_size = image_size
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        image, class_map = resize_shorter_side(self.image(index), self.image_size), self.class_map(index)
+        image, class_map = self.pair(index)
+        image = resize_shorter_side(image, self.image_size)
         return {
             "index": torch.tensor(index),  # first: Trainer takes the length of the first tensor for the batch size
             **self.inputs(image, resize_class_map(class_map, image.size)),
