@@ -14,10 +14,10 @@ from mona_peft.per_sample import run_per_sample
 from mona_peft.selection import TASK_HEAD, backbone_of, modules_outside, parameters_outside
 
 if TYPE_CHECKING:
-    from mona_peft.tuner import ResidualAdapterConfig
+    from mona_peft.tuner import MethodConfig
 
 
-def resolve_modules_to_save(model: nn.Module, config: ResidualAdapterConfig) -> list[str] | None:
+def resolve_modules_to_save(model: nn.Module, config: MethodConfig) -> list[str] | None:
     """Return `config.modules_to_save` as names of modules.
 
     Raises:
@@ -72,12 +72,12 @@ def _check_names(model: nn.Module, modules_to_save: list[str]) -> None:
         )
 
 
-def _warn_of_frozen_head(model: nn.Module, config: ResidualAdapterConfig) -> None:
+def _warn_of_frozen_head(model: nn.Module, config: MethodConfig) -> None:
     heads = modules_outside(model, backbone_of(model))
     if heads and not config.inference_mode:
         warnings.warn(
-            f"Only the adapters will be trained: {heads} outside the backbone stay frozen. To train and save them too, "
-            f"write {type(config).__name__}(modules_to_save={TASK_HEAD!r}); if this is what you want, "
+            f"Only the {config.trains} will be trained: {heads} outside the backbone stay frozen. To train and save "
+            f"them too, write {type(config).__name__}(modules_to_save={TASK_HEAD!r}); if this is what you want, "
             "modules_to_save=[] says so.",
             stacklevel=2,
         )

@@ -7,6 +7,8 @@ ACL 2022, section 2.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,34 +31,32 @@ class BitFitConfig(MethodConfig):
     Args:
         target_modules: Modules of the backbone whose biases are trained, by PEFT's rules: a list of names or their
             endings, or a regular expression for the whole name. `None` takes all of them.
-        modules_to_save: Names of modules that are trained and saved besides, such as the head.
+        modules_to_save: Names of modules that are trained and saved besides, or `"task-head"` for all that stands
+            outside the backbone.
         relative_position_bias: Train Swin's relative position bias tables too, as Mona's authors do, who take every
             parameter with "bias" in its name.
+
+    Raises:
+        ValueError: If a value is out of range; the message says what is allowed.
     """
 
-    target_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Modules whose biases are trained, by PEFT's rules. None takes the backbone's."}
-    )
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Modules trained and saved besides the biases, such as the head."}
-    )
     relative_position_bias: bool = field(
         default=True, metadata={"help": "Train relative position bias tables too, as Mona's authors do."}
     )
 
     method = "bitfit"
     title = "BitFit"
+    adapts = "modules with biases"
+    trains = "biases"
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
         super().__post_init__()
-        if isinstance(self.modules_to_save, str):
-            raise ValueError(f"modules_to_save={self.modules_to_save!r}: give a list of names of modules.")
+        self._check_choice("relative_position_bias", (True, False))
 
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Last parts of the names of the parameters that are trained."""
-        return (BIAS, RELATIVE_POSITION_BIAS) if self.relative_position_bias else (BIAS,)
+    def trains_parameter(self, name: str) -> bool:
+        """Whether a parameter of a module is trained; `in_proj_bias` and the like are biases too."""
+        return name.endswith(BIAS) or (self.relative_position_bias and name == RELATIVE_POSITION_BIAS)
 
 
 class BitFitLayer(FreeTunerLayer):
@@ -121,19 +121,21 @@ class BitFitModel(MethodModel):
             is_inside = name.startswith(inside) and not f"{name}.".startswith(idle)
             if not is_inside or not (config.target_modules is None or check_target_module_exists(config, name)):
                 continue
-            names = [
-                parameter
-                for parameter in config.parameters
-                if isinstance(module._parameters.get(parameter), nn.Parameter)
-                or parametrize.is_parametrized(module, parameter)
-            ]
-            if names:
+            given = {name for name, parameter in module._parameters.items() if parameter is not None}
+            given |= set(getattr(module, "parametrizations", ()))
+            if names := sorted(filter(config.trains_parameter, given)):
                 targets[name] = names
         if not targets:
             raise ValueError(
-                f"The backbone of {type(model).__name__} has no parameter called {' or '.join(config.parameters)} in "
-                f"target_modules={config.target_modules!r}."
+                f"The backbone of {type(model).__name__} has no bias in target_modules={config.target_modules!r}."
             )
+        unmatched = [
+            target
+            for target in (config.target_modules if isinstance(config.target_modules, list) else [])
+            if not any(f".{name}".endswith(f".{target}") for name in targets)
+        ]
+        if unmatched:
+            raise ValueError(f"target_modules: {unmatched} names no module with a bias in the backbone.")
         return targets
 
     def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool:
@@ -158,6 +160,28 @@ class BitFitModel(MethodModel):
             layer = parametrized[0]
             layer.bitfit_shift[adapter_name] = nn.Parameter(torch.zeros_like(parametrized.original))
             layer.set_adapter(self.active_adapters)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(
+        self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> Iterator[None]:
+        if adapter_names is not None:
+            raise NotImplementedError(
+                "A parameter has one value for a whole batch, so BitFit can't take an adapter for each sample. Call "
+                "the model once for each adapter, with set_adapter()."
+            )
+        yield
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Refuse: there is nothing to gain, as trained biases cost nothing.
+
+        Raises:
+            NotImplementedError: Always; it says what to call instead.
+        """
+        raise NotImplementedError(
+            "BitFit's trained biases are added when the model runs. merge_and_unload() puts them into the model and "
+            "takes the method off."
+        )
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         """Give the model back with the trained biases in place (merged), or with those that it came with."""

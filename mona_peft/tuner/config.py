@@ -21,85 +21,53 @@ INIT_WEIGHTS = (True, False, "paper")
 
 @dataclass
 class MethodConfig(PeftConfig):
-    """Configuration of a method of this package: what it is called in PEFT, and in prose."""
-
-    method = ""
-    """Name of the method, lower case; its upper case is the `PeftType`."""
-    title = ""
-    """What an adapter of the method is called in prose."""
-
-    def __post_init__(self) -> None:
-        """Set the type by which PEFT knows the method."""
-        super().__post_init__()
-        self.peft_type = PeftType(self.method.upper())
-
-
-@dataclass
-class ResidualAdapterConfig(MethodConfig):
-    """Fields that all residual adapters share; see `MonaConfig` for what they mean."""
+    """Configuration of a method of this package: what it is called in PEFT and in prose, and fields that all share."""
 
     target_modules: list[str] | str | None = field(
         default=None,
-        metadata={"help": "Blocks to adapt: names or endings of names, or a regular expression. None takes all."},
-    )
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Blocks to leave out: names or endings of names, or a regular expression."}
-    )
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Ordinals of the blocks to adapt among all blocks of the model, from 0."}
+        metadata={"help": "Modules to adapt: names or endings of names, or a regular expression. None takes all."},
     )
     modules_to_save: list[str] | str | None = field(
         default=None,
         metadata={"help": "Modules trained and saved besides the adapters; 'task-head' is all outside the backbone."},
     )
-    sites: tuple[str, ...] = field(
-        default=SITES, metadata={"help": "At which half of a block an adapter stands: 'attention', 'mlp' or both."}
-    )
-    init_weights: bool | Literal["paper"] = field(
-        default=True,
-        metadata={"help": "True: starts equal to the base. 'paper': the authors' initialisation. False: for tests."},
-    )
-    recompute_mlp: bool = field(
-        default=False, metadata={"help": "Recompute the MLP branches in the backward pass: less memory, more time."}
-    )
 
-    place: ClassVar[type[Place]] = AfterResidual
-    """Where in a block the method's adapters stand."""
+    method = ""
+    """Name of the method, lower case; its upper case is the `PeftType`."""
+    title = ""
+    """What an adapter of the method is called in prose."""
+    adapts = "modules"
+    """What `target_modules` names."""
+    trains = "adapters"
+    """What is trained of the backbone."""
 
     def __post_init__(self) -> None:
-        """Check and normalise the fields."""
+        """Set the type by which PEFT knows the method; check and normalise the fields."""
         super().__post_init__()
+        self.peft_type = PeftType(self.method.upper())
         if self.target_modules == "all-linear":
             raise ValueError(
-                "target_modules='all-linear' names linear layers, but these adapters go into whole blocks. Leave "
-                "target_modules out to adapt every block."
+                f"target_modules='all-linear' names linear layers, but this method adapts {self.adapts}. Leave "
+                "target_modules out to adapt all."
             )
-        for name in ("target_modules", "exclude_modules", "modules_to_save", "sites"):
+        for name in ("target_modules", "modules_to_save"):
             self._check_items(name, str, "names")
-        self._check_items("layers_to_transform", int, "whole numbers")
-        for name in ("target_modules", "exclude_modules"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                self._check_pattern(name)
-            elif value is not None:
-                # A sorted list, not a set as in other tuners: the saved file is then the same every time.
-                setattr(self, name, sorted(value))
+        self._normalise_names("target_modules")
         if self.target_modules == []:
-            raise ValueError("target_modules=[] adapts nothing. Leave it out to adapt every block, or name some.")
+            raise ValueError("target_modules=[] adapts nothing. Leave it out to adapt all, or name some.")
         if isinstance(self.modules_to_save, str) and self.modules_to_save != TASK_HEAD:
             raise ValueError(
                 f"modules_to_save={self.modules_to_save!r}: give a list of names, or {TASK_HEAD!r} for all that stands "
                 "outside the backbone."
             )
-        self.sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
-        if not self.sites or not set(self.sites) <= set(self.place.sites):
-            raise ValueError(f"sites={self.sites!r}: choose from {self.place.sites}.")
-        self._check_choice("init_weights", INIT_WEIGHTS)
-        self._check_choice("recompute_mlp", (True, False))
 
-    def make_adapter(self, dim: int) -> ResidualAdapter:
-        """Build one adapter of this method for blocks of `dim` channels, at its settings here."""
-        raise NotImplementedError
+    def _normalise_names(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, str):
+            self._check_pattern(name)
+        elif value is not None:
+            # A sorted list, not a set as in other tuners: the saved file is then the same every time.
+            setattr(self, name, sorted(value))
 
     def _check_choice(self, name: str, allowed: tuple) -> None:
         value = getattr(self, name)
@@ -171,3 +139,46 @@ class ResidualAdapterConfig(MethodConfig):
                 "by a newer version, which you need to load it, or it was changed since."
             )
         return {name: value for name, value in kwargs.items() if name in known}
+
+
+@dataclass
+class ResidualAdapterConfig(MethodConfig):
+    """Fields that all residual adapters share; see `MonaConfig` for what they mean."""
+
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Blocks to leave out: names or endings of names, or a regular expression."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Ordinals of the blocks to adapt among all blocks of the model, from 0."}
+    )
+    sites: tuple[str, ...] = field(
+        default=SITES, metadata={"help": "At which half of a block an adapter stands: 'attention', 'mlp' or both."}
+    )
+    init_weights: bool | Literal["paper"] = field(
+        default=True,
+        metadata={"help": "True: starts equal to the base. 'paper': the authors' initialisation. False: for tests."},
+    )
+    recompute_mlp: bool = field(
+        default=False, metadata={"help": "Recompute the MLP branches in the backward pass: less memory, more time."}
+    )
+
+    adapts = "whole blocks"
+    place: ClassVar[type[Place]] = AfterResidual
+    """Where in a block the method's adapters stand."""
+
+    def __post_init__(self) -> None:
+        """Check and normalise the fields."""
+        super().__post_init__()
+        for name in ("exclude_modules", "sites"):
+            self._check_items(name, str, "names")
+        self._check_items("layers_to_transform", int, "whole numbers")
+        self._normalise_names("exclude_modules")
+        self.sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
+        if not self.sites or not set(self.sites) <= set(self.place.sites):
+            raise ValueError(f"sites={self.sites!r}: choose from {self.place.sites}.")
+        self._check_choice("init_weights", INIT_WEIGHTS)
+        self._check_choice("recompute_mlp", (True, False))
+
+    def make_adapter(self, dim: int) -> ResidualAdapter:
+        """Build one adapter of this method for blocks of `dim` channels, at its settings here."""
+        raise NotImplementedError

@@ -12,11 +12,11 @@ from peft.tuners.tuners_utils import _ExcludedModule
 from torch import nn
 
 from mona_peft.adapter_files import check_adapter_state
-from mona_peft.blocks import check_mlp_branch, forget_patch_grids, token_map_of
+from mona_peft.blocks import check_mlp_branch, forget_patch_grids, token_map_of, width_of
 from mona_peft.checkpointing import support_reentrant_checkpointing, withdraw_checkpointing_support
 from mona_peft.class_swap import restore_class, swap_class
 from mona_peft.frozen_norm import freeze_batch_norms, unfreeze_batch_norms
-from mona_peft.heads import resolve_modules_to_save, trained_heads
+from mona_peft.heads import trained_heads
 from mona_peft.per_sample import BASE, adapters_per_sample
 from mona_peft.residual import AdaptedBlock
 from mona_peft.selection import BlockSelection, backbone_of, select_blocks
@@ -63,10 +63,7 @@ class ResidualAdapterModel(MethodModel):
         """
         config = self.peft_config[adapter_name]
         self._selection: BlockSelection = select_blocks(model, config)
-        if config.recompute_mlp:
-            for name in self._selection.chosen:
-                check_mlp_branch(model.get_submodule(name))
-        config.modules_to_save = resolve_modules_to_save(model, config)
+        self._check_blocks([model.get_submodule(name) for name in sorted(self._selection.chosen)], config)
         if state_dict is not None:
             # PEFT takes what stands before the prefix for the adapted module; here that is the layer in the block.
             layer_name = self.block_mixin.adapter_layer_name
@@ -81,6 +78,20 @@ class ResidualAdapterModel(MethodModel):
             layer.trained_heads = heads
         freeze_batch_norms(model)
         support_reentrant_checkpointing(model.get_submodule(backbone_of(model)))
+
+    def _check_blocks(self, blocks: list[nn.Module], config: ResidualAdapterConfig) -> None:
+        """Refuse blocks that have adapters of another method, and settings that do not go with them."""
+        for block in blocks:
+            if isinstance(block, AdaptedBlock) and not isinstance(block, self.block_mixin):
+                raise ValueError(
+                    f"The blocks have adapters of another method already ({block.adapter_layer_name}), and a block "
+                    f"runs with those of one. Take them off with unload() before {config.title} is attached."
+                )
+            if config.recompute_mlp:
+                check_mlp_branch(block)
+        with torch.device("meta"):
+            for width in {width_of(block) for block in blocks}:
+                config.make_adapter(width)
 
     def _layers(self) -> list[ResidualAdapterLayer]:
         return [module for module in self.model.modules() if isinstance(module, self.tuner_layer_cls)]

@@ -13,6 +13,7 @@ from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from mona_peft import AdapterConfig, AdaptFormerConfig, BitFitConfig, CoLinConfig, LoRandConfig, hotswap_adapter
+from tests.backbones import BACKBONES
 from tests.models import build, images
 from tests.test_several_adapters import logits
 
@@ -173,6 +174,23 @@ def test_card_names_the_method(name, tmp_path):
     assert f"KeyError: '{name.upper()}'" in card
 
 
+@pytest.mark.parametrize("second", RESIDUAL)
+def test_blocks_run_with_the_adapters_of_one_method(second):
+    model = trained("adapter" if second == "adaptformer" else "adaptformer")
+    expected = logits(model, images())
+    with pytest.raises(ValueError, match=r"adapters of another method already .*unload\(\) before"):
+        get_peft_model(model.get_base_model(), config(second, modules_to_save=[]))
+    assert torch.equal(logits(model, images()), expected)
+
+
+def test_rank_that_a_block_is_too_narrow_for_changes_nothing():
+    model = build("swin-classifier")
+    classes = [type(module) for module in model.modules()]
+    with pytest.raises(ValueError, match="has a rank of at most 16"):
+        get_peft_model(model, CoLinConfig(modules_to_save=[]))
+    assert [type(module) for module in model.modules()] == classes
+
+
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_hotswap(name, tmp_path):
     other = trained(name, seed=8, modules_to_save=[])
@@ -207,6 +225,9 @@ def test_found_in_pefts_tables(name):
         ("colin", {"kernel_size": 4}, "kernel_size=4: give an odd number"),
         ("colin", {"orthogonality_weight": float("inf")}, "orthogonality_weight=inf"),
         ("bitfit", {"modules_to_save": "classifier"}, "modules_to_save='classifier': give a list"),
+        ("bitfit", {"target_modules": "["}, r"target_modules='\[' is no regular expression"),
+        ("bitfit", {"target_modules": "all-linear"}, "this method adapts modules with biases"),
+        ("bitfit", {"relative_position_bias": "no"}, "relative_position_bias='no': choose one of"),
     ],
 )
 def test_values_out_of_range(name, settings, message):
@@ -216,7 +237,7 @@ def test_values_out_of_range(name, settings, message):
 
 class TestBitFit:
     def test_what_is_trained(self):
-        model = get_peft_model(build("swin-classifier"), BitFitConfig())
+        model = get_peft_model(build("swin-classifier"), BitFitConfig(modules_to_save=[]))
         trainable = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
         assert trainable
         assert all(".bitfit_shift." in key for key in trainable)
@@ -224,16 +245,44 @@ class TestBitFit:
         assert not any("classifier" in key for key in trainable), "the head is no part of the backbone"
 
     def test_without_relative_position_bias(self):
-        model = get_peft_model(build("swin-classifier"), BitFitConfig(relative_position_bias=False))
+        model = get_peft_model(build("swin-classifier"), BitFitConfig(relative_position_bias=False, modules_to_save=[]))
         assert not any("relative_position_bias_table.0" in key for key in model.state_dict())
 
     def test_target_modules(self):
-        model = get_peft_model(build("swin-classifier"), BitFitConfig(target_modules=["layernorm_before"]))
+        targets = ["layernorm_before"]
+        model = get_peft_model(build("swin-classifier"), BitFitConfig(target_modules=targets, modules_to_save=[]))
         shifts = [key for key in model.state_dict() if "bitfit_shift" in key]
         assert shifts
         assert all("layernorm_before" in key for key in shifts)
-        with pytest.raises(ValueError, match=r"no parameter called bias .*target_modules=\['nothing'\]"):
+        with pytest.raises(ValueError, match=r"has no bias in target_modules=\['nothing'\]"):
             get_peft_model(build("swin-classifier"), BitFitConfig(target_modules=["nothing"]))
+        with pytest.raises(ValueError, match=r"\['nothing'\] names no module with a bias"):
+            get_peft_model(build("swin-classifier"), BitFitConfig(target_modules=[*targets, "nothing"]))
+
+    def test_biases_of_another_name_are_trained(self):
+        backbone, pixel_values = BACKBONES["siglip"].make().eval(), images(height=32, width=32)
+        expected = backbone(pixel_values).pooler_output
+        model = get_peft_model(backbone, BitFitConfig()).eval()
+        (packed,) = [p for name, p in model.named_parameters() if "in_proj_bias" in name and "bitfit" in name]
+        torch.testing.assert_close(model(pixel_values).pooler_output, expected)
+        with torch.no_grad():
+            packed.add_(0.1 * torch.randn_like(packed))
+        assert (model(pixel_values).pooler_output - expected).abs().max() > 1e-4
+
+    def test_the_head(self):
+        with pytest.warns(UserWarning, match=r"Only the biases will be trained: \['classifier'\] outside"):
+            get_peft_model(build("swin-classifier"), BitFitConfig())
+        with pytest.raises(ValueError, match=r"\['clasifier'\] matches no module"):
+            get_peft_model(build("swin-classifier"), BitFitConfig(modules_to_save=["clasifier"]))
+        model = get_peft_model(build("swin-classifier"), BitFitConfig(modules_to_save="task-head"))
+        assert any(p.requires_grad for name, p in model.named_parameters() if "classifier" in name)
+
+    def test_one_adapter_for_a_whole_batch(self):
+        model = trained("bitfit")
+        with pytest.raises(NotImplementedError, match="can't take an adapter for each sample"):
+            model(images(), adapter_names=["default", "__base__"])
+        with pytest.raises(NotImplementedError, match="merge_and_unload"):
+            model.merge_adapter()
 
     def test_norm_that_nothing_uses_is_left_out(self):
         model = get_peft_model(build("swin-backbone"), BitFitConfig()).train()

@@ -108,6 +108,7 @@ def test_lora_adapts_query_and_value_by_the_authors_scaling(model):
     assert {layer.scaling["default"] for layer in layers} == {1 / 16}
 
 
+@pytest.mark.filterwarnings("ignore:modules_to_save='task-head' trains:UserWarning")
 @pytest.mark.parametrize("method", ["lora", "bitfit", "norm-tuning", "partial-1", "fixed"])
 @pytest.mark.parametrize("detector", ["rt-detr-v2", "deformable-detr"])
 def test_detectors_that_do_not_tell_of_their_embeddings(detector, method):

@@ -70,19 +70,19 @@ def head_of(model: nn.Module) -> list[str]:
     return modules_outside(model, backbone_of(model))
 
 
-def _residual(config_cls: type, model: PreTrainedModel, **settings: Any) -> PeftModel:
+def _by_mona_peft(config_cls: type, model: PreTrainedModel, **settings: Any) -> PeftModel:
     return get_peft_model(model, config_cls(**settings, modules_to_save=TASK_HEAD if head_of(model) else []))
 
 
 def _lorand(model: PreTrainedModel, bottleneck_dim: int, **settings: Any) -> PeftModel:
     """LoRand, its kernels as much smaller than the authors' 8 as the bottleneck is than 64."""
-    return _residual(LoRandConfig, model, kernel_dim=_scaled(8, bottleneck_dim), **settings)
+    return _by_mona_peft(LoRandConfig, model, kernel_dim=_scaled(8, bottleneck_dim), **settings)
 
 
 def _colin(model: PreTrainedModel, bottleneck_dim: int, **settings: Any) -> PeftModel:
     """CoLin, as much smaller than the authors' 100 channels and rank 28 as the bottleneck is than 64."""
     sizes = {"bottleneck_dim": _scaled(100, bottleneck_dim), "rank": _scaled(28, bottleneck_dim)}
-    return _residual(CoLinConfig, model, **sizes, **settings)
+    return _by_mona_peft(CoLinConfig, model, **sizes, **settings)
 
 
 def _scaled(size: int, bottleneck_dim: int) -> int:
@@ -154,7 +154,7 @@ def _full(model: PreTrainedModel) -> PreTrainedModel:
 
 
 _BOTTLENECK = ("bottleneck_dim", "dropout", "sites", "init_weights")
-_MONA = Method("Mona", partial(_residual, MonaConfig), (*_BOTTLENECK, "kernel_sizes"), peft_type="MONA")
+_MONA = Method("Mona", partial(_by_mona_peft, MonaConfig), (*_BOTTLENECK, "kernel_sizes"), peft_type="MONA")
 
 
 def _mona(title: str, **overrides: Any) -> Method:
@@ -165,14 +165,14 @@ def _mona(title: str, **overrides: Any) -> Method:
 METHODS: dict[str, Method] = {
     "full": Method("Full fine-tuning", _full),
     "fixed": Method("Task head alone", partial(_only_modules, modules=_nothing)),
-    "bitfit": Method("BitFit", lambda model: _by_peft(model, BitFitConfig()), peft_type="BITFIT"),
+    "bitfit": Method("BitFit", partial(_by_mona_peft, BitFitConfig), peft_type="BITFIT"),
     "norm-tuning": Method("Norm tuning", _norm_tuning),
     "partial-1": Method("Partial-1", partial(_only_modules, modules=_last_block)),
-    "adapter": Method("Adapter", partial(_residual, AdapterConfig), _BOTTLENECK, peft_type="ADAPTER"),
+    "adapter": Method("Adapter", partial(_by_mona_peft, AdapterConfig), _BOTTLENECK, peft_type="ADAPTER"),
     "lora": Method("LoRA", _lora, ("bottleneck_dim",)),
     "adaptformer": Method(
         "AdaptFormer",
-        partial(_residual, AdaptFormerConfig),
+        partial(_by_mona_peft, AdaptFormerConfig),
         tuple(name for name in _BOTTLENECK if name != "sites"),
         peft_type="ADAPTFORMER",
     ),
