@@ -8,30 +8,32 @@ it back from the block's `h`, which is kept anyway.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed_branch(block: nn.Module, names: Sequence[str]) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+def recomputed_branch(block: nn.Module, names: Sequence[str]) -> dict[str, Callable[..., torch.Tensor]]:
     """Return stand-ins for the submodules of an MLP branch: the last does the work of all, the others pass on.
 
     Args:
         block: The block.
         names: Names of its submodules, in the order in which the branch goes through them.
     """
-    modules = [getattr(block, name) for name in names]
+    *modules, last = [getattr(block, name) for name in names]
 
-    def branch(hidden_states: torch.Tensor) -> torch.Tensor:
+    def branch(hidden_states: torch.Tensor, *args: Any) -> torch.Tensor:
         for module in modules:
             hidden_states = module(hidden_states)
-        return hidden_states
+        return last(hidden_states, *args)
 
-    def recomputed(hidden_states: torch.Tensor) -> torch.Tensor:
+    # SegFormer's last submodule is given the grid besides.
+    def recomputed(hidden_states: torch.Tensor, *args: Any) -> torch.Tensor:
         if torch.is_grad_enabled() and hidden_states.requires_grad:
-            return checkpoint(branch, hidden_states, use_reentrant=False)
-        return branch(hidden_states)
+            return checkpoint(branch, hidden_states, *args, use_reentrant=False)
+        return branch(hidden_states, *args)
 
     return dict.fromkeys(names, _pass_on) | {names[-1]: recomputed}
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import ConvNextConfig, ConvNextModel, SegformerConfig, SegformerModel
+from transformers import ConvNextConfig, ConvNextModel
 
-from mona_peft import AdapterConfig, AdaptFormerConfig, BlockAnatomy, LoRandConfig, register_block
+from mona_peft import AdapterConfig, AdaptFormerConfig, LoRandConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS, SITES, anatomy_of
 from mona_peft.places import OnBranch
 from mona_peft.selection import known_blocks
-from tests.backbones import BACKBONES
+from tests.backbones import BACKBONES, image
 from tests.backbones import build as build_backbone
 from tests.models import build, images, outputs
 from tests.test_backbones import adapted_blocks, calls, first
 from tests.test_placement import BLOCKS, DIM, GRID, attention_half
-from tests.tiny_configs import CONVNEXT, SEGFORMER
+from tests.tiny_configs import CONVNEXT
 
 
 def adapted(stock: nn.Module, config) -> nn.Module:
@@ -116,29 +117,21 @@ def test_an_adapter_for_each_sample(name, config_cls):
 
 
 def test_a_family_whose_branches_are_not_known_is_refused_until_they_are(monkeypatch):
-    model = SegformerModel(SegformerConfig(**SEGFORMER)).eval()
-    before = outputs(model, images())
+    row = BACKBONES["focalnet"]
+    model, pixel_values = row.make().eval(), image(row.image)
+    before = outputs(model, pixel_values)
     with pytest.raises(
-        ValueError, match=r"of SegformerLayer it is not known where attention and mlp ends.*register_block"
+        ValueError, match=r"of FocalNetLayer it is not known where attention and mlp ends.*register_block"
     ):
         get_peft_model(model, AdapterConfig())
-    for ours, theirs in zip(outputs(model, images()), before, strict=True):
+    for ours, theirs in zip(outputs(model, pixel_values), before, strict=True):
         assert torch.equal(ours, theirs)
 
-    anatomy = KNOWN_BLOCKS["SegformerLayer"]
-    monkeypatch.setitem(KNOWN_BLOCKS, "SegformerLayer", anatomy)  # puts the row back afterwards
-    register_block(
-        "SegformerLayer",
-        BlockAnatomy(
-            mlp_entry=anatomy.mlp_entry,
-            norm=anatomy.norm,
-            grid_arguments=anatomy.grid_arguments,
-            attention_branch="attention",
-            mlp_branch=("layernorm_after", "mlp"),
-        ),
-    )
+    anatomy = KNOWN_BLOCKS["FocalNetLayer"]
+    monkeypatch.setitem(KNOWN_BLOCKS, "FocalNetLayer", anatomy)  # puts the row back afterwards
+    register_block("FocalNetLayer", replace(anatomy, attention_branch="modulation", mlp_branch=("norm2", "mlp")))
     adapted_model = get_peft_model(model, AdapterConfig(init_weights=False)).eval()
-    assert max((a - b).abs().max() for a, b in zip(outputs(adapted_model, images()), before, strict=True)) > 1e-3
+    assert max((a - b).abs().max() for a, b in zip(outputs(adapted_model, pixel_values), before, strict=True)) > 1e-3
 
 
 @pytest.mark.parametrize("config", [AdapterConfig(), AdaptFormerConfig()], ids=["adapter", "adaptformer"])

@@ -37,7 +37,7 @@ def test_same_gradients(name):
         torch.testing.assert_close(ours[key], gradient, rtol=1e-4, atol=1e-4 * gradient.abs().max().item(), msg=key)
 
 
-@pytest.mark.parametrize("name", ["vit", "dinov2", "dinov3-vit", "clip", "siglip"])
+@pytest.mark.parametrize("name", ["vit", "dinov2", "dinov3-vit", "clip", "siglip", "segformer", "pvt", "pvt-v2"])
 def test_same_gradients_in_vision_transformers(name):
     row = vision_backbones.BACKBONES[name]
     found = []

@@ -41,7 +41,14 @@ _CLIP = BlockAnatomy(
     attention_branch="self_attn",
     fresh_sums=True,
 )
-_PVT = BlockAnatomy(mlp_entry="layer_norm_2", norm="layer_norm_1", grid_arguments=("height", "width"), fresh_sums=True)
+_PVT = BlockAnatomy(
+    mlp_entry="layer_norm_2",
+    norm="layer_norm_1",
+    grid_arguments=("height", "width"),
+    mlp_branch=("layer_norm_2", "mlp"),
+    attention_branch="attention",
+    fresh_sums=True,
+)
 _CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout="BCHW")
 _TIMM_SWIN = BlockAnatomy(mlp_entry="norm2", norm="norm1", layout="BHWC", mlp_entry_layout="BNC")
 _TIMM_VIT = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embed.proj")
@@ -71,7 +78,11 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "CLIPEncoderLayer": _CLIP,
     "SiglipEncoderLayer": _CLIP,
     "SegformerLayer": BlockAnatomy(
-        mlp_entry="layernorm_after", norm="layernorm_before", grid_arguments=("height", "width")
+        mlp_entry="layernorm_after",
+        norm="layernorm_before",
+        grid_arguments=("height", "width"),
+        mlp_branch=("layernorm_after", "mlp"),
+        attention_branch="attention",
     ),
     "PvtLayer": _PVT,
     "PvtV2BlockLayer": _PVT,
