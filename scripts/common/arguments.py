@@ -50,6 +50,19 @@ RECIPE = (
 )
 """Training arguments that decide what comes out of a training; records and model cards name them."""
 
+RECIPE_IF_CHANGED = (
+    "lr_scheduler_kwargs",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "optim_args",
+    "data_seed",
+    "dataloader_drop_last",
+    "load_best_model_at_end",
+    "neftune_noise_alpha",
+)
+"""Those that are named only where they are not transformers' own."""
+
 REPLACED = {
     "model_name_or_path": ("model_type", "model_config", "backbone"),
     "model_type": ("model_name_or_path", "model_config"),
@@ -117,6 +130,11 @@ class MethodArguments:
             "help": "True starts at the pre-trained model's outputs, paper with the initialisation of the authors."
         },
     )
+
+    def __post_init__(self) -> None:
+        """Check the width, which some methods would scale to another one without a word."""
+        if self.bottleneck_dim < 1:
+            raise ValueError(f"--bottleneck_dim {self.bottleneck_dim}: give a whole number of at least 1.")
 
 
 def find_preset(name_or_path: str) -> Path:
@@ -189,7 +207,7 @@ def _read_preset(path: Path, dataclass_types: Sequence[type], parser: ArgumentPa
 
 
 def recipe(args: TrainingArguments) -> dict[str, Any]:
-    """Returns the arguments that decide what comes out of a training; milestones and the like where there are any."""
-    values = args.to_dict()
-    names = (*RECIPE, "lr_scheduler_kwargs") if values["lr_scheduler_kwargs"] else RECIPE
-    return {name: values[name] for name in names}
+    """Returns the arguments that decide what comes out of a training: `RECIPE`, and of the others what was changed."""
+    values, fields = args.to_dict(), TrainingArguments.__dataclass_fields__
+    changed = (name for name in RECIPE_IF_CHANGED if (values[name] or None) != (fields[name].default or None))
+    return {name: values[name] for name in (*RECIPE, *changed)}

@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,16 @@ def hardware(device: torch.device, num_processes: int = 1) -> dict[str, str | in
     """Returns the name of the device of a run, and on how many of them, or threads of a processor, it ran."""
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device), "num_devices": num_processes}
-    return {"device": platform.processor() or platform.machine(), "num_threads": torch.get_num_threads()}
+    return {"device": _processor(), "num_threads": torch.get_num_threads()}
+
+
+def _processor() -> str:
+    """Returns the name of the processor, as far as the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def parameter_counts(model: PeftModel | PreTrainedModel) -> dict[str, int | float]:

@@ -8,7 +8,7 @@ own images and model; all arguments of the task's training script are taken, for
 
     python -m scripts.compare_methods run --results outputs/mine --rows mona lora full \\
         --models microsoft/swin-tiny-patch4-window7-224 --dataset path/to/images --num_train_epochs 20
-    python -m scripts.compare_methods report --results outputs/mine --page outputs/mine.md
+    python -m scripts.compare_methods report --results outputs/mine
 """
 
 import argparse
@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = main.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", allow_abbrev=False, help="run what is missing")
-    run.add_argument("--jobs", type=int, default=1, help="processes that share the work")
-    run.add_argument("--threads", type=int, default=1, help="of each, on a CPU")
+    run.add_argument("--jobs", type=_count, default=1, help="processes that share the work")
+    run.add_argument("--threads", type=_count, default=1, help="of each, on a CPU")
     run.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help=f"among {', '.join(ROWS)}")
     run.add_argument(
         "--models",
@@ -43,14 +43,38 @@ def parser() -> argparse.ArgumentParser:
         help="pre-trained, or with --model_type backbones of new models; all rows run on the first one, fixed, full "
         "and mona on the others. Without it: the task's demonstration model",
     )
-    run.add_argument("--rates", nargs="+", type=float, help="grid of learning rates")
-    run.add_argument("--seeds", nargs="+", type=int, help="the first one chooses the rate")
+    run.add_argument("--rates", nargs="+", type=_rate, help="grid of learning rates")
+    run.add_argument("--seeds", nargs="+", type=_seed, help="the first one chooses the rate")
     make = commands.add_parser("report", allow_abbrev=False, help="make tables and pictures")
-    make.add_argument("--page", type=Path, help="Markdown; pictures go to the folder of the same name")
+    make.add_argument(
+        "--page",
+        type=Path,
+        help="Markdown; pictures go to the folder of the same name. Without it: beside --results and named like it",
+    )
     for command in (run, make):
         command.add_argument("--task", choices=STUDIES, default=next(iter(STUDIES)), help="classification without it")
-        command.add_argument("--results", type=Path, help="folder of the records")
+        command.add_argument(
+            "--results", type=Path, help="folder of the records; without it that of the demonstration's comparison"
+        )
     return main
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number of at least 1 is wanted")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not 0 <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 0 up to 2**32 - 1 is wanted")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: a learning rate above 0 is wanted")
+    return float(text)
 
 
 def comparison(args: argparse.Namespace, defaults: Sequence[str]) -> Comparison:
@@ -61,15 +85,24 @@ def comparison(args: argparse.Namespace, defaults: Sequence[str]) -> Comparison:
         defaults: For the training script.
 
     Raises:
-        ValueError: An argument for the training script is one that the comparison gives.
+        ValueError: An argument for the training script is one that the comparison gives, or there is no folder for
+            results on other data.
     """
-    given = [name for name in OWN if any(argument.split("=")[0] == name for argument in defaults)]
+    # argparse takes `--learning-rate` for `--learning_rate`.
+    arguments = {argument.split("=")[0].replace("-", "_").replace("__", "--", 1) for argument in defaults}
+    given = [name for name in OWN if name in arguments]
     if given:
         raise ValueError(
             f"{', '.join(given)}: the comparison gives these itself; see --rows, --models, --rates, --seeds."
         )
     study = STUDIES[args.task]
-    if not {"--preset", "--dataset"} & {argument.split("=")[0] for argument in defaults}:
+    own_data = {"--preset", "--dataset"} & arguments
+    if own_data and args.results is None:
+        raise ValueError(
+            f"--results: with {' and '.join(sorted(own_data))}, give a folder for the records; {study.results} holds "
+            "those of the demonstration."
+        )
+    if not own_data:
         defaults = ["--preset", study.preset, *study.options, *defaults]
     model_args, *_ = parse_defaults(study.name, tuple(defaults))
     models = args.models or [model_args.base_model]
@@ -99,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == "report":
         if defaults:
             commands.error(f"unrecognized arguments: {' '.join(defaults)}")
-        page = args.page or study.page
+        page = args.page or (study.page if results == study.results else results.with_name(f"{results.name}.md"))
         summaries = [README] if (results, page) == (study.results, study.page) else []
         for warning in report(study, results, page, summaries):
             print(f"Note: {warning}")

@@ -61,6 +61,7 @@ class Experiment:
             *self.defaults,
             *(option, self.backbone, "--method", self.row.method, "--bottleneck_dim", str(width)),
             *("--learning_rate", repr(self.learning_rate), "--seed", str(self.seed)),
+            *self.row.options,
             *("--output_dir", output_dir, "--save_total_limit", "1", "--disable_tqdm", "true"),
         ]
         return STUDIES[self.task].parse(argv)

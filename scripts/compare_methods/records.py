@@ -2,11 +2,17 @@
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from scripts.common.arguments import RECIPE_IF_CHANGED, MethodArguments
+from scripts.common.models.methods import METHODS
 from scripts.common.records import write_json
 from scripts.compare_methods.experiments import Experiment, Record, settings_of
+
+OWN_SETTINGS = ("learning_rate", "seed", "model_name_or_path", "backbone")
+"""Settings in which the runs of a comparison differ, beside those of their methods."""
 
 KEPT_FROM_HISTORY = ("epoch", "loss", "eval_loss", "seconds")
 
@@ -47,14 +53,32 @@ def check_settings(path: Path, record: Record, experiment: Experiment) -> None:
     Raises:
         ValueError: It ran with other settings.
     """
-    settings = settings_of(experiment)  # one that the record does not name was none yet when it ran
-    other = {name: value for name, value in record["settings"].items() if settings.get(name) != value}
+    settings, recorded = settings_of(experiment), record["settings"]
+    # Any other that the record does not name was none yet when it ran.
+    names = [*recorded, *(name for name in RECIPE_IF_CHANGED if name in settings and name not in recorded)]
+    other = {name: recorded.get(name) for name in names if settings.get(name) != recorded.get(name)}
     if other:
         listed = ", ".join(f"{name}={value!r} (now {settings.get(name)!r})" for name, value in other.items())
         raise ValueError(
             f"{path} ran with other settings than this comparison: {listed}. Give the arguments that it was started "
             "with, or another --results folder."
         )
+
+
+def differing_settings(records: Iterable[Record]) -> dict[str, list[Any]]:
+    """Returns the settings, beside those of the methods, that records don't share, with their values.
+
+    Runs that are compared differ in method, model, learning rate and seed alone.
+    """
+    own = {"method", *OWN_SETTINGS, *MethodArguments.__dataclass_fields__}
+    own |= {name for method in METHODS.values() for name in method.overrides}
+    values: dict[str, list[Any]] = {}
+    for record in records:
+        settings = {**dict.fromkeys(RECIPE_IF_CHANGED), **record["settings"]}
+        for name in settings.keys() - own:
+            if settings[name] not in values.setdefault(name, []):
+                values[name].append(settings[name])
+    return {name: found for name, found in sorted(values.items()) if len(found) > 1}
 
 
 def write_record(path: Path, record: dict[str, Any], metric: str) -> None:

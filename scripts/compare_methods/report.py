@@ -10,7 +10,7 @@ from scripts.common.pages import fill_page
 from scripts.common.tasks import Task
 from scripts.compare_methods import plots, tables
 from scripts.compare_methods.experiments import Record, backbone_name
-from scripts.compare_methods.records import read_records
+from scripts.compare_methods.records import differing_settings, read_records
 from scripts.compare_methods.rows import REFERENCE, ROWS
 from scripts.compare_methods.studies import Study
 from scripts.compare_methods.summary import summarise
@@ -23,6 +23,7 @@ HEADINGS = {
     "differences": "Mona against each",
     "widths": "Width",
     "designs": "Design versions",
+    "inits": "Initialisation",
     "backbones": "Backbones",
     "rates": "Learning rates",
     "warnings": "What to know",
@@ -58,16 +59,23 @@ def report(study: Study, results: Path, page: Path, summaries: Sequence[Path] = 
     records = read_records(results)
     if not records:
         raise ValueError(f"{results} holds no records. `python -m scripts.compare_methods run` makes them.")
+    for name, record in records.items():
+        if record["metric"] != study.task.main_metric:
+            raise ValueError(f"{results}/{name}.json is of another task than {study.task.name}. Give its --task.")
     backbones = summaries_by_backbone(records)
     main = next(iter(backbones.values()))
-    warnings = tables.warnings(backbones)
     every = list(records.values())
+    warnings = tables.warnings(backbones) + [
+        f"The runs do not share their {name}: {', '.join(map(repr, values))}."
+        for name, values in differing_settings(every).items()
+    ]
     parts = {
         "methods": tables.methods_table(main, study.task, study.metrics),
         "summary": tables.summary_table(main, study.task, study.metrics),
         "differences": tables.differences_table(main),
         "widths": tables.widths_table(main),
         "designs": tables.designs_table(main),
+        "inits": tables.inits_table(main),
         "backbones": tables.backbones_table(backbones),
         "rates": tables.rates_table(main),
         "warnings": "\n".join(f"- {warning}" for warning in warnings or [NO_WARNING]),

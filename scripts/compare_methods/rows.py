@@ -14,12 +14,14 @@ class Row:
         title: As a person reads it.
         method: Value of `--method`.
         width: Factor of the defaults' `--bottleneck_dim`.
+        options: Further arguments of the training script.
     """
 
     name: str
     title: str
     method: str = "mona"
     width: float = 1
+    options: tuple[str, ...] = ()
 
 
 def _rows(*methods: str) -> tuple[Row, ...]:
@@ -37,10 +39,12 @@ WIDTH_ROWS = (
 DESIGN_ROWS = _rows("mona-v1", "mona-v2", "mona-v3")
 """The versions before Mona itself, which is the fourth."""
 
+INIT_ROWS = (Row("mona-paper-init", "Mona, the authors' initialisation", options=("--init_weights", "paper")),)
+
 BACKBONE_ROWS = _rows("full", "fixed", "mona")
 """What is compared on further backbones."""
 
 REFERENCE = "mona"
 """Name of the row that all others are compared with."""
 
-ROWS = {row.name: row for row in (*METHOD_ROWS, *WIDTH_ROWS, *DESIGN_ROWS)}
+ROWS = {row.name: row for row in (*METHOD_ROWS, *WIDTH_ROWS, *DESIGN_ROWS, *INIT_ROWS)}

@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from scripts.common.pages import table
 from scripts.common.tasks import Task
 from scripts.compare_methods.experiments import Record
-from scripts.compare_methods.rows import BACKBONE_ROWS, DESIGN_ROWS, METHOD_ROWS, REFERENCE, ROWS, WIDTH_ROWS, Row
+from scripts.compare_methods.rows import (
+    BACKBONE_ROWS,
+    DESIGN_ROWS,
+    INIT_ROWS,
+    METHOD_ROWS,
+    REFERENCE,
+    ROWS,
+    WIDTH_ROWS,
+    Row,
+)
 from scripts.compare_methods.summary import CONFIDENCE, Spread, Summary, test_split
 
 Summaries = Mapping[str, Summary]
@@ -131,6 +140,15 @@ def designs_table(summaries: Summaries) -> str:
     return _ablation_table("design", summaries, (*DESIGN_ROWS, ROWS[REFERENCE]), lambda row, summary: row.title)
 
 
+def inits_table(summaries: Summaries) -> str:
+    """Returns the results of Mona by its initialisation."""
+    return _ablation_table("initialisation", summaries, (*INIT_ROWS, ROWS[REFERENCE]), _init)
+
+
+def _init(row: Row, summary: Summary) -> str:
+    return {True: "equal to the pre-trained model", "paper": "the authors'"}[summary.first["settings"]["init_weights"]]
+
+
 def _width(row: Row, summary: Summary) -> str:
     return str(summary.first["settings"]["bottleneck_dim"])
 
@@ -158,6 +176,8 @@ def _ablation_table(label: str, summaries: Summaries, rows: Sequence[Row], cell)
 def backbones_table(backbones: Mapping[str, Summaries]) -> str:
     """Returns the results by backbone (the paper's Table 5)."""
     rival = "full"
+    if len(backbones) < 2:
+        return ""  # nothing is compared
     header = [
         *("backbone", "parameters", *(f"{row.title}, test, %" for row in BACKBONE_ROWS)),
         f"{ROWS[REFERENCE].title} minus {ROWS[rival].title}",
@@ -222,6 +242,7 @@ def provenance(records: Sequence[Record]) -> str:
         software, hardware = record["software"], record["hardware"]
         versions = ", ".join(f"{name} {software[name]}" for name in ("torch", "transformers", "peft"))
         threads = f", {hardware['num_threads']} thread(s) a run" if "num_threads" in hardware else ""
-        line = f"- {hardware['device']}{threads}; {versions}; commit `{(software['commit'] or 'unknown')[:12]}`"
+        commit, changed, _ = (software["commit"] or "unknown").partition("-dirty")
+        line = f"- {hardware['device']}{threads}; {versions}; commit `{commit[:12]}{changed}`"
         lines[line] = lines.get(line, 0) + 1
     return "\n".join(f"{line}: {count} runs" for line, count in lines.items())

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,14 @@ def test_records_of_other_settings_and_broken_ones_are_named(arguments, results)
         ValueError, match=rf"{name} ran with other settings .*max_steps=-1 \(now 1\).*another --results"
     ):
         main([*arguments, "--max_steps", "1"])
+    for options, message in (
+        (["--adam_beta2", "0.5"], "adam_beta2=None .now 0.5."),
+        (["--data_seed", "3"], "data_seed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main([*arguments, *options])
+    with pytest.raises(ValueError, match=r"is of another task than object detection\. Give its --task"):
+        main(["report", "--results", str(results), "--task", "object_detection"])
     whole = (results / name).read_bytes()
     (results / name).write_bytes(whole[:100])
     for command in (arguments, ["report", "--results", str(results)]):
@@ -228,9 +237,34 @@ def test_models_whose_results_would_go_to_one_place_are_refused(arguments):
         main([*arguments, "--models", "a/model", "b/model"])
 
 
-@pytest.mark.parametrize("argument", ["--learning_rate", "--seed=3", "--method"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--jobs", "0"], "at least 1"),
+        (["--threads", "-1"], "at least 1"),
+        (["--rates", "0.001", "nan"], "learning rate above 0"),
+        (["--rates", "0"], "learning rate above 0"),
+        (["--seeds", "-1"], "from 0 up"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(arguments, options, message, capsys):
+    with pytest.raises(SystemExit):
+        main([*arguments, *options])
+    assert message in capsys.readouterr().err
+
+
+def test_own_data_need_a_folder_of_their_own(arguments):
+    at = arguments.index("--results")
+    with pytest.raises(ValueError, match=r"--results: with --dataset, give a folder .* holds those of the demonst"):
+        main([*arguments[:at], *arguments[at + 2 :]])
+
+
+@pytest.mark.parametrize("argument", ["--learning_rate", "--learning-rate", "--seed=3", "--method"])
 def test_arguments_that_the_comparison_gives_are_refused(arguments, argument):
-    with pytest.raises(ValueError, match=rf"{argument.split('=')[0]}: the comparison gives these itself; see --rows"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{argument.split('=')[0].replace('g-r', 'g_r')}: the comparison gives these itself; see --rows",
+    ):
         main([*arguments, argument])
 
 
@@ -354,6 +388,17 @@ def test_tables_are_those_of_the_records(results, tmp_path):
     assert (tmp_path / "page.md").read_text() == "Our words.\n" + page
 
 
+def test_runs_that_do_not_share_their_settings_are_told_of(results, tmp_path):
+    others = [{**record, "settings": {**record["settings"], "num_train_epochs": 4.0}} for record in RECORDS]
+    others[0] = {**others[0], "settings": {**others[0]["settings"], "num_train_epochs": 40.0, "adam_beta2": 0.5}}
+    write_records(results, others)
+    warnings = report(CLASSIFICATION, results, tmp_path / "page.md")
+    assert any(re.search(r"num_train_epochs: (4.0, 40.0|40.0, 4.0)\.", warning) for warning in warnings)
+    assert any("do not share their adam_beta2" in warning for warning in warnings)
+    write_records(results, RECORDS)
+    assert not any("do not share" in warning for warning in report(CLASSIFICATION, results, tmp_path / "page.md"))
+
+
 def test_curves_are_means_over_the_seeds_at_the_chosen_rate():
     summary = summarise([record for record in RECORDS if record["row"] == "mona" and "small" in record["experiment"]])
     assert mean_curve(summary, "loss") == ([0.5], [3.0])
@@ -392,14 +437,17 @@ def test_the_committed_comparison_is_complete_and_of_the_settings_that_hold():
 
 
 def test_new_models_are_built_around_the_backbones_given():
-    argv = ["run", "--task", "object_detection", "--dataset", "data", "--model_type", "rt_detr", "--models", "swin"]
+    own = ["--results", "runs", "--dataset", "data", "--model_type", "rt_detr"]
+    argv = ["run", "--task", "object_detection", *own, "--models", "swin"]
     args, defaults = parser().parse_known_args(argv)
     model_args, *_ = comparison(args, defaults).missing({})[0].arguments("outputs")
     assert (model_args.model_name_or_path, model_args.backbone) == (None, "swin")
 
 
 def test_own_data_without_a_model_are_refused_where_there_is_none_for_them():
-    args, defaults = parser().parse_known_args(["run", "--task", "object_detection", "--dataset", "data"])
+    args, defaults = parser().parse_known_args(
+        ["run", "--task", "object_detection", "--results", "runs", "--dataset", "data"]
+    )
     with pytest.raises(ValueError, match=r"--models: which pre-trained ones"):
         comparison(args, defaults)
 
