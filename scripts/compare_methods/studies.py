@@ -43,7 +43,7 @@ class Study:
     metrics: tuple[str, ...]
     options: tuple[str, ...] = QUICK_ON_CPUS
     rows: tuple[str, ...] = tuple(row.name for row in BACKBONE_ROWS)
-    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
 
     @property
