@@ -74,13 +74,14 @@ def training_step(
 
 def kept_bytes(model: nn.Module, pixel_values: torch.Tensor, autocast: torch.dtype | None = None) -> int:
     """Return how many bytes a forward pass keeps for its backward pass, each memory once; weights excepted."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    # Not by the address of the data, which fake tensors don't have.
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}  # alive, so that no address comes twice
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
         return tensor
 
     with (
