@@ -27,7 +27,7 @@ from scripts.common.segmentation.evaluation import SegmentationMetrics, Semantic
 from scripts.train_semantic_segmentation import AUTO_CLASSES, main, parse
 from tests.folders import SHAPES, write_masks
 from tests.models import FOUR_STAGES, upernet
-from tests.script_runs import ROOT, TORCHRUN, equal_weights, interrupt, run_python, weights
+from tests.script_runs import ROOT, TORCHRUN, equal_weights, interrupt, run_python, saved_folder, weights
 
 SMALL = {
     "upernet": {"hidden_size": 16, "pool_scales": [1, 2], "auxiliary_channels": 16},
@@ -83,16 +83,17 @@ def new_model(model_type: str, backbone: Path) -> list[str]:
 SETTINGS = {"num_classes": len(SHAPES), "ignore_index": IGNORE_INDEX, "reduce_labels": False}
 
 
-def reloaded(run: Path) -> torch.nn.Module:
-    (code,) = re.findall(r"```python\n(.*?)```", ModelCard.load(run / "adapter" / "README.md").text, re.DOTALL)
+def reloaded(run: Path, method: str) -> torch.nn.Module:
+    card = ModelCard.load(run / saved_folder(method) / "README.md")
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     names: dict[str, torch.nn.Module] = {}
     exec(code, names)
     return names["model"].eval()
 
 
-def evaluate(run: Path, shapes: Path, tmp_path: Path) -> dict[str, float]:
+def evaluate(run: Path, shapes: Path, tmp_path: Path, method: str = "mona") -> dict[str, float]:
     """Metrics on the validation images of what the card of a run loads."""
-    processor = AutoImageProcessor.from_pretrained(run / "adapter")
+    processor = AutoImageProcessor.from_pretrained(run / saved_folder(method))
     splits, classes = load_semantic_segmentation(SegmentationDataArguments(dataset=str(shapes)), seed=0)
     images = EvaluationImages(splits["validation"], **SETTINGS, image_processor=processor, image_size=32)
     args = TrainingArguments(
@@ -107,7 +108,7 @@ def evaluate(run: Path, shapes: Path, tmp_path: Path) -> dict[str, float]:
     args.label_names = ["labels"]
     metrics = SegmentationMetrics(classes)
     trainer = SemanticSegmentationTrainer(
-        model=reloaded(run),
+        model=reloaded(run, method),
         args=args,
         data_collator=collate,
         processing_class=processor,
@@ -216,6 +217,22 @@ def test_interrupted_and_resumed_equals_uninterrupted(common, classifier, tmp_pa
     main([*arguments, "--resume_from_checkpoint", "last"])
     assert equal_weights(tmp_path / "run" / "adapter", tmp_path / "straight" / "adapter")
     assert record_of(tmp_path / "run")["results"] == record_of(tmp_path / "straight")["results"]
+
+
+def test_full_fine_tuning_is_resumed_and_its_best_model_comes_back(common, classifier, shapes, tmp_path, monkeypatch):
+    options = [*new_model("upernet", classifier), "--method", "full", "--max_steps", "4", "--learning_rate", "1e-3"]
+    options += ["--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"]
+    options += ["--load_best_model_at_end", "--metric_for_best_model", "loss"]
+    main([*common, *options, "--output_dir", str(tmp_path / "straight")])
+    with monkeypatch.context() as patch:
+        interrupt(patch, steps=3)
+        with pytest.raises(SystemExit, match="last` goes on"):
+            main([*common, *options])
+    main([*common, *options, "--resume_from_checkpoint", "last"])
+    run = tmp_path / "run"
+    assert equal_weights(run / "model", tmp_path / "straight" / "model")
+    again = evaluate(run, shapes, tmp_path, "full")
+    assert again["eval_mean_iou"] == pytest.approx(record_of(run)["results"]["validation"]["mean_iou"], abs=1e-5)
 
 
 @pytest.fixture(scope="module")
