@@ -202,6 +202,8 @@ def checkpoint_backbone(model: PreTrainedModel, args: TrainingArguments) -> None
 def _settle_bare_parameters(model: PreTrainedModel) -> list[str]:
     """Gives parameters that PEFT can't save, as they lie in no module of the head's, values that a reload finds again.
 
+    Nor are they trained, but by `--method full`. Deformable DETR has one such, the embedding of its levels.
+
     Returns:
         The lines of Python that do so with `base`.
     """
