@@ -14,7 +14,7 @@ from transformers.backbone_utils import BackboneMixin
 from mona_peft.blocks import KNOWN_BLOCKS, anatomy_of, check_token_map, is_known_block, refusals
 
 if TYPE_CHECKING:
-    from mona_peft.tuner import ResidualAdapterConfig
+    from mona_peft.tuner import MethodConfig, ResidualAdapterConfig
 
 TASK_HEAD = "task-head"
 """Value of `modules_to_save` that stands for all that stands outside the backbone."""
@@ -64,9 +64,8 @@ def select_blocks(model: nn.Module, config: ResidualAdapterConfig) -> BlockSelec
     candidates = known_blocks(model)
     chosen = set(candidates) if config.target_modules is None else _match("target_modules", config, candidates)
     excluded = set() if not config.exclude_modules else _match("exclude_modules", config, candidates)
-    if config.modules_to_save and config.modules_to_save != TASK_HEAD:
-        # A block inside a module that is trained whole needs no adapter; PEFT's tuners skip such modules too.
-        excluded |= {name for name in candidates if any(_is_inside(name, saved) for saved in config.modules_to_save)}
+    # A block inside a module that is trained whole needs no adapter; PEFT's tuners skip such modules too.
+    excluded |= {name for name in candidates if is_saved_whole(name, config)}
     if config.layers_to_transform is not None:
         chosen &= {candidates[ordinal] for ordinal in _ordinals(config.layers_to_transform, len(candidates))}
     chosen -= excluded
@@ -121,8 +120,10 @@ def _ordinals(layers_to_transform: int | Iterable[int], count: int) -> list[int]
     return ordinals
 
 
-def _is_inside(name: str, container: str) -> bool:
-    return f".{container}." in f".{name}."
+def is_saved_whole(name: str, config: MethodConfig) -> bool:
+    """Whether a module is, or lies in, one of those that are named by `modules_to_save`."""
+    named = [] if config.modules_to_save in (None, TASK_HEAD) else config.modules_to_save
+    return any(f".{container}." in f".{name}." for container in named)
 
 
 def _listing(names: list[str], most: int = 12) -> str:

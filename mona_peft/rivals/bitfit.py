@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from torch.nn.utils import parametrize
 
-from mona_peft.selection import backbone_prefix, idle_modules
+from mona_peft.selection import backbone_prefix, idle_modules, is_saved_whole
 from mona_peft.tuner import FreeTunerLayer, MethodConfig, MethodModel
 
 BIAS, RELATIVE_POSITION_BIAS = "bias", "relative_position_bias_table"
@@ -119,7 +119,11 @@ class BitFitModel(MethodModel):
         targets = {}
         for name, module in model.named_modules():
             is_inside = name.startswith(inside) and not f"{name}.".startswith(idle)
-            if not is_inside or not (config.target_modules is None or check_target_module_exists(config, name)):
+            if (
+                not is_inside
+                or is_saved_whole(name, config)
+                or not (config.target_modules is None or check_target_module_exists(config, name))
+            ):
                 continue
             given = {name for name, parameter in module._parameters.items() if parameter is not None}
             given |= set(getattr(module, "parametrizations", ()))

@@ -1,4 +1,4 @@
-"""The configuration that all residual adapters share."""
+"""The configurations that all methods, and all residual adapters, share."""
 
 from __future__ import annotations
 

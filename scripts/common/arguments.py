@@ -209,5 +209,5 @@ def _read_preset(path: Path, dataclass_types: Sequence[type], parser: ArgumentPa
 def recipe(args: TrainingArguments) -> dict[str, Any]:
     """Returns the arguments that decide what comes out of a training: `RECIPE`, and of the others what was changed."""
     values, fields = args.to_dict(), TrainingArguments.__dataclass_fields__
-    changed = (name for name in RECIPE_IF_CHANGED if (values[name] or None) != (fields[name].default or None))
+    changed = [name for name in RECIPE_IF_CHANGED if values[name] not in (fields[name].default, None, {}, "")]
     return {name: values[name] for name in (*RECIPE, *changed)}

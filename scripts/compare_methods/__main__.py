@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = main.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", allow_abbrev=False, help="run what is missing")
-    run.add_argument("--jobs", type=_count, default=1, help="processes that share the work")
-    run.add_argument("--threads", type=_count, default=1, help="of each, on a CPU")
+    run.add_argument("--jobs", type=positive_integer, default=1, help="processes that share the work")
+    run.add_argument("--threads", type=positive_integer, default=1, help="of each, on a CPU")
     run.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help=f"among {', '.join(ROWS)}")
     run.add_argument(
         "--models",
@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
         help="pre-trained, or with --model_type backbones of new models; all rows run on the first one, fixed, full "
         "and mona on the others. Without it: the task's demonstration model",
     )
-    run.add_argument("--rates", nargs="+", type=_rate, help="grid of learning rates")
-    run.add_argument("--seeds", nargs="+", type=_seed, help="the first one chooses the rate")
+    run.add_argument("--rates", nargs="+", type=learning_rate, help="grid of learning rates")
+    run.add_argument("--seeds", nargs="+", type=seed, help="the first one chooses the rate")
     make = commands.add_parser("report", allow_abbrev=False, help="make tables and pictures")
     make.add_argument(
         "--page",
@@ -59,19 +59,19 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
-def _count(text: str) -> int:
+def positive_integer(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: a whole number of at least 1 is wanted")
     return int(text)
 
 
-def _seed(text: str) -> int:
+def seed(text: str) -> int:
     if not 0 <= int(text) < 2**32:
         raise argparse.ArgumentTypeError(f"{text}: a whole number from 0 up to 2**32 - 1 is wanted")
     return int(text)
 
 
-def _rate(text: str) -> float:
+def learning_rate(text: str) -> float:
     if not 0 < float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text}: a learning rate above 0 is wanted")
     return float(text)
@@ -132,7 +132,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == "report":
         if defaults:
             commands.error(f"unrecognized arguments: {' '.join(defaults)}")
-        page = args.page or (study.page if results == study.results else results.with_name(f"{results.name}.md"))
+        folder = results.resolve()
+        is_own = folder == study.results.resolve()
+        page = args.page or (study.page if is_own else folder.with_name(f"{folder.name}.md"))
         summaries = [README] if (results, page) == (study.results, study.page) else []
         for warning in report(study, results, page, summaries):
             print(f"Note: {warning}")

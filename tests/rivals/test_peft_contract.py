@@ -277,6 +277,13 @@ class TestBitFit:
         model = get_peft_model(build("swin-classifier"), BitFitConfig(modules_to_save="task-head"))
         assert any(p.requires_grad for name, p in model.named_parameters() if "classifier" in name)
 
+    def test_what_is_saved_whole_is_trained_once(self, tmp_path):
+        model = trained("bitfit", modules_to_save=["swin.layernorm"])
+        assert not any("bitfit" in name for name, _ in model.named_parameters() if ".swin.layernorm." in name)
+        model.save_pretrained(tmp_path)
+        reloaded = PeftModel.from_pretrained(build("swin-classifier"), tmp_path).eval()
+        torch.testing.assert_close(logits(reloaded, images()), logits(model, images()), atol=1e-6, rtol=0)
+
     def test_one_adapter_for_a_whole_batch(self):
         model = trained("bitfit")
         with pytest.raises(NotImplementedError, match="can't take an adapter for each sample"):

@@ -169,14 +169,16 @@ def test_many_boxes_outside_are_refused():
         check.check_boxes_are_in_pixels("train")
 
 
-def test_boxes_in_shares_of_the_sides_are_refused(coco):
+@pytest.mark.parametrize("corners", [False, True])
+def test_boxes_in_shares_of_the_sides_are_refused(coco, corners):
     def edit(content):
         for entry in content["annotations"]:
             left, top, width, height = entry["bbox"]
-            entry["bbox"] = [left / 48, top / 40, width / 48, height / 40]
+            right, bottom = (left + width, top + height) if corners else (width, height)
+            entry["bbox"] = [left / 48, top / 40, right / 48, bottom / 40]
 
     change(coco, edit)
-    with pytest.raises(ValueError, match=r"No box of the train split reaches over the first pixel .* shares"):
+    with pytest.raises(ValueError, match=r"No box of the train split reaches over the first two pixels .* shares"):
         load(coco)
 
 
@@ -246,7 +248,7 @@ def test_file_that_is_no_json_is_named(coco):
 
 def test_unreadable_image_is_named(coco):
     (coco / "train2017" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    with pytest.raises(ValueError, match=r"(?s)1 of 4 images can't be read.*train2017/2.png"):
+    with pytest.raises(ValueError, match=r"(?s)1 of 7 images can't be read.*train2017/2.png"):
         load(coco)
 
 
@@ -254,9 +256,14 @@ def test_unreadable_image_is_named(coco):
     ("file", "old", "new", "message"),
     [
         ("Annotations/1.xml", "<object>", "<objekt>", "1.xml is not XML that can be read"),
-        ("Annotations/1.xml", "<xmin>3<", "<xmin>three<", "1.xml: object 0 needs a name, a bndbox"),
+        ("Annotations/1.xml", "<xmin>3<", "<xmin>three<", "1.xml: object 0 needs a name and a bndbox"),
         ("Annotations/1.xml", "<name>square<", "<name> <", "1.xml: object 0 needs a name"),
-        ("Annotations/1.xml", "<difficult>0<", "<difficult>no<", r"as difficult.*It has: <object>.*<difficult>no<"),
+        (
+            "Annotations/1.xml",
+            "<difficult>0<",
+            "<difficult>no<",
+            r"difficult, where given, must be 0 or 1.*It has: <object>.*<difficult>no<",
+        ),
         ("Annotations/1.xml", "annotation>", "html>", "is not XML that can be read"),
         ("Annotations/1.xml", "<annotation>", "<?xml version='1.0' encoding='gb18030'?><annotation>", "to UTF-8"),
         ("ImageSets/Main/train.txt", "1\n", "9\n", "JPEGImages/9.jpg"),
@@ -325,6 +332,17 @@ def test_row_of_a_table_with_an_unreadable_image_is_named(tmp_path, spoilt):
     rows = rows.remove_columns("image").add_column("image", column, feature=rows.features["image"])
     rows.to_parquet(tmp_path / "hub" / "train.parquet")
     with pytest.raises(ValueError, match=r"(?s)1 of 4 images can't be read.*The image of row 2 of the train split: "):
+        load(tmp_path / "hub", with_masks=False)
+
+
+def test_empty_object_of_a_table_is_named(tmp_path):
+    rows = hub_dataset(tmp_path / "hub", "structs")
+    column = [*rows["objects"][:2], [None], rows["objects"][3]]
+    rows = rows.remove_columns("objects").add_column("objects", column, feature=rows.features["objects"])
+    rows.to_parquet(tmp_path / "hub" / "train.parquet")
+    with pytest.raises(
+        ValueError, match="row 2 of the train split, object 0"
+    ):
         load(tmp_path / "hub", with_masks=False)
 
 

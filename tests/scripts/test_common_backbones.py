@@ -80,10 +80,24 @@ def test_classes_in_another_order_take_their_rows_along(tmp_path, build, layer):
     pretrained.config.id2label, pretrained.config.label2id = dict(enumerate(CLASSES)), {"cat": 0, "dog": 1, "owl": 2}
     pretrained.save_pretrained(tmp_path)
     args = DenseModelArguments(model_name_or_path=str(tmp_path))
-    model, _ = load_dense_model(AUTO_CLASSES, args, ["owl", "cat", "dog"], tmp_path)
-    weight, expected = (some.get_submodule(layer).weight for some in (model, pretrained))
-    assert torch.equal(weight, expected[[2, 0, 1, *range(3, len(expected))]])
-    assert not torch.equal(weight, expected)
+    others = range(len(CLASSES), len(pretrained.get_submodule(layer).weight))
+    for classes, rows in ((["owl", "cat", "dog"], [2, 0, 1]), (["owl", "fox", "dog"], [2, 0, 1])):
+        model, _ = load_dense_model(AUTO_CLASSES, args, classes, tmp_path)
+        weight, expected = (some.get_submodule(layer).weight for some in (model, pretrained))
+        assert torch.equal(weight, expected[[*rows, *others]])
+        assert not torch.equal(weight, expected)
+
+
+def test_names_of_classes_may_repeat_and_the_inverse_table_be_wrong(tmp_path):
+    """As in configs of DETR on the hub: several classes are called N/A, and `label2id` is transformers' own."""
+    torch.manual_seed(1)
+    pretrained = mask2former()
+    pretrained.config.id2label = {0: "N/A", 1: "N/A", 2: "dog"}
+    pretrained.config.label2id = {f"LABEL_{number}": number for number in range(3)}
+    pretrained.save_pretrained(tmp_path)
+    args = DenseModelArguments(model_name_or_path=str(tmp_path))
+    model, _ = load_dense_model(AUTO_CLASSES, args, ["dog"], tmp_path)
+    assert torch.equal(model.class_predictor.weight, pretrained.class_predictor.weight[[2, 3]])
 
 
 def test_pre_trained_model_keeps_its_head_or_gets_a_new_one_and_another_backbone(tmp_path):

@@ -154,6 +154,18 @@ def as_jpeg(folder):
     path.unlink()
 
 
+def as_turned_jpeg(folder):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 1
+    path = folder / "masks" / "train" / "0.png"
+    PIL.Image.open(path).save(path.with_suffix(".jpg"), exif=exif)
+    path.unlink()
+
+
+def no_names_of_ade20k(folder):
+    (folder / "objectInfo150.txt").write_text("Idx\tName\n")
+
+
 def twice_the_same_mask(folder):
     path = folder / "masks" / "train" / "0.png"
     shutil.copy(path, path.with_suffix(".bmp"))
@@ -205,6 +217,8 @@ def twice_the_same_name(folder):
         (broken_image, {}, r"The image \S*validation/1.jpg can't be read"),
         (in_colours, {}, r"The mask \S*train/0.png is a picture in RGB: one class number a pixel"),
         (as_jpeg, {}, r"The mask \S*train/0.jpg is a JPEG, which changes numbers"),
+        (as_turned_jpeg, {}, r"The mask \S*train/0.jpg is a JPEG, which changes numbers"),
+        (no_names_of_ade20k, {}, "objectInfo150.txt has 0 names"),
         (twice_the_same_mask, {}, r"0\.(png|bmp) and \S*0\.(png|bmp) are masks of one name"),
         (nothing_counts, {}, "No pixel of the 3 masks of the validation split counts: 255 is taken for pixels that do"),
         (names_in_another_encoding, {}, "classes.txt is not text in UTF-8"),
@@ -241,8 +255,14 @@ def test_masks_that_are_not_read_beforehand_are_checked_in_training(folder):
     other_size(folder)
     args = SegmentationDataArguments(dataset=str(folder), verify_images=False)
     splits, _ = load_semantic_segmentation(args, seed=0)
+    processor = SegformerImageProcessorPil()
+    images = TrainingImages(splits["train"], **SETTINGS, image_processor=processor, augmentation=crops())
     with pytest.raises(ValueError, match=r"The mask \S*train/2.png has 48 × 41 pixels"):
-        annotated(splits["train"]).pair(2)
+        images[2]
+    settings = {**SETTINGS, "num_classes": 2}
+    images = EvaluationImages(splits["validation"], **settings, image_processor=processor, image_size=20)
+    with pytest.raises(ValueError, match=r"The mask \S*validation/0.png has the number 2, which is no class"):
+        images[0]
 
 
 def test_classes_without_a_pixel_and_turned_images_are_told_of(folder, caplog):

@@ -220,7 +220,7 @@ def test_boxes_follow_crop_and_flip():
         (["--image_size", "400", "600"], r"type rt_detr takes images of one size.*--image_size 640"),
         (["--test_split", "minival"], "--test_split minival: the dataset has no such split. It has: train, val"),
         (["--model_type", "rt_detr"], "describe a new model"),
-        (["--image_size", "50"], r"--image_size 50: the sides of the images must be multiples of \d+"),
+        (["--image_size", "50"], r"the sides of the images must be multiples of \d+ .*and are 50 x 50"),
         (["--image_size", "1", "2", "3"], "--image_size 1 2 3: one number or two"),
     ],
 )

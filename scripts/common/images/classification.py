@@ -69,7 +69,7 @@ def _load(args: DataArguments) -> DatasetDict:
     if folder.is_dir():
         if images := find_images(folder):
             if args.verify_images:
-                check_images(picture_rows(image=[stored_file(path) for path in images]), images)
+                check_images(picture_rows(image=[stored_file(path) for path in images]), [str(path) for path in images])
             return load_dataset("imagefolder", data_dir=str(folder))
         if not any(folder.rglob("*.parquet")):
             raise ValueError(

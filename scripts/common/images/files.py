@@ -17,8 +17,8 @@ MAX_NAMED = 5
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow's readers raise."""
 
-UPRIGHT, FIRST_LYING = 1, 5
-"""Orientations in EXIF data: not turned, and the first of those by a right angle."""
+TURNED, LYING = range(2, 9), range(5, 9)
+"""Orientations in EXIF data: turned or mirrored, and by a right angle. Some cameras write others, without meaning."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,28 +70,28 @@ def why_unreadable(stored: dict[str, Any] | None) -> str | None:
 
 
 def open_stored(stored: dict[str, Any] | None) -> Image.Image:
-    """Opens an image as `datasets.Image(decode=False)` gives it. Only its header is read, and `UNREADABLE` raised.
+    """Opens an image as `datasets.Image(decode=False)` gives it; raises `UNREADABLE`.
 
     Raises:
         FileNotFoundError: There is none.
     """
-    if stored is None or stored["path"] is None is stored["bytes"]:
+    if stored is None or (stored["path"] is None and stored["bytes"] is None):
         raise FileNotFoundError("there is none")
     return Image.open(stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"]))
 
 
 def is_turned(image: Image.Image) -> bool:
     """Tells whether an image is shown turned or mirrored, as its EXIF data says."""
-    return _orientation(image) != UPRIGHT
+    return _orientation(image) in TURNED
 
 
 def shown_size(image: Image.Image) -> tuple[int, int]:
     """Returns the (width, height) of an image as it is shown."""
-    return image.size[::-1] if _orientation(image) >= FIRST_LYING else image.size
+    return image.size[::-1] if _orientation(image) in LYING else image.size
 
 
-def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+def _orientation(image: Image.Image) -> object:
+    return image.getexif().get(ExifTags.Base.Orientation)
 
 
 def warn_of_turned_images(count: int, total: int) -> None:

@@ -122,9 +122,9 @@ def load_dense_model(
             load = partial(
                 getattr(transformers, auto_class).from_pretrained, args.model_name_or_path, dtype=torch.float32
             )
-            model, known = load(**labels, **attention, ignore_mismatched_sizes=True), load()
-            if known.config.label2id != model.config.label2id:
-                keep_known_classes(model, known)
+            model = load(**labels, **attention, ignore_mismatched_sizes=True)
+            if AutoConfig.from_pretrained(args.model_name_or_path).id2label != labels["id2label"]:
+                keep_known_classes(model, load())
             code = load_pretrained_code(auto_class, args.model_name_or_path, classes)
         if args.backbone is not None:
             load_backbone(model, args.backbone)
@@ -146,13 +146,19 @@ def keep_known_classes(model: PreTrainedModel, known: PreTrainedModel) -> None:
 
     They begin where the pre-trained model ends then, above all with what is no object: the background, or the last row
     of models whose queries may find nothing. Without it the first hundred steps unlearn where objects are.
+    Where there are as many classes as before, those that are new begin with the rows of those that are gone.
 
     Args:
         model: For other classes, or for the same in another order; changed in place.
         known: The pre-trained model as it is.
     """
-    old, new = known.config.label2id, model.config.label2id
-    rows = {number: old[label] for label, number in new.items() if label in old}
+    # Not `label2id`: many configs of the hub have none, or one of `LABEL_0`, ...; and names may occur several times.
+    old, new = known.config.id2label, model.config.id2label
+    numbers = {label: number for number, label in reversed(old.items())}
+    rows = {number: numbers[label] for number, label in new.items() if label in numbers}
+    if len(old) == len(new):
+        spare = [number for number in old if number not in rows.values()]
+        rows |= dict(zip([number for number in new if number not in rows], spare, strict=False))
     parameters = dict(known.named_parameters())
     scoring = _class_parameters(model)
     with torch.no_grad():
@@ -161,7 +167,7 @@ def keep_known_classes(model: PreTrainedModel, known: PreTrainedModel) -> None:
                 surplus = len(parameter) - len(new) == len(parameters[name]) - len(old) == 1
                 pairs = {**rows, len(new): len(old)} if surplus else rows
                 # RetinaNet has the rows of all classes once for each of its anchors.
-                anchors = 1 if surplus else len(parameter) // len(new)
+                anchors = 1 if surplus or len(parameter) % len(new) else len(parameter) // len(new)
                 ours, theirs = (some.view(anchors, -1, *some.shape[1:]) for some in (parameter, parameters[name]))
                 ours[:, list(pairs)] = theirs[:, list(pairs.values())]
 

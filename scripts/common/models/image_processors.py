@@ -52,8 +52,8 @@ def check_image_sizes(image_processor: BaseImageProcessor, config: PreTrainedCon
     stride = max(getattr(config, "feat_strides", [1]))
     if any(size.get(side, 0) % stride for side in ("height", "width")):
         raise ValueError(
-            f"--image_size {size['height']}: the sides of the images must be multiples of {stride} for this model of "
-            f"type {model_type}."
+            f"--image_size: the sides of the images must be multiples of {stride} for this model of type {model_type}, "
+            f"and are {size.get('height')} x {size.get('width')}."
         )
     if model_type not in PADDED and not (size.get("height") and size.get("width")):
         raise ValueError(

@@ -80,10 +80,10 @@ class ObjectCheck:
         Raises:
             ValueError: Many reach outside of their images, or none over the first pixel.
         """
-        if self.num_boxes and self.reach <= 1:
+        if self.num_boxes and self.reach <= 2:  # and not 1, for corners that are read as sizes
             raise ValueError(
-                f"No box of the {split} split reaches over the first pixel of its image: they seem to be shares of the "
-                "image's sides. Boxes must be (x, y, width, height) in pixels; convert them."
+                f"No box of the {split} split reaches over the first two pixels of its image: they seem to be shares "
+                "of the image's sides. Boxes must be (x, y, width, height) in pixels; convert them."
             )
         if self.num_outside > MAX_OUTSIDE * self.num_boxes:
             raise ValueError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
 from scripts.common.images.files import check_images, listing
 from scripts.common.objects import coco_files, voc_files
@@ -61,8 +61,8 @@ def load_objects(args: ObjectDataArguments, seed: int, with_masks: bool = False)
     splits = _read(args)
     classes = _classes(splits)
     if args.verify_images:
-        for split in splits.values():
-            check_images(split.pictures, [image.where for image in split.images])
+        pictures = concatenate_datasets([split.pictures for split in splits.values()])
+        check_images(pictures, [image.where for split in splits.values() for image in split.images])
     rows = {name: _rows(split, classes, name, args, with_masks) for name, split in splits.items()}
     if "validation" not in rows:
         numbers = list(range(len(rows["train"])))

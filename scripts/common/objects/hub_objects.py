@@ -45,6 +45,8 @@ def read_objects(dataset: Dataset, split: str, image_column: str | None, objects
         objects = []
         for number, entry in enumerate(_by_object(values[objects_name], f"{objects_name} of {where}")):
             place = f"{where}, object {number}"
+            if entry is None:
+                raise ValueError(f"{place} is empty. Mend or remove it.")
             category = entry.get(category_name)
             if category is None or (names is not None and category not in names):
                 allowed = f"0 to {len(names) - 1} are allowed" if names else "every object needs one"
@@ -92,7 +94,7 @@ def _by_object(objects: dict[str, list] | list[dict[str, Any]] | None, where: st
         return []
     if isinstance(objects, list):
         return objects
-    filled = {name: values for name, values in objects.items() if values is not None}
+    filled = {name: values for name, values in objects.items() if isinstance(values, list)}
     counts = {name: len(values) for name, values in filled.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"{where}: the lists of an image's objects must be of one length, and have {counts}.")

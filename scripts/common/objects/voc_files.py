@@ -78,8 +78,8 @@ def _read_objects(path: Path) -> tuple[tuple[int, int] | None, list[dict[str, An
                 raise ValueError
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{where} needs a name, a bndbox with xmin, ymin, xmax and ymax, all numbers, and as difficult, if it "
-                f"says that, 0 or 1. It has: {' '.join(ElementTree.tostring(entry, 'unicode').split()):.200}"
+                f"{where} needs a name and a bndbox with xmin, ymin, xmax and ymax, all numbers; difficult, where "
+                f"given, must be 0 or 1. It has: {' '.join(ElementTree.tostring(entry, 'unicode').split()):.200}"
             ) from error
         box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
         objects.append({"bbox": box, "category": category, "iscrowd": difficult == 1, "where": where})

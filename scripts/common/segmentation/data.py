@@ -199,17 +199,16 @@ def _read_hub(args: SegmentationDataArguments) -> DatasetDict:
 
 
 def _class_names(args: SegmentationDataArguments) -> list[str] | None:
-    folder = Path(args.dataset)
-    if args.class_names is None and (folder / ADE20K_CLASSES).is_file():
-        _, *lines = read_lines(folder / ADE20K_CLASSES)  # a table whose last column is the name
-        return [line.split("\t")[-1] for line in lines]
-    path = Path(args.class_names) if args.class_names else folder / "classes.txt"
-    if not path.is_file():
-        if args.class_names:
-            raise ValueError(f"--class_names {path}: there is no such file. It holds one name of a class a line.")
+    if args.class_names and not Path(args.class_names).is_file():
+        raise ValueError(f"--class_names {args.class_names}: there is no such file. It holds one name a line.")
+    own = (Path(args.dataset, "classes.txt"), Path(args.dataset, ADE20K_CLASSES))
+    path = Path(args.class_names) if args.class_names else next((file for file in own if file.is_file()), None)
+    if path is None:
         return None
     names = read_lines(path)
-    if not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+    if path.name == ADE20K_CLASSES:  # a table with a heading, whose last column is the name
+        names = [line.split("\t")[-1] for line in names[1:]]
+    if not 1 < len(names) <= MAX_CLASSES or len(set(names)) < len(names):
         raise ValueError(
             f"{path} has {len(names)} names, {len(set(names))} of them different: it needs 2 to {MAX_CLASSES}, one a "
             "line, each once."

@@ -12,6 +12,7 @@ import torch
 from transformers import BaseImageProcessor
 
 from scripts.common.images.dataset import ImageDataset
+from scripts.common.images.files import open_stored
 
 UNCOUNTED = -1
 """In class maps: a pixel that does not count."""
@@ -21,6 +22,9 @@ IGNORE_INDEX = 255
 
 STACKED = ("index", "pixel_values", "pixel_mask", "labels")
 """What a batch holds as one tensor, where its images are of one size."""
+
+LOSSY = ("JPEG", "MPO")
+"""Formats of images that masks can't be stored in."""
 
 MAX_ATTEMPTS = 10
 
@@ -73,12 +77,12 @@ class AnnotatedImages(ImageDataset):
                 f"The {self.name(index, 'mask')} has {class_map.shape[1]} × {class_map.shape[0]} pixels, its image "
                 f"{image.size[0]} × {image.size[1]}. (Images are turned as their EXIF data says.)"
             )
-        if class_map.max(initial=0) >= self.num_classes or class_map.min(initial=0) < UNCOUNTED:
+        wrong = class_map[(class_map >= self.num_classes) | (class_map < UNCOUNTED)]
+        if wrong.size:
             first = int(self.reduce_labels)
-            wrong = class_map[(class_map >= self.num_classes) | (class_map < UNCOUNTED)].min() + first
             raise ValueError(
-                f"The {self.name(index, 'mask')} has the number {wrong}, which is no class. Classes are {first} to "
-                f"{self.num_classes - 1 + first}, and pixels that do not count have {self.ignore_index}"
+                f"The {self.name(index, 'mask')} has the number {wrong.min() + first}, which is no class. Classes are "
+                f"{first} to {self.num_classes - 1 + first}, and pixels that do not count have {self.ignore_index}"
                 f"{' or 0' if self.reduce_labels else ''} (see --ignore_index, --reduce_labels, --class_names)."
             )
         return image, class_map
@@ -90,7 +94,9 @@ class AnnotatedImages(ImageDataset):
             ValueError: The mask can't be read, is a picture in colours or a JPEG; names its file, or its row.
         """
         mask = self.decode(index, "mask")
-        if mask.format == "JPEG":
+        with open_stored(self.rows[index]["mask"]) as stored:
+            lossy = stored.format in LOSSY
+        if lossy:
             raise ValueError(
                 f"The {self.name(index, 'mask')} is a JPEG, which changes numbers at edges. Masks must be stored "
                 "without loss, as PNG for instance, from where they come from: converting them won't mend them."
