@@ -12,6 +12,7 @@ from scripts.compare_methods.summary import Summary, test_split
 from scripts.compare_methods.tables import Summaries
 
 COLOURS = {row.name: colormaps["tab20"]((2 * number + number // 10) % 20) for number, row in enumerate(METHOD_ROWS)}
+COLOURS[REFERENCE] = (0.0, 0.0, 0.0, 1.0)
 FAR_BELOW = 0.5
 """Results below this share of the best one are drawn at the lower edge, for the others to be told apart."""
 
