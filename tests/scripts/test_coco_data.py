@@ -340,9 +340,7 @@ def test_empty_object_of_a_table_is_named(tmp_path):
     column = [*rows["objects"][:2], [None], rows["objects"][3]]
     rows = rows.remove_columns("objects").add_column("objects", column, feature=rows.features["objects"])
     rows.to_parquet(tmp_path / "hub" / "train.parquet")
-    with pytest.raises(
-        ValueError, match="row 2 of the train split, object 0"
-    ):
+    with pytest.raises(ValueError, match="row 2 of the train split, object 0"):
         load(tmp_path / "hub", with_masks=False)
 
 
