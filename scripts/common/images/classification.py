@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 
-from scripts.common.images.files import check_images, find_images, picture_rows, stored_file
+from scripts.common.images.files import check_images, find_images, picture_files
 from scripts.common.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
 from scripts.demonstration.digits import handwritten_digits
 
@@ -69,7 +69,7 @@ def _load(args: DataArguments) -> DatasetDict:
     if folder.is_dir():
         if images := find_images(folder):
             if args.verify_images:
-                check_images(picture_rows(image=[stored_file(path) for path in images]), [str(path) for path in images])
+                check_images(picture_files(images), [str(path) for path in images])
             return load_dataset("imagefolder", data_dir=str(folder))
         if not any(folder.rglob("*.parquet")):
             raise ValueError(

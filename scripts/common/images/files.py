@@ -130,6 +130,11 @@ def picture_rows(**columns: Sequence[dict[str, Any]]) -> Dataset:
     return Dataset.from_dict({name: list(stored) for name, stored in columns.items()}, features=features)
 
 
+def picture_files(paths: Sequence[Path]) -> Dataset:
+    """Returns files of images as rows of `image`, not decoded."""
+    return picture_rows(image=[stored_file(path) for path in paths])
+
+
 def stored_file(path: Path) -> dict[str, Any]:
     """Returns an image file as `datasets.Image(decode=False)` gives it."""
     return {"path": str(path), "bytes": None}

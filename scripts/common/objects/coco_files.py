@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scripts.common.images.files import picture_rows, stored_file
+from scripts.common.images.files import picture_files
 from scripts.common.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images
 
 LAYOUT = (
@@ -16,6 +16,7 @@ LAYOUT = (
 
 
 IN_WORDS = {int: "an integer", str: "text", list: "a list"}
+"""What messages call the types of an entry's values."""
 
 
 def coco_splits(folder: Path) -> dict[str, Path]:
@@ -74,7 +75,7 @@ def read_coco(path: Path, folder: Path) -> AnnotatedSplit:
                 f"{', '.join(map(str, classes))}."
             )
         images[entry["image_id"]].objects.append({**entry, "category": entry["category_id"], "where": where})
-    return AnnotatedSplit(classes, list(images.values()), picture_rows(image=[stored_file(file) for file in files]))
+    return AnnotatedSplit(classes, list(images.values()), picture_files(files))
 
 
 def _read(path: Path) -> dict[str, Any]:

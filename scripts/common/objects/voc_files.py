@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from scripts.common.images.files import picture_rows, read_lines, stored_file
+from scripts.common.images.files import picture_files, read_lines
 from scripts.common.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images
 
 LAYOUT = "FOLDER/ImageSets/Main/train.txt, FOLDER/Annotations/*.xml and FOLDER/JPEGImages/, or FOLDER/VOC2007/... so"
@@ -47,9 +47,7 @@ def read_voc(lists: list[Path]) -> AnnotatedSplit:
             size, objects = _read_objects(root / "Annotations" / f"{name}.xml")
             images.append(AnnotatedImage(len(images), str(file), objects, size))
     classes = sorted({entry["category"] for image in images for entry in image.objects})
-    return AnnotatedSplit(
-        {name: name for name in classes}, images, picture_rows(image=[stored_file(file) for file in files])
-    )
+    return AnnotatedSplit({name: name for name in classes}, images, picture_files(files))
 
 
 def _image_file(root: Path, name: str) -> Path:
