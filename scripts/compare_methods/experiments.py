@@ -54,13 +54,19 @@ class Experiment:
 
     def arguments(self, output_dir: str) -> tuple[Any, ...]:
         """Returns the arguments of the training script, parsed."""
-        model_args, _, method_args, _ = parse_defaults(self.task, self.defaults)
+        model_args, _, method_args, args = parse_defaults(self.task, self.defaults)
+        length = (
+            ("--max_steps", str(round(self.row.length * args.max_steps)))
+            if args.max_steps > 0
+            else ("--num_train_epochs", repr(self.row.length * args.num_train_epochs))
+        )
         width = round(self.row.width * method_args.bottleneck_dim)
         option = "--backbone" if getattr(model_args, "model_type", None) else "--model_name_or_path"
         argv = [
             *self.defaults,
             *(option, self.backbone, "--method", self.row.method, "--bottleneck_dim", str(width)),
             *("--learning_rate", repr(self.learning_rate), "--seed", str(self.seed)),
+            *length,
             *self.row.options,
             *("--output_dir", output_dir, "--save_total_limit", "1", "--disable_tqdm", "true"),
         ]

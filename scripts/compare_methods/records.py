@@ -10,9 +10,13 @@ from scripts.common.arguments import RECIPE_IF_CHANGED, MethodArguments
 from scripts.common.models.methods import METHODS
 from scripts.common.records import write_json
 from scripts.compare_methods.experiments import Experiment, Record, settings_of
+from scripts.compare_methods.rows import ROWS
 
 OWN_SETTINGS = ("learning_rate", "seed", "model_name_or_path", "backbone")
 """Settings in which the runs of a comparison differ, beside those of their methods."""
+
+LENGTHS = ("num_train_epochs", "max_steps")
+"""Settings that a row's `length` multiplies."""
 
 KEPT_FROM_HISTORY = ("epoch", "loss", "eval_loss", "seconds")
 
@@ -68,13 +72,15 @@ def check_settings(path: Path, record: Record, experiment: Experiment) -> None:
 def differing_settings(records: Iterable[Record]) -> dict[str, list[Any]]:
     """Returns the settings, beside those of the methods, that records don't share, with their values.
 
-    Runs that are compared differ in method, model, learning rate and seed alone.
+    Runs that are compared differ in method, model, learning rate and seed alone, and in length as their rows say.
     """
     own = {"method", *OWN_SETTINGS, *MethodArguments.__dataclass_fields__}
     own |= {name for method in METHODS.values() for name in method.overrides}
     values: dict[str, list[Any]] = {}
     for record in records:
         settings = {**dict.fromkeys(RECIPE_IF_CHANGED), **record["settings"]}
+        length = ROWS[record["row"]].length
+        settings |= {name: settings[name] / length for name in LENGTHS if settings.get(name, 0) > 0}
         for name in settings.keys() - own:
             if settings[name] not in values.setdefault(name, []):
                 values[name].append(settings[name])

@@ -1,6 +1,6 @@
 """What is compared, as data: a row of the tables each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scripts.common.models.methods import METHODS
 
@@ -14,6 +14,7 @@ class Row:
         title: As a person reads it.
         method: Value of `--method`.
         width: Factor of the defaults' `--bottleneck_dim`.
+        length: Factor of the defaults' `--num_train_epochs`, or of their `--max_steps` where that is given.
         options: Further arguments of the training script.
     """
 
@@ -21,6 +22,7 @@ class Row:
     title: str
     method: str = "mona"
     width: float = 1
+    length: float = 1
     options: tuple[str, ...] = ()
 
 
@@ -42,9 +44,16 @@ DESIGN_ROWS = _rows("mona-v1", "mona-v2", "mona-v3")
 INIT_ROWS = (Row("mona-paper-init", "Mona, the authors' initialisation", options=("--init_weights", "paper")),)
 
 BACKBONE_ROWS = _rows("full", "fixed", "mona")
-"""What is compared on further backbones."""
+"""What is compared on further backbones, and over longer schedules."""
+
+LONG_ROWS = {
+    row.name: replace(row, name=f"{row.name}-long", title=f"{row.title}, three times as long", length=3)
+    for row in BACKBONE_ROWS
+}
+"""By the names of the rows with the defaults' schedule."""
 
 REFERENCE = "mona"
 """Name of the row that all others are compared with."""
 
-ROWS = {row.name: row for row in (*METHOD_ROWS, *WIDTH_ROWS, *DESIGN_ROWS, *INIT_ROWS)}
+_EVERY = (*METHOD_ROWS, *WIDTH_ROWS, *DESIGN_ROWS, *INIT_ROWS, *LONG_ROWS.values())
+ROWS = {row.name: row for row in _EVERY}

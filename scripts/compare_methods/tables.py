@@ -12,6 +12,7 @@ from scripts.compare_methods.rows import (
     BACKBONE_ROWS,
     DESIGN_ROWS,
     INIT_ROWS,
+    LONG_ROWS,
     METHOD_ROWS,
     REFERENCE,
     ROWS,
@@ -175,21 +176,47 @@ def _ablation_table(label: str, summaries: Summaries, rows: Sequence[Row], cell)
 
 def backbones_table(backbones: Mapping[str, Summaries]) -> str:
     """Returns the results by backbone (the paper's Table 5)."""
+    groups = []
+    for backbone, summaries in backbones.items():
+        parameters = next(iter(summaries.values())).first["parameters"]["base"]
+        groups.append(((backbone, f"{parameters:,}"), summaries))
+    return _settings_table(("backbone", "parameters"), groups)
+
+
+def schedules_table(summaries: Summaries) -> str:
+    """Returns the results by the length of the schedule."""
+    long = {name: summaries[row.name] for name, row in LONG_ROWS.items() if row.name in summaries}
+    usual = {name: summaries[name] for name in long if name in summaries}
+    groups = [((_length(group),), group) for group in (usual, long) if group]
+    return _settings_table(("length",), groups)
+
+
+def _length(summaries: Summaries) -> str:
+    settings = next(iter(summaries.values())).first["settings"]
+    return f"{settings['max_steps']} steps" if settings["max_steps"] > 0 else f"{settings['num_train_epochs']:g} epochs"
+
+
+def _settings_table(labels: Sequence[str], groups: Sequence[tuple[Sequence[str], Summaries]]) -> str:
+    """Returns test results of `BACKBONE_ROWS` in several settings, and the reference row's lead over one of them.
+
+    Args:
+        labels: Headings of the cells that tell what is set.
+        groups: Those cells, and the summaries by the names of `BACKBONE_ROWS`.
+    """
     rival = "full"
-    if len(backbones) < 2:
+    if len(groups) < 2:
         return ""  # nothing is compared
     header = [
-        *("backbone", "parameters", *(f"{row.title}, test, %" for row in BACKBONE_ROWS)),
+        *(*labels, *(f"{row.title}, test, %" for row in BACKBONE_ROWS)),
         f"{ROWS[REFERENCE].title} minus {ROWS[rival].title}",
     ]
     rows = []
-    for backbone, summaries in backbones.items():
-        any_summary = next(iter(summaries.values()))
-        split = test_split(any_summary.first)
-        cells = [percent(summaries[row.name].result(split)) if row.name in summaries else "" for row in BACKBONE_ROWS]
+    for cells, summaries in groups:
+        split = test_split(next(iter(summaries.values())).first)
+        tests = [percent(summaries[row.name].result(split)) if row.name in summaries else "" for row in BACKBONE_ROWS]
         both = REFERENCE in summaries and rival in summaries
         lead = summaries[REFERENCE].difference(summaries[rival], split) if both else None
-        rows.append([backbone, f"{any_summary.first['parameters']['base']:,}", *cells, percent(lead, signed=True)])
+        rows.append([*cells, *tests, percent(lead, signed=True)])
     return table(header, rows)
 
 
