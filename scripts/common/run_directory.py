@@ -16,6 +16,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from scripts.common.messages import first_of
+
 LAST = ("last", "true")  # values of --resume_from_checkpoint that stand for the newest checkpoint
 
 
@@ -31,9 +33,8 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
         present = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []
         if present:
             raise ValueError(
-                f"--output_dir {output_dir} already holds {', '.join(present[:5])}{', ...' if present[5:] else ''}. To "
-                "go on with that run add `--resume_from_checkpoint last`; for a new one choose another directory, or "
-                "remove this one yourself."
+                f"--output_dir {output_dir} already holds {first_of(present)}. To go on with that run add "
+                "`--resume_from_checkpoint last`; for a new one choose another directory, or remove this one yourself."
             )
         return None
     if str(wanted).lower() not in LAST:

@@ -171,6 +171,11 @@ def twice_the_same_mask(folder):
     shutil.copy(path, path.with_suffix(".bmp"))
 
 
+def twice_the_same_image(folder):
+    path = folder / "images" / "train" / "0.jpg"
+    shutil.copy(path, path.with_suffix(".bmp"))
+
+
 def nothing_counts(folder):
     for path in (folder / "masks" / "validation").iterdir():
         PIL.Image.fromarray(np.full_like(np.asarray(PIL.Image.open(path)), 255)).save(path)
@@ -219,7 +224,8 @@ def twice_the_same_name(folder):
         (as_jpeg, {}, r"The mask \S*train/0.jpg is a JPEG, which changes numbers"),
         (as_turned_jpeg, {}, r"The mask \S*train/0.jpg is a JPEG, which changes numbers"),
         (no_names_of_ade20k, {}, "objectInfo150.txt has 0 names"),
-        (twice_the_same_mask, {}, r"0\.(png|bmp) and \S*0\.(png|bmp) are masks of one name"),
+        (twice_the_same_mask, {}, r"0\.(png|bmp) and \S*0\.(png|bmp) have one name"),
+        (twice_the_same_image, {}, r"0\.(jpg|bmp) and \S*0\.(jpg|bmp) have one name"),
         (nothing_counts, {}, "No pixel of the 3 masks of the validation split counts: 255 is taken for pixels that do"),
         (names_in_another_encoding, {}, "classes.txt is not text in UTF-8"),
         (no_names, {}, "classes.txt has 0 names"),

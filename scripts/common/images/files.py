@@ -13,7 +13,8 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-MAX_NAMED = 5
+from scripts.common.messages import first_of
+
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow's readers raise."""
 
@@ -49,12 +50,11 @@ def check_images(pictures: Dataset, names: Sequence[str]) -> None:
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
         found = pool.map(lambda row: why_unreadable(pictures[row]["image"]), range(len(pictures)))
         reasons = list(tqdm(found, "Reading images", len(pictures), disable=None))
-    broken = [f"\n  {name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason]
+    broken = [f"{name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason]
     if broken:
-        more = f"\n  and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
+        listed = first_of(broken, separator="\n  ")
         raise ValueError(
-            f"{len(broken)} of {len(names)} images can't be read. Replace or remove them, then start again:"
-            f"{''.join(broken[:MAX_NAMED])}{more}"
+            f"{len(broken)} of {len(names)} images can't be read. Replace or remove them, then start again:\n  {listed}"
         )
 
 
@@ -108,7 +108,7 @@ def warn_of_turned_images(count: int, total: int) -> None:
 def listing(folder: Path) -> str:
     """Names what is in a folder and in the folders in it."""
     present = sorted(str(path.relative_to(folder)) for path in [*folder.glob("*"), *folder.glob("*/*/")])
-    return f"{', '.join(present[:10])}{', ...' if present[10:] else ''}" or "nothing"
+    return first_of(present, count=10) or "nothing"
 
 
 def read_lines(path: Path) -> list[str]:

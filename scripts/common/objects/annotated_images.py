@@ -9,6 +9,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from scripts.common.images.files import UNREADABLE, is_turned, open_stored, shown_size, warn_of_turned_images
+from scripts.common.messages import first_of
 
 
 @dataclass
@@ -53,12 +54,11 @@ def missing_images(paths: Sequence[Path], where: str) -> None:
     Raises:
         ValueError: Some are missing; names the first ones.
     """
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [path for path in paths if not path.is_file()]
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise ValueError(
             f"{where} names {len(paths)} images, and {len(missing)} of them are missing: "
-            f"{', '.join(missing[:5])}{more}. Put them there, or remove their entries."
+            f"{first_of(missing)}. Put them there, or remove their entries."
         )
 
 

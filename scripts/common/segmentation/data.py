@@ -13,7 +13,6 @@ from datasets import Dataset, DatasetDict, Features, Image
 from tqdm import tqdm
 
 from scripts.common.images.files import (
-    MAX_NAMED,
     find_images,
     is_turned,
     listing,
@@ -24,6 +23,7 @@ from scripts.common.images.files import (
     stored_png,
     warn_of_turned_images,
 )
+from scripts.common.messages import first_of
 from scripts.common.segmentation.dataset import UNCOUNTED, AnnotatedImages
 from scripts.common.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
 from scripts.demonstration.scenes import NUM_SCENES, DigitScenes
@@ -152,27 +152,36 @@ def _read_folder(folder: Path, args: SegmentationDataArguments) -> DatasetDict:
         raise ValueError(f"--dataset {folder}: {LAYOUT} It has: {listing(folder)}.")
     splits = {}
     for role, split in choose_splits(present, args).items():
-        images = find_images(folder / "images" / split)
-        if not images:
+        image_of, mask_of = _by_name(folder / "images" / split), _by_name(masks / split)
+        if not image_of:
             raise ValueError(f"--dataset {folder}: there is no image in images/{split}. {LAYOUT}")
-        by_name: dict[Path, Path] = {}
-        for path in find_images(masks / split):
-            other = by_name.setdefault(path.relative_to(masks / split).with_suffix(""), path)
-            if other != path:
-                raise ValueError(f"{other} and {path} are masks of one name. Which is right? Remove the other.")
-        names = [path.relative_to(folder / "images" / split).with_suffix("") for path in images]
-        missing = [path for path, name in zip(images, names, strict=True) if name not in by_name]
+        missing = [path for name, path in image_of.items() if name not in mask_of]
         if missing:
             raise ValueError(
-                f"{len(missing)} of {len(images)} images of {folder / 'images' / split} have no mask of their name in "
-                f"{masks / split}: {', '.join(str(path) for path in missing[:5])}{', ...' if missing[5:] else ''}."
+                f"{len(missing)} of {len(image_of)} images of {folder / 'images' / split} have no mask of their name "
+                f"in {masks / split}: {first_of(missing)}."
             )
-        if surplus := len(by_name) - len(set(names)):
+        if surplus := len(mask_of) - len(image_of):
             logger.warning("%d masks in %s have no image and are left out.", surplus, masks / split)
         splits[role] = picture_rows(
-            image=[stored_file(path) for path in images], mask=[stored_file(by_name[name]) for name in names]
+            image=[stored_file(path) for path in image_of.values()],
+            mask=[stored_file(mask_of[name]) for name in image_of],
         )
     return DatasetDict(splits)
+
+
+def _by_name(folder: Path) -> dict[Path, Path]:
+    """Returns the image files in a folder by their places in it without suffixes, by which image and mask are paired.
+
+    Raises:
+        ValueError: Two share theirs.
+    """
+    by_name: dict[Path, Path] = {}
+    for path in find_images(folder):
+        other = by_name.setdefault(path.relative_to(folder).with_suffix(""), path)
+        if other != path:
+            raise ValueError(f"{other} and {path} have one name. Which is right? Rename or remove the other.")
+    return by_name
 
 
 def _read_hub(args: SegmentationDataArguments) -> DatasetDict:
@@ -229,13 +238,11 @@ def _checked_classes(splits: DatasetDict, names: list[str] | None, args: Segment
         logger.warning("The classes have no names and are taken to be 0 to %s (see --class_names).", names[-1])
     absent = [name for number, name in enumerate(names) if number not in found["train"][0]]
     if absent:
-        more = ", ..." if len(absent) > MAX_NAMED else ""
         logger.warning(
-            "%d of %d classes have no pixel in the training split: %s%s. If they should not exist, look at the masks.",
+            "%d of %d classes have no pixel in the training split: %s. If they should not exist, look at the masks.",
             len(absent),
             len(names),
-            ", ".join(absent[:MAX_NAMED]),
-            more,
+            first_of(absent),
         )
     return names
 
