@@ -41,11 +41,18 @@ def _swin(size: str, stages: Sequence[str] = STAGES) -> SwinConfig:
     return SwinConfig(**SIZES[size], out_features=list(stages), **plain)
 
 
+class _TrainedUperNet(UperNetForSemanticSegmentation):
+    """With a loss, without which the auxiliary head's part has no backward pass."""
+
+    def forward(self, pixel_values: torch.Tensor, **options: object) -> object:
+        return super().forward(pixel_values=pixel_values, labels=pixel_values[:, 0].long(), **options)
+
+
 def _upernet() -> nn.Module:
     config = UperNetConfig(
         backbone_config=_swin("Swin-L"), num_labels=150, auxiliary_in_channels=4 * SIZES["Swin-L"]["embed_dim"]
     )
-    return UperNetForSemanticSegmentation(config)
+    return _TrainedUperNet(config)
 
 
 def swin_backbone(size: str, stages: Sequence[str]) -> nn.Module:
@@ -114,6 +121,7 @@ addition counted as two. Losses, norms and activation functions come on top: the
 under `--bf16` it is about half. *Hours* are those of one GPU that sustains {TFLOPS_SUSTAINED} · 10^12 operations a
 second; what yours sustains, the first hundred steps tell.
 
+- Of UPerNet (on ADE20K) both heads and what their losses keep are counted.
 - Of Mask2Former (on COCO) and RetinaNet (on VOC) the backbone alone is counted: what the one computes depends on its
   data, the other is torchvision's. Their heads come on top, whole, for either method.
 - COCO's images are squares here, where the paper's keep their ratio.
