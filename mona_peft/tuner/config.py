@@ -21,7 +21,17 @@ INIT_WEIGHTS = (True, False, "paper")
 
 @dataclass
 class MethodConfig(PeftConfig):
-    """Configuration of a method of this package: what it is called in PEFT and in prose, and fields that all share."""
+    """Configuration of a method of this package: what it is called in PEFT and in prose, and fields that all share.
+
+    Args:
+        target_modules: Names or endings of names of the modules to adapt, or a regular expression that the whole name
+            matches. None takes all that the method adapts.
+        modules_to_save: Names of modules that are trained and saved besides the adapters; `"task-head"` is all outside
+            the backbone.
+
+    Raises:
+        ValueError: A field has a value that it can't have.
+    """
 
     target_modules: list[str] | str | None = field(
         default=None,

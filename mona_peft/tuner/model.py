@@ -84,8 +84,8 @@ class ResidualAdapterModel(MethodModel):
         for block in blocks:
             if isinstance(block, AdaptedBlock) and not isinstance(block, self.block_mixin):
                 raise ValueError(
-                    f"The blocks have adapters of another method already ({block.adapter_layer_name}), and a block "
-                    f"runs with those of one. Take them off with unload() before {config.title} is attached."
+                    "The blocks have adapters of another method already, and a block runs with those of one. Take them "
+                    f"off with unload() before {config.title} is attached."
                 )
             if config.recompute_mlp:
                 check_mlp_branch(block)

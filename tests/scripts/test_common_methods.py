@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
-from transformers import SwinBackbone, SwinConfig
+from transformers import SwinBackbone, SwinConfig, VitDetBackbone, VitDetConfig
 
 from scripts.common.arguments import MethodArguments
 from scripts.common.models.methods import METHODS
@@ -89,6 +89,16 @@ def test_settings_are_those_that_the_method_takes():
     assert METHODS["mona"].settings(args)["kernel_sizes"] == [3]
     assert METHODS["mona-128"].settings(args)["bottleneck_dim"] == 128
     assert METHODS["mona-v1"].settings(args)["filter_reduction"] == "sum"
+
+
+def test_norms_of_a_models_own_kind_are_tuned_too():
+    config = VitDetConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, residual_block_indices=[0]
+    )
+    model = VitDetBackbone(config)
+    norms = [module for name, module in model.named_modules() if ".norm" in name]
+    adapted = METHODS["norm-tuning"](model, MethodArguments(method="norm-tuning"))
+    assert parameter_counts(adapted)["trainable"] == sum(norm.weight.numel() + norm.bias.numel() for norm in norms)
 
 
 @pytest.mark.parametrize("method", ["lorand", "colin"])

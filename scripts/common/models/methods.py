@@ -37,6 +37,9 @@ PAPER_DIM = 64
 QUERY_AND_VALUE = ("q_proj", "v_proj", "query", "value")
 """Names of the layers in a backbone's attention that LoRA adapts; which two of them there are depends on the model."""
 
+NORMS = ("LayerNorm", "RMSNorm")
+"""Endings of the names of norms' types; some models have their own."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -111,7 +114,7 @@ def _norm_tuning(model: PreTrainedModel) -> PeftModel:
     norms = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm) and name.startswith(inside) and name not in idle
+        if type(module).__name__.endswith(NORMS) and name.startswith(inside) and name not in idle
     ]
     return _by_peft(model, LNTuningConfig(target_modules=norms))
 
