@@ -6,6 +6,7 @@ from transformers import AutoConfig, SwinBackbone, SwinConfig, SwinForImageClass
 
 from scripts.common.models.backbones import ARCHITECTURES, DenseModelArguments, checkpoint_backbone, load_dense_model
 from tests.models import FOUR_STAGES, images, mask2former, upernet
+from tests.test_detectors import DETECTORS
 
 AUTO_CLASSES = {
     "upernet": "AutoModelForSemanticSegmentation",
@@ -55,7 +56,14 @@ def test_new_model_around_a_backbone_runs_and_its_code_builds_it_again(classifie
 
 
 @pytest.mark.parametrize(
-    ("build", "layer", "surplus"), [(upernet, "decode_head.classifier", 0), (mask2former, "class_predictor", 1)]
+    ("build", "layer", "surplus"),
+    [
+        (upernet, "decode_head.classifier", 0),
+        (mask2former, "class_predictor", 1),
+        (DETECTORS["rt-detr"], "model.enc_score_head", 0),
+        (DETECTORS["rt-detr"], "model.decoder.class_embed.0", 0),
+        (DETECTORS["rt-detr"], "model.denoising_class_embed", 1),
+    ],
 )
 def test_new_head_begins_with_the_classes_that_the_model_knows(tmp_path, build, layer, surplus):
     torch.manual_seed(1)
@@ -64,8 +72,8 @@ def test_new_head_begins_with_the_classes_that_the_model_knows(tmp_path, build, 
     pretrained.save_pretrained(tmp_path)
     args = DenseModelArguments(model_name_or_path=str(tmp_path))
     model, _ = load_dense_model(AUTO_CLASSES, args, ["fox", "owl", "hen", "cat"], tmp_path)
-    for name in ("weight", "bias"):
-        old, new = (getattr(some.get_submodule(layer), name) for some in (pretrained, model))
+    for name, old in pretrained.get_submodule(layer).named_parameters():
+        new = model.get_submodule(layer).get_parameter(name)
         assert len(new) == 4 + surplus
         pairs = {1: 2, 3: 0, **({4: 3} if surplus else {})}  # the last one: no object
         for number, old_number in pairs.items():

@@ -15,6 +15,7 @@ from transformers import DeformableDetrImageProcessorPil, SwinConfig, SwinForIma
 from transformers.models.auto.modeling_auto import AutoModelForObjectDetection
 
 from mona_peft import MonaConfig, load_backbone
+from scripts.common.models.backbones import DenseModelArguments, load_dense_model
 from scripts.common.models.retinanet import RetinaNetConfig, RetinaNetForObjectDetection
 from scripts.common.objects.dataset import collate, detector_inputs
 from scripts.common.objects.evaluation import box_detections
@@ -148,6 +149,20 @@ def test_new_head_of_a_loaded_model_begins_as_torchvisions(tmp_path):
     assert new.weight.std().item() == pytest.approx(0.01, rel=0.1)
     kept = {name: value for name, value in model.state_dict().items() if "cls_logits" not in name}
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in kept.items())
+
+
+@with_torchvision
+def test_known_classes_keep_their_rows_at_every_anchor(tmp_path):
+    pretrained = retinanet()
+    pretrained.config.id2label, pretrained.config.label2id = {0: "cat", 1: "dog", 2: "owl"}, {}
+    pretrained.save_pretrained(tmp_path)
+    args = DenseModelArguments(model_name_or_path=str(tmp_path))
+    auto_classes = {"retinanet": "AutoModelForObjectDetection"}
+    model, _ = load_dense_model(auto_classes, args, ["fox", "owl", "hen", "cat"], tmp_path)
+    old, new = (some.detector.head.classification_head.cls_logits.bias for some in (pretrained, model))
+    old, new = old.view(-1, 3), new.view(-1, 4)  # anchors, classes
+    assert torch.equal(new[:, [1, 3]], old[:, [2, 0]])
+    assert not torch.equal(new[:, 0], old[:, 0])
 
 
 @with_torchvision
