@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
+
 from scripts.common.arguments import RECIPE_IF_CHANGED, MethodArguments
 from scripts.common.models.methods import METHODS
 from scripts.common.records import write_json
@@ -17,6 +19,9 @@ OWN_SETTINGS = ("learning_rate", "seed", "model_name_or_path", "backbone")
 
 LENGTHS = ("num_train_epochs", "max_steps")
 """Settings that a row's `length` multiplies."""
+
+USUAL = {name: TrainingArguments.__dataclass_fields__[name].default for name in RECIPE_IF_CHANGED}
+"""Settings that records name only where they are not so."""
 
 KEPT_FROM_HISTORY = ("epoch", "loss", "eval_loss", "seconds")
 
@@ -57,10 +62,9 @@ def check_settings(path: Path, record: Record, experiment: Experiment) -> None:
     Raises:
         ValueError: It ran with other settings.
     """
-    settings, recorded = settings_of(experiment), record["settings"]
-    # Any other that the record does not name was none yet when it ran.
-    names = [*recorded, *(name for name in RECIPE_IF_CHANGED if name in settings and name not in recorded)]
-    other = {name: recorded.get(name) for name in names if settings.get(name) != recorded.get(name)}
+    settings, recorded = ({**USUAL, **some} for some in (settings_of(experiment), record["settings"]))
+    # One that the record does not name was none yet when it ran.
+    other = {name: value for name, value in recorded.items() if settings.get(name) != value}
     if other:
         listed = ", ".join(f"{name}={value!r} (now {settings.get(name)!r})" for name, value in other.items())
         raise ValueError(
@@ -78,7 +82,7 @@ def differing_settings(records: Iterable[Record]) -> dict[str, list[Any]]:
     own |= {name for method in METHODS.values() for name in method.overrides}
     values: dict[str, list[Any]] = {}
     for record in records:
-        settings = {**dict.fromkeys(RECIPE_IF_CHANGED), **record["settings"]}
+        settings = {**USUAL, **record["settings"]}
         length = ROWS[record["row"]].length
         settings |= {name: settings[name] / length for name in LENGTHS if settings.get(name, 0) > 0}
         for name in settings.keys() - own:

@@ -203,7 +203,7 @@ def test_records_of_other_settings_and_broken_ones_are_named(arguments, results)
     ):
         main([*arguments, "--max_steps", "1"])
     for options, message in (
-        (["--adam_beta2", "0.5"], "adam_beta2=None .now 0.5."),
+        (["--adam_beta2", "0.5"], r"adam_beta2=0\.999 \(now 0\.5\)"),
         (["--data_seed", "0"], "data_seed"),
     ):
         with pytest.raises(ValueError, match=message):
