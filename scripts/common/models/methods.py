@@ -38,7 +38,7 @@ QUERY_AND_VALUE = ("q_proj", "v_proj", "query", "value")
 """Names of the layers in a backbone's attention that LoRA adapts; which two of them there are depends on the model."""
 
 NORMS = ("LayerNorm", "RMSNorm")
-"""Endings of the names of norms' types; some models have their own."""
+"""Endings of the names of norms' types that some models have of their own, beside PyTorch's."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ def _norm_tuning(model: PreTrainedModel) -> PeftModel:
     norms = [
         name
         for name, module in model.named_modules()
-        if type(module).__name__.endswith(NORMS) and name.startswith(inside) and name not in idle
+        if (isinstance(module, nn.LayerNorm) or type(module).__name__.endswith(NORMS))
+        and name.startswith(inside)
+        and name not in idle
     ]
     return _by_peft(model, LNTuningConfig(target_modules=norms))
 
