@@ -59,6 +59,8 @@ RECIPE_IF_CHANGED = (
     "data_seed",
     "dataloader_drop_last",
     "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
     "neftune_noise_alpha",
 )
 """Those that are named only where they are not transformers' own."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from scripts.compare_methods.experiments import Comparison, backbone_name, parse_defaults
 from scripts.compare_methods.report import report
-from scripts.compare_methods.rows import ROWS
+from scripts.compare_methods.rows import METHOD_ROWS, ROWS
 from scripts.compare_methods.run import run_all
 from scripts.compare_methods.studies import STUDIES
 
@@ -36,7 +36,13 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", allow_abbrev=False, help="run what is missing")
     run.add_argument("--jobs", type=positive_integer, default=1, help="processes that share the work")
     run.add_argument("--threads", type=positive_integer, default=1, help="of each, on a CPU")
-    run.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help=f"among {', '.join(ROWS)}")
+    run.add_argument(
+        "--rows",
+        nargs="+",
+        choices=ROWS,
+        metavar="ROW",
+        help=f"among {', '.join(ROWS)}. Without it: those of the task's page, on your own data the methods among them",
+    )
     run.add_argument(
         "--models",
         nargs="+",
@@ -85,8 +91,8 @@ def comparison(args: argparse.Namespace, defaults: Sequence[str]) -> Comparison:
         defaults: For the training script.
 
     Raises:
-        ValueError: An argument for the training script is one that the comparison gives, or there is no folder for
-            results on other data.
+        ValueError: An argument for the training script is one that the comparison gives, there is no folder for
+            results on other data, or two rows are the same.
     """
     # argparse takes `--learning-rate` for `--learning_rate`.
     arguments = {argument.split("=")[0].replace("-", "_").replace("__", "--", 1) for argument in defaults}
@@ -108,19 +114,25 @@ def comparison(args: argparse.Namespace, defaults: Sequence[str]) -> Comparison:
     models = args.models or [model_args.base_model]
     if models == [None]:
         raise ValueError("--models: which pre-trained ones? On your own data there is no demonstration model.")
-    names = [backbone_name(model) for model in models]
-    if len(set(names)) < len(names):
+    folders = [backbone_name(model) for model in models]
+    if len(set(folders)) < len(folders):
         raise ValueError(
             f"--models {' '.join(models)}: results are kept by the last part of the name; give each another."
         )
-    return Comparison(
+    names = args.rows or [name for name in study.rows if not own_data or ROWS[name] in METHOD_ROWS]
+    wanted = Comparison(
         task=study.name,
         defaults=tuple(defaults),
         backbones=tuple(models),
-        rows=tuple(row for name, row in ROWS.items() if name in (args.rows or study.rows)),
+        rows=tuple(row for name, row in ROWS.items() if name in names),
         rates=tuple(sorted(args.rates or study.rates)),
         seeds=tuple(args.seeds or study.seeds),
     )
+    for row, same in wanted.repeated_rows():
+        raise ValueError(
+            f"--rows: with these arguments {row.name} is the same training as {same.name}. Name the rows without it."
+        )
+    return wanted
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -119,6 +119,15 @@ class Comparison:
         choices = product(self.backbones, self.rows, self.rates, self.seeds)
         return (self._experiment(row, backbone, rate, seed) for backbone, row, rate, seed in choices)
 
+    def repeated_rows(self) -> Iterator[tuple[Row, Row]]:
+        """Returns rows that are the same training as an earlier one, since the defaults are what they override."""
+        earlier: dict[str, Row] = {}
+        for row in self.rows:
+            settings = settings_of(self._experiment(row, self.backbones[0], self.rates[0], self.seeds[0]))
+            same = earlier.setdefault(json.dumps(settings), row)
+            if same is not row:
+                yield row, same
+
     def missing(self, records: Mapping[str, Record]) -> list[Experiment]:
         """Returns the experiments that can run now and have no record yet, the most wanted first.
 

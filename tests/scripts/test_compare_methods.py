@@ -300,6 +300,21 @@ def test_further_backbones_run_the_main_rows_alone():
     assert {row for backbone, row in rows if backbone == "second"} == {"full", "fixed", "mona"}
 
 
+def test_on_own_data_methods_are_compared_and_no_ablations():
+    args, defaults = parser().parse_known_args(["run", "--results", "runs", "--dataset", "data", "--models", "swin"])
+    rows = {e.row.name for e in comparison(args, defaults).missing({})}
+    assert {"full", "lora", "mona"} < rows
+    assert not rows & {"mona-half-width", "mona-v1", "mona-paper-init", "full-long"}
+
+
+def test_rows_that_the_defaults_make_equal_are_refused():
+    args, defaults = parser().parse_known_args(
+        ["run", "--rows", "lora", "mona", "mona-paper-init", "--init_weights", "paper"]
+    )
+    with pytest.raises(ValueError, match=r"mona-paper-init is the same training as mona. Name the rows without it"):
+        comparison(args, defaults)
+
+
 @pytest.mark.parametrize(
     ("given", "wanted"), [(("--num_train_epochs", "4"), (12, -1)), (("--max_steps", "30"), (4, 90))]
 )

@@ -132,6 +132,8 @@ def test_training_restores_the_best_checkpoint(arguments, tmp_path, method):
     main([*arguments, "--method", method, *BEST_IS_NOT_LAST])
     run = tmp_path / "run"
     assert equal_weights(run / saved_folder(method), best_checkpoint(run))
+    recorded = json.loads((run / "metrics.json").read_text())["training"]
+    assert (recorded["metric_for_best_model"], recorded["greater_is_better"]) == ("loss", False)
 
 
 def test_trainer_itself_restores_a_part_of_a_whole_model(arguments, tmp_path, monkeypatch):
