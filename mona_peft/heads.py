@@ -41,7 +41,8 @@ def resolve_modules_to_save(model: nn.Module, config: MethodConfig) -> list[str]
     if bare:
         warnings.warn(
             f"modules_to_save='task-head' trains {heads}, but {bare} stay frozen: they lie directly in a larger "
-            "module, and PEFT saves whole modules only.",
+            "module, or in one whose name is the ending of another's in the backbone. PEFT saves whole modules only, "
+            "by the endings of their names.",
             stacklevel=2,
         )
     return heads

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -179,23 +179,29 @@ def input_embeddings(model: PreTrainedModel) -> nn.Module | None:
 def modules_outside(model: nn.Module, inner: str) -> list[str]:
     """Return the names of the largest modules with parameters that lie outside of the module `inner`.
 
-    Containers (`ModuleList`, `ModuleDict`), which PEFT cannot wrap, are given by their members.
+    Containers (`ModuleList`, `ModuleDict`), which PEFT cannot wrap, are given by their members. So are modules whose
+    name is the ending of another's in `inner`, since PEFT takes all modules that end in a name: RT-DETR's
+    `model.encoder` would be that of its backbone too, where this is `model.backbone.model.encoder`.
     """
-    return list(_outside(model, "", inner)) if inner else []
+    if not inner:
+        return []
+    names = (name for name, _ in model.named_modules(remove_duplicate=False))
+    return list(_outside(model, "", inner, [name for name in names if f"{name}.".startswith(f"{inner}.")]))
 
 
-def _outside(module: nn.Module, prefix: str, inner: str) -> Iterator[str]:
+def _outside(module: nn.Module, prefix: str, inner: str, all_inner: Collection[str]) -> Iterator[str]:
     for child_name, child in module.named_children():
         name = f"{prefix}{child_name}"
         if name == inner or next(child.parameters(), None) is None:
             continue
-        if inner.startswith(f"{name}.") or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-            yield from _outside(child, f"{name}.", inner)
+        is_container = inner.startswith(f"{name}.") or isinstance(child, (nn.ModuleList, nn.ModuleDict))
+        if is_container or any(other.endswith(name) for other in all_inner):
+            yield from _outside(child, f"{name}.", inner, all_inner)
         else:
             yield name
 
 
 def parameters_outside(model: nn.Module, inner: str, modules: Iterable[str]) -> list[str]:
-    """Return the names of parameters outside of `inner` that lie in none of `modules`: bare ones of larger modules."""
+    """Return the names of parameters outside of `inner` that lie in none of `modules`: those that PEFT can't save."""
     covered = tuple(f"{name}." for name in [*modules, inner])
     return [name for name, _ in model.named_parameters() if not name.startswith(covered)] if inner else []

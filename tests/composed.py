@@ -31,6 +31,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     OneFormerConfig,
     OneFormerForUniversalSegmentation,
+    PreTrainedConfig,
     RTDetrV2Config,
     RTDetrV2ForObjectDetection,
     SamConfig,
@@ -40,6 +41,7 @@ from transformers import (
     SiglipConfig,
     SiglipModel,
     SwinConfig,
+    Swinv2Config,
     UperNetConfig,
     UperNetForSemanticSegmentation,
     ViTConfig,
@@ -52,7 +54,10 @@ from transformers import (
 from tests import tiny_configs
 from tests.models import FOUR_STAGES, mask2former, maskformer, upernet
 
-THREE_FEATURES = SwinConfig(**FOUR_STAGES | {"out_features": ["stage2", "stage3", "stage4"]})
+LAST_THREE = ["stage2", "stage3", "stage4"]
+THREE_FEATURES = SwinConfig(**FOUR_STAGES | {"out_features": LAST_THREE})
+THREE_V2_FEATURES = Swinv2Config(**FOUR_STAGES | {"out_features": LAST_THREE})
+CONVNEXT_FEATURES = ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4, out_features=LAST_THREE)
 WIDTHS = {"d_model": 32, "decoder_attention_heads": 2, "num_queries": 5}
 DETR = {
     **WIDTHS,
@@ -95,10 +100,15 @@ DINOV2_FEATURES = {
 MATTING_BACKBONE = {**tiny_configs.VITDET, "num_channels": 4, "patch_size": 16, "out_features": ["stage3"]}
 
 
-def deformable_detr() -> nn.Module:
+def deformable_detr(backbone: PreTrainedConfig) -> nn.Module:
     return DeformableDetrForObjectDetection(
-        DeformableDetrConfig(**DETR, backbone_config=THREE_FEATURES, num_feature_levels=4)
+        DeformableDetrConfig(**DETR, backbone_config=backbone, num_feature_levels=4)
     )
+
+
+def rt_detr(backbone: PreTrainedConfig, widths: list[int]) -> nn.Module:
+    settings = {**RT_DETR, "backbone_config": backbone, "encoder_in_channels": widths}
+    return RTDetrV2ForObjectDetection(RTDetrV2Config(**settings, hidden_expansion=0.5))
 
 
 def grounding_dino() -> nn.Module:
@@ -224,13 +234,19 @@ COMPOSED: dict[str, Composed] = {
         5,
         heads=("class_labels_classifier",),
     ),
-    "deformable-detr": Composed(deformable_detr, "model.backbone", 5, heads=("class_embed.0",)),
+    "deformable-detr": Composed(lambda: deformable_detr(THREE_FEATURES), "model.backbone", 5, heads=("class_embed.0",)),
     "rt-detr-v2": Composed(
-        lambda: RTDetrV2ForObjectDetection(RTDetrV2Config(**RT_DETR, hidden_expansion=0.5)),
-        "model.backbone",
-        5,
-        (64, 64),
-        heads=("model.decoder",),
+        lambda: rt_detr(THREE_FEATURES, [32, 64, 128]), "model.backbone", 5, (64, 64), heads=("model.decoder",)
+    ),
+    # Here the detector's encoder and that of its backbone end in one name.
+    "deformable-detr-swinv2": Composed(
+        lambda: deformable_detr(THREE_V2_FEATURES), "model.backbone", 5, heads=("class_embed.0",)
+    ),
+    "rt-detr-v2-swinv2": Composed(
+        lambda: rt_detr(THREE_V2_FEATURES, [32, 64, 128]), "model.backbone", 5, (64, 64), heads=("model.decoder",)
+    ),
+    "rt-detr-v2-convnext": Composed(
+        lambda: rt_detr(CONVNEXT_FEATURES, [8] * 3), "model.backbone", 4, (64, 64), heads=("model.decoder",)
     ),
     "d-fine": Composed(
         lambda: DFineForObjectDetection(DFineConfig(**RT_DETR, hidden_expansion=0.5)),

@@ -56,3 +56,4 @@ def test_the_rest_is_the_task_head(name):
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
     for head in row.heads:
         assert any(f"{head}.modules_to_save." in key for key in trained), head
+    assert not [key for key in trained if f".{row.backbone}." in key and ".mona.mona_" not in key]

@@ -10,10 +10,11 @@ from torch import nn
 from transformers import SwinBackbone, SwinConfig, VitDetBackbone, VitDetConfig
 
 from scripts.common.arguments import MethodArguments
+from scripts.common.models.backbones import tell_embeddings
 from scripts.common.models.methods import METHODS
 from scripts.common.records import parameter_counts
+from tests.composed import build as build_composed
 from tests.models import build, images, largest_difference, outputs
-from tests.test_detectors import DETECTORS
 
 SWIN_B = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -120,9 +121,21 @@ def test_lora_adapts_query_and_value_by_the_authors_scaling(model):
 
 @pytest.mark.filterwarnings("ignore:modules_to_save='task-head' trains:UserWarning")
 @pytest.mark.parametrize("method", ["lora", "bitfit", "norm-tuning", "partial-1", "fixed"])
-@pytest.mark.parametrize("detector", ["rt-detr-v2", "deformable-detr"])
+@pytest.mark.parametrize("detector", ["rt-detr-v2", "deformable-detr", "rt-detr-v2-swinv2"])
 def test_detectors_that_do_not_tell_of_their_embeddings(detector, method):
-    adapted = METHODS[method](DETECTORS[detector](), MethodArguments(method=method, bottleneck_dim=4))
+    _check_detector(detector, method)
+
+
+@pytest.mark.parametrize("method", ["bitfit", "norm-tuning", "partial-1", "fixed"])
+def test_a_detector_around_convnext(method):
+    """Nothing in it tells of embeddings, and LoRA finds no attention there."""
+    _check_detector("rt-detr-v2-convnext", method)
+
+
+def _check_detector(name: str, method: str) -> None:
+    model = build_composed(name)
+    tell_embeddings(model)
+    adapted = METHODS[method](model, MethodArguments(method=method, bottleneck_dim=4))
     with torch.no_grad():
         assert copy.deepcopy(adapted).eval()(images()).logits.isfinite().all()
     assert (parameter_counts(adapted)["adapter"] > 0) == (method != "fixed")

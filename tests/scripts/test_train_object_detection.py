@@ -105,8 +105,10 @@ def test_run_on_two_processes_and_load_by_the_card_in_a_fresh_one(arguments, tmp
 
 
 @pytest.mark.filterwarnings("ignore:modules_to_save='task-head' trains:UserWarning")
-@pytest.mark.parametrize("model_type", ["rt_detr", "deformable_detr"])
-def test_new_detector_around_a_backbone(arguments, tmp_path, coco, model_type, capsys):
+@pytest.mark.parametrize(
+    ("model_type", "method"), [("rt_detr", "mona"), ("deformable_detr", "mona"), ("deformable_detr", "lora")]
+)
+def test_new_detector_around_a_backbone(arguments, tmp_path, coco, model_type, method, capsys):
     torch.manual_seed(0)
     backbone = tmp_path / "swin"
     SwinForImageClassification(SwinConfig(**FOUR_STAGES)).save_pretrained(backbone)
@@ -117,7 +119,7 @@ def test_new_detector_around_a_backbone(arguments, tmp_path, coco, model_type, c
     options = ["--model_type", model_type, "--backbone", str(backbone), "--model_config", json.dumps(sizes)]
     if model_type == "deformable_detr":
         options += ["--image_size", "48", "70"]
-    main([*arguments[2:], *options])
+    main([*arguments[2:], *options, "--method", method])
     capsys.readouterr()
     exec(reload_code(tmp_path / "run", coco), {})
     reloaded = json.loads(capsys.readouterr().out.splitlines()[-1])

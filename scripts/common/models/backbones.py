@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from mona_peft import load_backbone
-from mona_peft.selection import backbone_of, modules_outside, parameters_outside
+from mona_peft.selection import backbone_of, backbone_prefix, input_embeddings, modules_outside, parameters_outside
 from scripts.common.arguments import ModelArguments
 from scripts.common.model_card import load_pretrained_code
 from scripts.common.models import retinanet
@@ -129,6 +129,7 @@ def load_dense_model(
         if args.backbone is not None:
             load_backbone(model, args.backbone)
             code = ["from mona_peft import load_backbone", *code, f"load_backbone(base, {args.backbone!r})"]
+        code += tell_embeddings(model)
         architecture = ARCHITECTURES.get(model.config.model_type)
         if architecture is not None and architecture.module is not None:
             code = [f"import {architecture.module}  # of mona-peft's repository; registers the model", *code]
@@ -221,6 +222,27 @@ def _settle_bare_parameters(model: PreTrainedModel) -> list[str]:
             f"torch.nn.init.normal_(base.get_parameter({name!r}), generator=torch.Generator().manual_seed(0))",
         ]
     return code
+
+
+def tell_embeddings(model: PreTrainedModel) -> list[str]:
+    """Lets a model that does not tell of its input embeddings answer with a layer of its backbone's.
+
+    PEFT's own methods ask, to see what is tied to them, and several detectors raise.
+
+    Returns:
+        The lines of Python that do so with `base`.
+    """
+    if input_embeddings(model) is not None:
+        return []
+    layers = (
+        name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None
+    )
+    first = next(name for name in layers if name.startswith(backbone_prefix(model)))
+    model.get_input_embeddings = partial(model.get_submodule, first)
+    return [
+        "from functools import partial",
+        f"base.get_input_embeddings = partial(base.get_submodule, {first!r})  # PEFT asks, and the model would raise",
+    ]
 
 
 def _auto_class(auto_classes: Mapping[str, str], args: DenseModelArguments) -> str:

@@ -23,7 +23,6 @@ from mona_peft.selection import (
     backbone_of,
     backbone_prefix,
     idle_modules,
-    input_embeddings,
     known_blocks,
     modules_outside,
 )
@@ -139,14 +138,8 @@ def _last_block(model: nn.Module) -> list[str]:
 
 
 def _by_peft(model: PreTrainedModel, config: Any) -> PeftModel:
-    """Adapts by a method that does not know of heads, nor of detectors that do not tell of their embeddings."""
+    """Adapts by a method that does not know of heads."""
     config.modules_to_save = [*(config.modules_to_save or []), *head_of(model)]
-    if input_embeddings(model) is None:
-        # PEFT asks for them, to see whether they are tied, and several detectors raise.
-        models = (module for module in model.modules() if isinstance(module, PreTrainedModel))
-        telling = next((module for module in models if input_embeddings(module) is not None), None)
-        if telling is not None:
-            model.get_input_embeddings = telling.get_input_embeddings
     return get_peft_model(model, config)
 
 
