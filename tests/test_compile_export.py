@@ -109,6 +109,24 @@ def test_export_and_onnx_with_any_batch(name, tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # transformers' own checks of sizes
+@pytest.mark.parametrize("record", [torch.export.export, torch.jit.trace], ids=["export", "trace"])
+def test_graphs_are_of_the_weights_as_they_are_now(record):
+    model = Logits(trained("swin-classifier")).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(images())
+    with torch.no_grad():
+        before = model(images())
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.1)
+    graph = record(model, (images(),))
+    graph = graph.module() if isinstance(graph, torch.export.ExportedProgram) else graph
+    expected = model(images())
+    assert largest_difference([expected], [before]) > 1e-3
+    torch.testing.assert_close(graph(images()), expected, atol=1e-5, rtol=0)
+
+
 COPIES = [
     pytest.param(clone, name, id=f"{kind}-{name}")
     for kind, clone in {"copy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}.items()

@@ -64,11 +64,6 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def _is_exporting() -> bool:
-    # torch 2.6 does not tell export from compilation: there the exported graph folds by itself.
-    return getattr(torch.compiler, "is_exporting", bool)()
-
-
 def _runs_folded(hidden_states: torch.Tensor, settings: Settings) -> bool:
     if not can_fold(settings):
         return False
@@ -94,9 +89,8 @@ def _fold(
     device_type = hidden_states.device.type
     dtype = steps.autocast_dtype(device_type)
     with steps.without_autocast(device_type):
-        if inference_fold is not None:
-            if _is_exporting():
-                return inference_fold.last() or fold(weights, settings, dtype)
-            if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
-                return inference_fold.get(weights, settings, dtype)
+        # A graph folds by itself: weights that were kept may be of other parameters or another dtype than it is made for.
+        keeps = not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled())
+        if inference_fold is not None and keeps:
+            return inference_fold.get(weights, settings, dtype)
         return fold(weights, settings, dtype)

@@ -44,10 +44,6 @@ class InferenceFold:
             self._key = key
         return self._folded
 
-    def last(self) -> FoldedWeights | None:
-        """Return what was folded last, unless it was forgotten: the constants of an exported graph."""
-        return self._folded
-
 
 def _key(weights: Weights, dtype: torch.dtype | None) -> tuple | None:
     """Return what changes when the parameters do, or None if that cannot be told."""
