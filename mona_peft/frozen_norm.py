@@ -15,11 +15,11 @@ from mona_peft.class_swap import restore_class, swap_class
 
 
 class FrozenBatchNorm:
-    """Mixin in front of a batch norm's class: always in evaluation mode."""
+    """Mixin in front of a batch norm's class: in evaluation mode as long as it is frozen."""
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Stay in evaluation mode, whatever `mode` says."""
-        return super().train(False)
+        """Stay in evaluation mode, unless somebody trains the weights after all."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
 
 
 def freeze_batch_norms(model: nn.Module) -> None:

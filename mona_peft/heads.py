@@ -17,25 +17,32 @@ if TYPE_CHECKING:
     from mona_peft.tuner import MethodConfig
 
 
+RESOLVED = "_task_head"
+"""Attribute of a configuration that asked for the task head: the names of its modules in the model it was used for."""
+
+
 def resolve_modules_to_save(model: nn.Module, config: MethodConfig) -> list[str] | None:
     """Return `config.modules_to_save` as names of modules.
 
     Raises:
-        ValueError: If `"task-head"` is asked for and nothing stands outside the backbone, or a name matches nothing.
+        ValueError: If `"task-head"` is asked for and nothing stands outside the backbone, a name matches nothing, or
+            `config` has been used for a model with another head.
     """
     if config.modules_to_save is None:
         _warn_of_frozen_head(model, config)
         return None
     if config.modules_to_save != TASK_HEAD:
         _check_names(model, config.modules_to_save)
+        _check_same_head(model, config)
         return config.modules_to_save
 
     backbone = backbone_of(model)
     heads = modules_outside(model, backbone)
     if not heads:
         raise ValueError(
-            f"modules_to_save='task-head', but nothing with parameters stands outside the backbone of "
-            f"{type(model).__name__}. Leave modules_to_save out, or add a head to the model first."
+            f"modules_to_save='task-head', but no head of {type(model).__name__} can be told from its backbone: it has "
+            "none, or the adapted blocks are those of several backbones. Leave modules_to_save out, add a head to the "
+            "model first, or name what is to be trained: modules_to_save=['name', ...]."
         )
     bare = parameters_outside(model, backbone, heads)
     if bare:
@@ -45,7 +52,20 @@ def resolve_modules_to_save(model: nn.Module, config: MethodConfig) -> list[str]
             "by the endings of their names.",
             stacklevel=2,
         )
+    setattr(config, RESOLVED, heads)
     return heads
+
+
+def _check_same_head(model: nn.Module, config: MethodConfig) -> None:
+    # The configuration has the names of the head of the model that it was first used for, and PEFT keeps no copy.
+    if config.modules_to_save != getattr(config, RESOLVED, None):
+        return
+    heads = modules_outside(model, backbone_of(model))
+    if heads != config.modules_to_save:
+        raise ValueError(
+            f"This {type(config).__name__} has been used for another model, where modules_to_save={TASK_HEAD!r} means "
+            f"{config.modules_to_save}; in {type(model).__name__} it means {heads}. Make one for each model."
+        )
 
 
 def _check_names(model: nn.Module, modules_to_save: list[str]) -> None:

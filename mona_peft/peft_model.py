@@ -105,8 +105,13 @@ class ResidualAdapterPeftModel(PeftModelWithCard):
         """Load an adapter as `PeftModel.load_adapter` does; one that does not fit changes nothing.
 
         Raises:
-            ValueError: If its weights are missing, damaged or pickled, or do not fit the model.
+            ValueError: If its weights are missing, damaged or pickled, or do not fit the model, or its name has a dot.
         """
+        if "." in adapter_name:
+            raise ValueError(
+                f"adapter_name={adapter_name!r}: PyTorch takes no '.' in the name of a module. Give another, such as "
+                f"{adapter_name.replace('.', '_')!r}."
+            )
         is_new = adapter_name not in self.peft_config
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         self._loading = None if kwargs.get("ignore_mismatched_sizes") else adapter_name

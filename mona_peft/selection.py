@@ -81,9 +81,11 @@ def select_blocks(model: nn.Module, config: ResidualAdapterConfig) -> BlockSelec
         config.place.check(model.get_submodule(name), config.sites)
     sites = {site for name in chosen for site in config.place.sites_of(anatomy_of(model.get_submodule(name)))}
     if not sites & set(config.sites):
+        kinds = sorted({type(model.get_submodule(name)).__name__ for name in chosen})
+        advice = f"Give sites={sorted(sites)!r}." if sites else "Choose another method for this model."
         raise ValueError(
-            f"sites={config.sites!r}: the chosen blocks have one residual each, so the sites of this method in them "
-            f"are {sites or 'none'}."
+            f"sites={config.sites!r}: the chosen blocks ({', '.join(kinds)}) have one residual each, so the sites of "
+            f"this method in them are {sites or 'none'}. {advice}"
         )
     return BlockSelection(frozenset(chosen), frozenset(excluded))
 

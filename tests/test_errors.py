@@ -91,8 +91,24 @@ def test_unknown_backbone():
 
 
 def test_task_head_of_a_bare_backbone():
-    with pytest.raises(ValueError, match=r"nothing with parameters stands outside the backbone of SwinModel"):
+    with pytest.raises(ValueError, match=r"no head of SwinModel can be told from its backbone"):
         get_peft_model(build("swin"), MonaConfig(modules_to_save="task-head"))
+
+
+def test_one_configuration_for_models_with_different_heads():
+    config = MonaConfig(modules_to_save="task-head")
+    first = get_peft_model(build("swin-classifier"), config)
+    get_peft_model(build("swin-classifier"), config)
+    with pytest.raises(ValueError, match=r"used for another model.*\['classifier'\].*'auxiliary_head'\]. Make one for"):
+        get_peft_model(build("upernet"), config)
+    assert first.peft_config["default"].modules_to_save == ["classifier"]
+
+
+def test_adapter_name_with_a_dot(saved):
+    model = get_peft_model(build("swin"), MonaConfig())
+    with pytest.raises(ValueError, match=r"adapter_name='v1.0': PyTorch takes no '.'.*such as 'v1_0'"):
+        model.load_adapter(saved, "v1.0")
+    assert list(model.peft_config) == ["default"]
 
 
 @pytest.fixture

@@ -194,6 +194,17 @@ def test_trained_batch_norm_learns_its_statistics():
     assert all(".modules_to_save.default." in key for key in changed)
 
 
+def test_batch_norm_that_is_unfrozen_by_hand_learns_its_statistics():
+    model = get_peft_model(build("upernet"), MonaConfig(modules_to_save=[]))
+    model.get_base_model().decode_head.requires_grad_(True)
+    before = batch_norm_statistics(model)
+    model.train()(images())
+    after = batch_norm_statistics(model)
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert changed
+    assert all("decode_head" in key for key in changed)
+
+
 def test_second_adapter_trains_its_own_batch_norm():
     """A head that was frozen for the first adapter is copied for the second, and the copy must not stay frozen."""
     model = get_peft_model(build("upernet"), MonaConfig(modules_to_save=[]))

@@ -89,7 +89,7 @@ def _fold(
     device_type = hidden_states.device.type
     dtype = steps.autocast_dtype(device_type)
     with steps.without_autocast(device_type):
-        # A graph folds by itself: weights that were kept may be of other parameters or another dtype than it is made for.
+        # A graph folds by itself: what was kept may be of other parameters, or another dtype, than it is made for.
         keeps = not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled())
         if inference_fold is not None and keeps:
             return inference_fold.get(weights, settings, dtype)

@@ -131,7 +131,8 @@ class BitFitModel(MethodModel):
                 targets[name] = names
         if not targets:
             raise ValueError(
-                f"The backbone of {type(model).__name__} has no bias in target_modules={config.target_modules!r}."
+                f"The backbone of {type(model).__name__} has no bias in target_modules={config.target_modules!r}. Name "
+                "modules that have one themselves, not in their submodules, or leave it out to train every bias."
             )
         unmatched = [
             target
@@ -183,18 +184,51 @@ class BitFitModel(MethodModel):
             NotImplementedError: Always; it says what to call instead.
         """
         raise NotImplementedError(
-            "BitFit's trained biases are added when the model runs. merge_and_unload() puts them into the model and "
-            "takes the method off."
+            "BitFit's trained biases are added when the model runs, and are never merged into one that keeps the "
+            "method. merge_and_unload() puts them into the model and takes the method off."
         )
 
-    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
-        """Give the model back with the trained biases in place (merged), or with those that it came with."""
-        for module in list(self.model.modules()):
-            if parametrize.is_parametrized(module) and any(
-                isinstance(layers[0], BitFitLayer) for layers in module.parametrizations.values()
-            ):
-                _give_back(module, merge)
-        return super()._unload_and_optionally_merge(False, *args, **kwargs)
+    def unmerge_adapter(self) -> None:
+        """Refuse, as `merge_adapter` does."""
+        self.merge_adapter()
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = True,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        """Give the model back with the trained biases in place (merged), or with those that it came with.
+
+        Raises:
+            ValueError: If there is no adapter of a name, or with `safe_merge` a bias would not be a number.
+        """
+        if merge and adapter_names is not None:
+            if unknown := [name for name in adapter_names if name not in self.peft_config]:
+                raise ValueError(f"adapter_names: there is no {unknown}. Adapters are {list(self.peft_config)}.")
+            self.set_adapter(adapter_names)
+        modules = {name: module for name, module in self.model.named_modules() if _has_shifts(module)}
+        if merge and safe_merge:
+            broken = [name for name, module in modules.items() if not _is_finite(module)]
+            if broken:
+                raise ValueError(
+                    f"The biases of {len(broken)} modules, such as {broken[0]}, would not be numbers, and nothing was "
+                    f"merged: adapter {self.active_adapters} is broken."
+                )
+        for module in modules.values():
+            _give_back(module, merge)
+        return super()._unload_and_optionally_merge(False, progressbar)
+
+
+def _has_shifts(module: nn.Module) -> bool:
+    return parametrize.is_parametrized(module) and any(
+        isinstance(layers[0], BitFitLayer) for layers in module.parametrizations.values()
+    )
+
+
+def _is_finite(module: nn.Module) -> bool:
+    return all(getattr(module, name).isfinite().all() for name in module.parametrizations)
 
 
 def _give_back(module: nn.Module, merge: bool) -> None:

@@ -183,9 +183,10 @@ class ResidualAdapterConfig(MethodConfig):
             self._check_items(name, str, "names")
         self._check_items("layers_to_transform", int, "whole numbers")
         self._normalise_names("exclude_modules")
-        self.sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
-        if not self.sites or not set(self.sites) <= set(self.place.sites):
+        sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites or ())
+        if not sites or not set(sites) <= set(self.place.sites):
             raise ValueError(f"sites={self.sites!r}: choose from {self.place.sites}.")
+        self.sites = sites
         self._check_choice("init_weights", INIT_WEIGHTS)
         self._check_choice("recompute_mlp", (True, False))
 

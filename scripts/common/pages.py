@@ -1,7 +1,7 @@
 """Pages in Markdown, parts of which are made from records."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from scripts.common.run_directory import replace_file
@@ -11,6 +11,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a Markdown table, its first column left-aligned, the others right-aligned."""
     alignment = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, alignment, *rows))
+
+
+def place(mark: str, name: str) -> str:
+    """Returns the marks of an empty part of a page."""
+    return f"<!-- {mark}: {name} -->\n<!-- end -->"
 
 
 def fill_page(page: Path, mark: str, parts: Mapping[str, str]) -> None:
@@ -24,7 +29,16 @@ def fill_page(page: Path, mark: str, parts: Mapping[str, str]) -> None:
     Raises:
         KeyError: The page marks a part that there is not.
     """
-    marks = re.compile(rf"(<!-- {mark}: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    text = marks.sub(lambda found: f"{found[1]}{parts[found['name']]}\n{found[3]}", page.read_text(encoding="utf-8"))
+    text = _replaced(page.read_text(encoding="utf-8"), mark, lambda name: f"{parts[name]}\n")
     with replace_file(page) as new:
         new.write_text(text, encoding="utf-8")
+
+
+def emptied(text: str, mark: str) -> str:
+    """Returns the text of a page with nothing between its marks."""
+    return _replaced(text, mark, lambda name: "")
+
+
+def _replaced(text: str, mark: str, new: Callable[[str], str]) -> str:
+    marks = re.compile(rf"(<!-- {mark}: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return marks.sub(lambda found: f"{found[1]}{new(found['name'])}{found[3]}", text)

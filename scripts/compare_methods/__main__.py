@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="Markdown; pictures go to the folder of the same name. Without it: beside --results and named like it",
     )
+    make.add_argument("--model", help="one of those compared, for all tables but one. Without it: that with most rows")
     for command in (run, make):
         command.add_argument("--task", choices=STUDIES, default=next(iter(STUDIES)), help="classification without it")
         command.add_argument(
@@ -148,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         is_own = folder == study.results.resolve()
         page = args.page or (study.page if is_own else folder.with_name(f"{folder.name}.md"))
         summaries = [README] if (results, page) == (study.results, study.page) else []
-        for warning in report(study, results, page, summaries):
+        for warning in report(study, results, page, summaries, args.model and backbone_name(args.model)):
             print(f"Note: {warning}")
         print(f"{page} is up to date.")
         return

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scripts.common.plots import save_figure
 from scripts.common.tasks import Task
 from scripts.compare_methods.rows import METHOD_ROWS, REFERENCE
-from scripts.compare_methods.summary import Summary, test_split
+from scripts.compare_methods.summary import Summary, evaluated_splits
 from scripts.compare_methods.tables import Summaries
 
 COLOURS = {row.name: colormaps["tab20"]((2 * number + number // 10) % 20) for number, row in enumerate(METHOD_ROWS)}
@@ -18,14 +18,15 @@ FAR_BELOW = 0.5
 
 
 def draw_results(summaries: Summaries, task: Task, path: Path) -> None:
-    """Draws results on the test images, mean and spread over seeds, against the number of trained parameters.
+    """Draws results on the last split, mean and spread over seeds, against the number of trained parameters.
 
     Nothing is drawn where there are no methods to compare, but widths or designs alone.
     """
     shown = {row: summaries[row.name] for row in METHOD_ROWS if row.name in summaries}
-    results = {row: summary.result(test_split(summary.first)) for row, summary in shown.items()}
     if not shown:
         return
+    *_, split = evaluated_splits(summaries)
+    results = {row: summary.result(split) for row, summary in shown.items()}
     best = max(result.mean for result in results.values())
     lowest = min(
         result.mean - (result.deviation or 0) for result in results.values() if result.mean >= FAR_BELOW * best
@@ -51,7 +52,7 @@ def draw_results(summaries: Summaries, task: Task, path: Path) -> None:
     axes.set(
         xscale="log",
         xlabel="trained parameters, head included",
-        ylabel=f"{task.metrics[task.main_metric]} on the test images, %",
+        ylabel=f"{task.metrics[task.main_metric]} on the {split} images, %",
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=9)

@@ -23,6 +23,12 @@ LENGTHS = ("num_train_epochs", "max_steps")
 USUAL = {name: TrainingArguments.__dataclass_fields__[name].default for name in RECIPE_IF_CHANGED}
 """Settings that records name only where they are not so."""
 
+KEYS = (
+    *("row", "learning_rate", "seed", "metric", "settings", "base_model", "dataset", "num_images", "results"),
+    *("parameters", "adapter_bytes", "step_seconds", "kept_bytes", "seconds", "software", "hardware", "history"),
+)
+"""What tables and pictures take from a record."""
+
 KEPT_FROM_HISTORY = ("epoch", "loss", "eval_loss", "seconds")
 
 
@@ -44,7 +50,9 @@ def read_records(results: Path) -> dict[str, Record]:
     for path in sorted(results.glob("*/*/*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            name = record["experiment"]
+            name, missing = record["experiment"], [key for key in KEYS if key not in record]
+            if missing:
+                raise KeyError(", ".join(missing))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{path} holds no record of a run ({type(error).__name__}: {error}). Remove it: "
@@ -74,7 +82,7 @@ def check_settings(path: Path, record: Record, experiment: Experiment) -> None:
 
 
 def differing_settings(records: Iterable[Record]) -> dict[str, list[Any]]:
-    """Returns the settings, beside those of the methods, that records don't share, with their values.
+    """Returns the settings, beside those of the methods, and the numbers of images that records don't share.
 
     Runs that are compared differ in method, model, learning rate and seed alone, and in length as their rows say.
     """
@@ -82,7 +90,7 @@ def differing_settings(records: Iterable[Record]) -> dict[str, list[Any]]:
     own |= {name for method in METHODS.values() for name in method.overrides}
     values: dict[str, list[Any]] = {}
     for record in records:
-        settings = {**USUAL, **record["settings"]}
+        settings = {**USUAL, **record["settings"], "num_images": record["num_images"]}
         length = ROWS[record["row"]].length
         settings |= {name: settings[name] / length for name in LENGTHS if settings.get(name, 0) > 0}
         for name in settings.keys() - own:

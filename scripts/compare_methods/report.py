@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scripts.common.pages import fill_page
+from scripts.common.pages import emptied, fill_page, place
 from scripts.common.tasks import Task
 from scripts.compare_methods import plots, tables
 from scripts.compare_methods.experiments import Record, backbone_name
@@ -16,9 +16,10 @@ from scripts.compare_methods.studies import Study
 from scripts.compare_methods.summary import summarise
 from scripts.compare_methods.tables import Summaries
 
-NO_WARNING = "Every chosen rate lies inside of those tried, and every row has all its seeds."
+NO_WARNING = "Every chosen rate lies inside of those tried, and all rows have equally many seeds."
 MARK = "comparison"
 HEADINGS = {
+    "setup": "What is compared",
     "methods": "Methods",
     "differences": "Mona against each",
     "widths": "Width",
@@ -42,35 +43,43 @@ pass keeps for the backward pass, weights excepted; a *step* is forward and back
 time of one processor; *file* is what has to be stored for a task. All train what stands outside the backbone."""
 
 
-def report(study: Study, results: Path, page: Path, summaries: Sequence[Path] = ()) -> list[str]:
+def report(
+    study: Study, results: Path, page: Path, summaries: Sequence[Path] = (), model: str | None = None
+) -> list[str]:
     """Fills the marked parts of a page with tables, and draws pictures into the folder that is named like it.
 
     Args:
         study: What was compared.
         results: Folder of records.
-        page: Markdown; one with all parts is made where there is none.
+        page: Markdown; one with all parts is made where there is none, or one that was made so and is unchanged.
         summaries: Further pages, in which the parts are marked by the name of the task.
+        model: The one that pictures and all tables are about but that of backbones, by the last part of its name.
+            Without it the one with the most rows.
 
     Returns:
         What a reader should know before believing the tables.
 
     Raises:
-        ValueError: There is no record, one can't be read, or is of a row that there is not.
+        ValueError: There is no record, one can't be read, or is of a row that there is not; or none is of the model.
     """
     records = read_records(results)
     if not records:
         raise ValueError(f"{results} holds no records. `python -m scripts.compare_methods run` makes them.")
-    for name, record in records.items():
+    for experiment, record in records.items():
         if record["metric"] != study.task.main_metric:
-            raise ValueError(f"{results}/{name}.json is of another task than {study.task.name}. Give its --task.")
+            raise ValueError(f"{results}/{experiment}.json is of another task than {study.task.name}. Give its --task.")
     backbones = summaries_by_backbone(records)
-    main = next(iter(backbones.values()))
+    name = model or next(iter(backbones))
+    if name not in backbones:
+        raise ValueError(f"--model {name}: {results} holds no run of it. There are runs of {', '.join(backbones)}.")
+    main = backbones[name]
     every = list(records.values())
     warnings = tables.warnings(backbones) + [
-        f"The runs do not share their {name}: {', '.join(map(repr, values))}."
-        for name, values in differing_settings(every).items()
+        f"The runs do not share their {setting}: {', '.join(map(repr, values))}."
+        for setting, values in differing_settings(every).items()
     ]
     parts = {
+        "setup": tables.setup(name, main),
         "methods": tables.methods_table(main, study.task, study.metrics),
         "summary": tables.summary_table(main, study.task, study.metrics),
         "differences": tables.differences_table(main),
@@ -92,9 +101,17 @@ def report(study: Study, results: Path, page: Path, summaries: Sequence[Path] = 
         predictions = results / f"{main[REFERENCE].first['experiment']}.png"
         if predictions.exists():
             shutil.copy(predictions, pictures / "predictions.png")
-    if not page.exists():
-        page.write_text(_blank_page(study.task, pictures, parts), encoding="utf-8")
+    if not page.exists() or _is_unchanged(page, study.task, pictures):
+        said = {name: heading for name, heading in HEADINGS.items() if parts[name]}
+        page.write_text(_blank_page(study.task, pictures, said), encoding="utf-8")
     fill_page(page, MARK, parts)
+    text = page.read_text(encoding="utf-8")
+    unplaced = [name for name in HEADINGS if parts[name] and place(MARK, name) not in emptied(text, MARK)]
+    if unplaced:
+        warnings.append(
+            f"{page} has no place for: {', '.join(unplaced)}. Write `<!-- {MARK}: NAME -->` and, on the next line, "
+            "`<!-- end -->` where each belongs; or remove the page, and it is made anew."
+        )
     for other in summaries:
         fill_page(other, study.name, parts)
     return warnings
@@ -116,14 +133,18 @@ def summaries_by_backbone(records: Mapping[str, Record]) -> dict[str, Summaries]
     return {backbone: {name: summarise(rows[name]) for name in ROWS if name in rows} for backbone, rows in ordered}
 
 
-def _blank_page(task: Task, pictures: Path, parts: Mapping[str, str]) -> str:
-    """Returns a page with its pictures and a place for each part that says something."""
+def _blank_page(task: Task, pictures: Path, headings: Mapping[str, str]) -> str:
+    """Returns a page with its pictures and places for parts."""
     images = [
         f"![{title}]({pictures.name}/{name}.png)"
         for name, title in PICTURES.items()
         if (pictures / f"{name}.png").exists()
     ]
-    places = [
-        f"## {heading}\n\n<!-- {MARK}: {name} -->\n<!-- end -->" for name, heading in HEADINGS.items() if parts[name]
-    ]
+    places = [f"## {heading}\n\n{place(MARK, name)}" for name, heading in headings.items()]
     return "\n\n".join([f"# Comparison of methods: {task.name}", INTRODUCTION, *images, *places]) + "\n"
+
+
+def _is_unchanged(page: Path, task: Task, pictures: Path) -> bool:
+    """Whether nobody has written into a page: what stands outside its parts stands in one with all parts too."""
+    whole = _blank_page(task, pictures, HEADINGS).splitlines()
+    return set(emptied(page.read_text(encoding="utf-8"), MARK).splitlines()) <= set(whole)

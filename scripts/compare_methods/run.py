@@ -21,6 +21,7 @@ from scripts.common.run_directory import complete_checkpoints
 from scripts.compare_methods.costs import CostCallback
 from scripts.compare_methods.experiments import Comparison, Experiment, Record, settings_of
 from scripts.compare_methods.records import check_settings, read_records, record_path, write_record
+from scripts.compare_methods.rows import Row
 from scripts.compare_methods.studies import STUDIES
 
 RUNNING = ".running"
@@ -67,8 +68,8 @@ def run_all(comparison: Comparison, results: Path, jobs: int, threads: int) -> N
     missing = comparison.missing(read_records(results))
     if missing:
         raise RuntimeError(
-            f"{len(missing)} experiments have failed, such as {missing[0].name}; their errors are above. The same "
-            "command tries them again."
+            f"{len(missing)} experiments have failed, such as {missing[0].name}; their errors are above. Once that is "
+            "mended, or with the --rows that can run, the same command goes on."
         )
 
 
@@ -82,11 +83,16 @@ def worker(comparison: Comparison, results: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     failed: set[str] = set()
+    refused: set[tuple[Row, str]] = set()
     while parent is None or parent.is_alive():
-        missing = [e for e in comparison.missing(records_of(comparison, results)) if e.name not in failed]
+        missing = [
+            experiment
+            for experiment in comparison.missing(records_of(comparison, results))
+            if experiment.name not in failed and (experiment.row, experiment.backbone) not in refused
+        ]
         if not missing:
             return
-        if not any(_run_unless_taken(experiment, results, failed) for experiment in missing):
+        if not any(_run_unless_taken(experiment, results, failed, refused) for experiment in missing):
             time.sleep(WAIT_SECONDS)  # all are in other hands; what they find decides what is needed next
 
 
@@ -103,8 +109,18 @@ def records_of(comparison: Comparison, results: Path) -> dict[str, Record]:
     return records
 
 
-def _run_unless_taken(experiment: Experiment, results: Path, failed: set[str]) -> bool:
-    """Runs an experiment unless it is done or another process is at it; returns whether it ran."""
+def _run_unless_taken(experiment: Experiment, results: Path, failed: set[str], refused: set[tuple[Row, str]]) -> bool:
+    """Runs an experiment unless it is done or another process is at it.
+
+    Args:
+        experiment: What is run.
+        results: Folder of the records.
+        failed: Gets its name if it fails.
+        refused: Gets its row and model if they do not go together, whatever rate and seed.
+
+    Returns:
+        Whether it ran.
+    """
     lock = results / RUNNING / f"{experiment.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     path = record_path(results, experiment)
@@ -122,6 +138,10 @@ def _run_unless_taken(experiment: Experiment, results: Path, failed: set[str]) -
             write_record(path, record, record["metric"])
     except Timeout:
         return False
+    except ValueError as error:  # what was asked for is wrong, and the message says why
+        refused.add((experiment.row, experiment.backbone))
+        print(f"{experiment.row.name} on {experiment.backbone} can't run: {error}", flush=True)
+        return True
     except Exception:
         failed.add(experiment.name)
         print(f"{experiment.name} failed:\n{traceback.format_exc()}", flush=True)

@@ -82,6 +82,10 @@ def summarise(records: Sequence[Record]) -> Summary:
     return Summary(scores, rate, {seed: runs[rate] for seed, runs in sorted(by_seed.items()) if rate in runs})
 
 
-def test_split(record: Record) -> str:
-    """Returns the split that results are reported on: validation where there is no test."""
-    return list(record["results"])[-1]
+def evaluated_splits(summaries: Mapping[str, Summary]) -> tuple[str, ...]:
+    """Returns the splits that all rows have results on: validation and, where there are test images, test.
+
+    Results are reported on the last one.
+    """
+    runs = [run["results"] for summary in summaries.values() for run in summary.runs.values()]
+    return tuple(split for split in runs[0] if all(split in results for results in runs))

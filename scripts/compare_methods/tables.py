@@ -19,10 +19,13 @@ from scripts.compare_methods.rows import (
     WIDTH_ROWS,
     Row,
 )
-from scripts.compare_methods.summary import CONFIDENCE, Spread, Summary, test_split
+from scripts.compare_methods.summary import CONFIDENCE, Spread, Summary, evaluated_splits
 
 Summaries = Mapping[str, Summary]
 """Of one backbone, by the name of the row, in the order of `ROWS`."""
+
+ENOUGH_SEEDS = 3
+"""So many a spread can be told by, if roughly."""
 
 
 def percent(spread: Spread | None, signed: bool = False) -> str:
@@ -36,18 +39,20 @@ def percent(spread: Spread | None, signed: bool = False) -> str:
 
 def methods_table(summaries: Summaries, task: Task, metrics: Sequence[str]) -> str:
     """Returns what every method trains, costs and reaches."""
+    splits = evaluated_splits(summaries)
     header = [
         *("", "trained parameters", "of them in the backbone", "share of the model", "file", "kept", "step"),
-        *("learning rate", *_result_headings(task, metrics)),
+        *("learning rate", *_result_headings(task, metrics, splits)),
     ]
-    return table(header, [_method_cells(row, summary, metrics) for row, summary in _method_rows(summaries)])
+    return table(header, [_method_cells(row, summary, metrics, splits) for row, summary in _method_rows(summaries)])
 
 
 def summary_table(summaries: Summaries, task: Task, metrics: Sequence[str]) -> str:
     """Returns what every method trains and reaches, in short."""
-    header = [task.name, "trained parameters", "of them in the backbone", *_result_headings(task, metrics)]
+    splits = evaluated_splits(summaries)
+    header = [task.name, "trained parameters", "of them in the backbone", *_result_headings(task, metrics, splits)]
     rows = [
-        [row.title, *_parameter_cells(summary), *_result_cells(summary, metrics)]
+        [row.title, *_parameter_cells(summary), *_result_cells(summary, metrics, splits)]
         for row, summary in _method_rows(summaries)
     ]
     return table(header, rows)
@@ -57,12 +62,11 @@ def _method_rows(summaries: Summaries) -> list[tuple[Row, Summary]]:
     return [(row, summaries[row.name]) for row in METHOD_ROWS if row.name in summaries]
 
 
-def _result_headings(task: Task, metrics: Sequence[str]) -> list[str]:
-    return [f"{task.metrics[metric]}, {split}, %" for metric in metrics for split in ("validation", "test")]
+def _result_headings(task: Task, metrics: Sequence[str], splits: Sequence[str]) -> list[str]:
+    return [f"{task.metrics[metric]}, {split}, %" for metric in metrics for split in splits]
 
 
-def _result_cells(summary: Summary, metrics: Sequence[str]) -> list[str]:
-    splits = ("validation", test_split(summary.first))
+def _result_cells(summary: Summary, metrics: Sequence[str], splits: Sequence[str]) -> list[str]:
     return [percent(summary.result(split, metric)) for metric in metrics for split in splits]
 
 
@@ -71,7 +75,7 @@ def _parameter_cells(summary: Summary) -> list[str]:
     return [f"{parameters['trainable']:,}", f"{parameters['adapter']:,}"]
 
 
-def _method_cells(row: Row, summary: Summary, metrics: Sequence[str]) -> list[str]:
+def _method_cells(row: Row, summary: Summary, metrics: Sequence[str], splits: Sequence[str]) -> list[str]:
     first = summary.first
     steps = [run["step_seconds"] for run in summary.runs.values() if run["step_seconds"] is not None]
     return [
@@ -82,7 +86,7 @@ def _method_cells(row: Row, summary: Summary, metrics: Sequence[str]) -> list[st
         f"{first['kept_bytes'] / 1e6:.1f} MB",
         f"{1000 * statistics.median(steps):.0f} ms" if steps else "",
         f"{summary.rate:g}{' (edge)' if at_edge(summary) else ''}",
-        *_result_cells(summary, metrics),
+        *_result_cells(summary, metrics, splits),
     ]
 
 
@@ -91,7 +95,7 @@ def differences_table(summaries: Summaries) -> str:
     if REFERENCE not in summaries:
         return f"There is no run of {ROWS[REFERENCE].title} yet."
     reference = summaries[REFERENCE]
-    split = test_split(reference.first)
+    *_, split = evaluated_splits(summaries)
     header = [f"{ROWS[REFERENCE].title} minus", "points", f"{CONFIDENCE:.0%} interval of the mean", "ahead in", ""]
     rows = []
     for name, summary in summaries.items():
@@ -109,7 +113,7 @@ def differences_table(summaries: Summaries) -> str:
                 _verdict(difference),
             ]
         )
-    return table(header, rows)
+    return table(header, rows) if rows else f"There is nothing yet to compare {ROWS[REFERENCE].title} with."
 
 
 def _result(record: Record, split: str) -> float:
@@ -155,7 +159,8 @@ def _width(row: Row, summary: Summary) -> str:
 
 
 def _ablation_table(label: str, summaries: Summaries, rows: Sequence[Row], cell) -> str:
-    header = [label, "trained parameters", "learning rate", "validation, %", "test, %"]
+    splits = evaluated_splits(summaries)
+    header = [label, "trained parameters", "learning rate", *(f"{split}, %" for split in splits)]
     present = [(row, summaries[row.name]) for row in rows if row.name in summaries]
     if len(present) < 2:
         return ""  # nothing is compared
@@ -166,8 +171,7 @@ def _ablation_table(label: str, summaries: Summaries, rows: Sequence[Row], cell)
                 cell(row, summary),
                 f"{summary.first['parameters']['trainable']:,}",
                 f"{summary.rate:g}{' (edge)' if at_edge(summary) else ''}",
-                percent(summary.result("validation")),
-                percent(summary.result(test_split(summary.first))),
+                *(percent(summary.result(split)) for split in splits),
             ]
             for row, summary in present
         ],
@@ -196,8 +200,20 @@ def _length(summaries: Summaries) -> str:
     return f"{settings['max_steps']} steps" if settings["max_steps"] > 0 else f"{settings['num_train_epochs']:g} epochs"
 
 
+def setup(backbone: str, summaries: Summaries) -> str:
+    """Returns on which model and images, and for how long, the rows were trained that the main tables show."""
+    row, summary = next(iter(summaries.items()))
+    first, length = summary.first, _length({row: summary})
+    images = ", ".join(f"{count:,} for {split}" for split, count in first["num_images"].items())
+    longer = f" ({ROWS[row].title})" if ROWS[row].length != 1 else ""
+    return (
+        f"{backbone}, {first['parameters']['base']:,} parameters, on {first['dataset']}: images, {images}; "
+        f"{length}{longer}, batches of {first['settings']['per_device_train_batch_size']} a device."
+    )
+
+
 def _settings_table(labels: Sequence[str], groups: Sequence[tuple[Sequence[str], Summaries]]) -> str:
-    """Returns test results of `BACKBONE_ROWS` in several settings, and the reference row's lead over one of them.
+    """Returns results of `BACKBONE_ROWS` in several settings, and the reference row's lead over one of them.
 
     Args:
         labels: Headings of the cells that tell what is set.
@@ -206,17 +222,18 @@ def _settings_table(labels: Sequence[str], groups: Sequence[tuple[Sequence[str],
     rival = "full"
     if len(groups) < 2:
         return ""  # nothing is compared
+    # One split for all groups; they may have different data.
+    *_, split = min((evaluated_splits(summaries) for _, summaries in groups), key=len)
     header = [
-        *(*labels, *(f"{row.title}, test, %" for row in BACKBONE_ROWS)),
+        *(*labels, *(f"{row.title}, {split}, %" for row in BACKBONE_ROWS)),
         f"{ROWS[REFERENCE].title} minus {ROWS[rival].title}",
     ]
     rows = []
     for cells, summaries in groups:
-        split = test_split(next(iter(summaries.values())).first)
-        tests = [percent(summaries[row.name].result(split)) if row.name in summaries else "" for row in BACKBONE_ROWS]
+        results = [percent(summaries[row.name].result(split)) if row.name in summaries else "" for row in BACKBONE_ROWS]
         both = REFERENCE in summaries and rival in summaries
         lead = summaries[REFERENCE].difference(summaries[rival], split) if both else None
-        rows.append([*cells, *tests, percent(lead, signed=True)])
+        rows.append([*cells, *results, percent(lead, signed=True)])
     return table(header, rows)
 
 
@@ -241,6 +258,10 @@ def warnings(backbones: Mapping[str, Summaries]) -> list[str]:
     found = []
     for backbone, summaries in backbones.items():
         counts = {len(summary.runs) for summary in summaries.values()}
+        if max(counts) < ENOUGH_SEEDS:
+            found.append(f"{backbone}: {max(counts)} seed(s) of each row at most, and it takes {ENOUGH_SEEDS} to tell.")
+        if len(evaluated_splits(summaries)) == 1:
+            found.append(f"{backbone}: there are no test images. Results are on those that chose the learning rates.")
         for name, summary in summaries.items():
             title = f"{ROWS[name].title} on {backbone}"
             if at_edge(summary):

@@ -219,6 +219,7 @@ def test_found_in_pefts_tables(name):
         ("adapter", {"bottleneck_dim": 0}, "bottleneck_dim=0: give a whole number of at least 1"),
         ("adapter", {"dropout": 1.0}, r"dropout=1.0: give a probability"),
         ("adaptformer", {"sites": ("attention",)}, r"sites=\('attention',\): choose from \('mlp',\)"),
+        ("adapter", {"sites": None}, r"sites=None: choose from"),
         ("adaptformer", {"scale": -0.1}, "scale=-0.1: give a number of at least 0"),
         ("lorand", {"kernel_dim": "8"}, "kernel_dim='8': give a whole number"),
         ("lorand", {"num_branches": 0}, "num_branches=0"),
@@ -288,8 +289,36 @@ class TestBitFit:
         model = trained("bitfit")
         with pytest.raises(NotImplementedError, match="can't take an adapter for each sample"):
             model(images(), adapter_names=["default", "__base__"])
-        with pytest.raises(NotImplementedError, match="merge_and_unload"):
-            model.merge_adapter()
+        for refused in (model.merge_adapter, model.unmerge_adapter):
+            with pytest.raises(NotImplementedError, match="merge_and_unload"):
+                refused()
+
+    @pytest.mark.parametrize("modules_to_save", [[], ["classifier"]])
+    def test_the_adapter_asked_for_is_merged(self, modules_to_save):
+        model = trained("bitfit", modules_to_save=modules_to_save)
+        model.add_adapter("second", config("bitfit", modules_to_save=modules_to_save))
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                if ".second" in key:
+                    parameter.add_(0.1)
+        first = logits(model, images())
+        model.set_adapter("second")
+        second = logits(model, images())
+        model.set_adapter("default")
+        with pytest.raises(ValueError, match=r"there is no \['third'\]. Adapters are \['default', 'second'\]"):
+            model.merge_and_unload(adapter_names=["third"])
+        merged = logits(model.merge_and_unload(adapter_names=["second"]), images())
+        assert (merged - first).abs().max() > 1e-3
+        torch.testing.assert_close(merged, second, atol=1e-6, rtol=0)
+
+    def test_a_broken_adapter_is_not_merged(self):
+        model = trained("bitfit")
+        key, shift = next(item for item in model.named_parameters() if "bitfit_shift" in item[0])
+        with torch.no_grad():
+            shift[0] = torch.nan
+        with pytest.raises(ValueError, match="would not be numbers, and nothing was merged"):
+            model.merge_and_unload(safe_merge=True)
+        assert key in dict(model.named_parameters())
 
     def test_norm_that_nothing_uses_is_left_out(self):
         model = get_peft_model(build("swin-backbone"), BitFitConfig()).train()

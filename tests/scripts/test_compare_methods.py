@@ -14,6 +14,8 @@ from filelock import FileLock
 from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
     SwinConfig,
     SwinForImageClassification,
     Trainer,
@@ -177,6 +179,19 @@ def test_an_experiment_that_fails_does_not_stop_the_others(arguments, results, m
         main([*arguments, "--rows", "fixed", "--seeds", "0"])
     assert "MemoryError: too large" in capsys.readouterr().out
     assert len(contents(results)) == 2
+
+
+def test_a_row_that_does_not_go_with_the_model_is_tried_once(arguments, results, tmp_path, capsys):
+    config = ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)
+    ConvNextForImageClassification(config).save_pretrained(tmp_path / "convnext")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "convnext")
+    argv = [*arguments, "--models", str(tmp_path / "convnext"), "--max_steps", "1", "--seeds", "0"]
+    with pytest.raises(RuntimeError, match="3 experiments have failed, such as convnext/adaptformer"):
+        main([*argv, "--rows", "adaptformer", "fixed"])
+    output = capsys.readouterr().out
+    assert output.count("can't run: sites=('mlp',): the chosen blocks (ConvNextLayer) have one residual each") == 1
+    assert "Choose another method for this model." in output
+    assert len(contents(results)) == 3
 
 
 def test_equal_seeds_mean_equal_heads_and_orders_for_all_methods(arguments, results, tmp_path):
@@ -381,7 +396,7 @@ def test_a_dense_task_is_compared_by_its_own_metrics(results, tmp_path):
     report(STUDIES["semantic_segmentation"], results, page, [readme])
     scores = [100 * mona["results"]["validation"][metric] for metric in ("mean_iou", "pixel_accuracy")]
     (row,) = [line for line in readme.read_text().splitlines() if line.startswith("| Mona |")]
-    assert [cell.strip() for cell in row.strip("|").split("|")[3::2]] == [f"{score:.1f}" for score in scores]
+    assert [cell.strip() for cell in row.strip("|").split("|")[3:]] == [f"{score:.1f}" for score in scores]
     assert "mIoU, validation, %" in page.read_text()
     assert "## Width" not in page.read_text()
     for picture in ("results", "curves", "predictions"):

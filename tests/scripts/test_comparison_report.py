@@ -29,8 +29,15 @@ def make_record(row: str, rate: float, seed: int, validation: float, test: float
         "learning_rate": rate,
         "seed": seed,
         "metric": "top1",
-        "settings": {"bottleneck_dim": {"mona-half-width": 8}.get(row, 16)},
+        "settings": {
+            "bottleneck_dim": {"mona-half-width": 8}.get(row, 16),
+            "num_train_epochs": 12.0 if row.endswith("-long") else 4.0,
+            "max_steps": -1,
+            "per_device_train_batch_size": 25,
+        },
         "base_model": f"models/{backbone}",
+        "dataset": "dots",
+        "num_images": {"train": 1000, "validation": 100, "test": 50},
         "results": {"validation": {"top1": validation, "loss": 1.0}, "test": {"top1": test, "loss": 1.0}},
         "parameters": {
             "base": 100_000,
@@ -114,12 +121,14 @@ def test_tables_are_those_of_the_records(results, tmp_path):
 
 
 def test_runs_that_do_not_share_their_settings_are_told_of(results, tmp_path):
-    others = [{**record, "settings": {**record["settings"], "num_train_epochs": 4.0}} for record in RECORDS]
+    others = list(RECORDS)
     others[0] = {**others[0], "settings": {**others[0]["settings"], "num_train_epochs": 40.0, "adam_beta2": 0.5}}
+    others[1] = {**others[1], "num_images": {"train": 1001, "validation": 100, "test": 50}}
     write_records(results, others)
     warnings = report(CLASSIFICATION, results, tmp_path / "page.md")
     assert any(re.search(r"num_train_epochs: (4.0, 40.0|40.0, 4.0)\.", warning) for warning in warnings)
     assert any("do not share their adam_beta2" in warning for warning in warnings)
+    assert any("do not share their num_images" in warning and "1001" in warning for warning in warnings)
     write_records(results, RECORDS)
     assert not any("do not share" in warning for warning in report(CLASSIFICATION, results, tmp_path / "page.md"))
 
@@ -129,17 +138,64 @@ def test_longer_schedules_are_compared_with_each_other(results, tmp_path):
         make_record("full-long", 1e-3, 0, 0.5, 0.75),
         make_record("mona-long", 1e-3, 0, 0.5, 0.7),
     ]
-    records = [
-        {**record, "settings": {"num_train_epochs": epochs, "max_steps": -1}}
-        for epochs, group in ((4.0, RECORDS[:9]), (12.0, longer))
-        for record in group
-    ]
-    write_records(results, records)
+    write_records(results, [*RECORDS[:9], *longer])
     warnings = report(CLASSIFICATION, results, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert row_of(page, "Schedule", "4 epochs")[1:] == ["53.0 ± 3.0", "", "62.0 ± 2.0", "+9.0 ± 1.0"]
     assert row_of(page, "Schedule", "12 epochs")[1:] == ["75.0", "", "70.0", "-5.0"]
     assert not any("do not share" in warning for warning in warnings)
+
+
+def test_without_test_images_no_result_is_called_one_of_them(results, tmp_path):
+    records = [{**record, "results": {"validation": record["results"]["validation"]}} for record in RECORDS]
+    write_records(results, records)
+    warnings = report(CLASSIFICATION, results, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "top-1 accuracy, validation, % |" in page
+    assert ", test, %" not in page
+    assert row_of(page, "Methods", "Mona")[8:] == ["70.0 ± 1.0"]
+    assert row_of(page, "Mona against each", "Full fine-tuning")[1] == "-3.3 ± 5.8"
+    assert row_of(page, "Width", "16")[3:] == ["70.0 ± 1.0"]
+    assert row_of(page, "Backbones", "tiny") == ["tiny", "100,000", "50.0", "", "50.0", "+0.0"]
+    assert "small: there are no test images. Results are on those that chose the learning rates." in warnings
+
+
+def test_a_page_made_early_gets_the_parts_that_come_later_unless_somebody_wrote_into_it(results, tmp_path):
+    page = tmp_path / "page.md"
+    write_records(results, RECORDS[:1])
+    warnings = report(CLASSIFICATION, results, page)
+    assert "small: 1 seed(s) of each row at most, and it takes 3 to tell." in warnings
+    assert "There is nothing yet to compare Mona with." in page.read_text()
+    early = page.read_text().replace("## Cost", "Ours.\n\n## Cost")
+    write_records(results, RECORDS)
+    assert not any("has no place" in warning for warning in report(CLASSIFICATION, results, page))
+    assert row_of(page.read_text(), "Backbones", "tiny")
+    page.write_text(early)
+    warnings = report(CLASSIFICATION, results, page)
+    assert any("has no place for: widths, designs, backbones." in warning for warning in warnings)
+    assert "Ours." in page.read_text()
+    assert row_of(page.read_text(), "Cost", "all")[1] == "15"
+
+
+def test_tables_are_about_the_model_asked_for_and_name_it(results, tmp_path):
+    write_records(results, RECORDS)
+    page = tmp_path / "page.md"
+    report(CLASSIFICATION, results, page)
+    assert (
+        "\nsmall, 100,000 parameters, on dots: images, 1,000 for train, 100 for validation, 50 for test; 4 epochs, "
+        in (page.read_text())
+    )
+    report(CLASSIFICATION, results, page, model="tiny")
+    assert "\ntiny, 100,000 parameters" in page.read_text()
+    assert row_of(page.read_text(), "Methods", "Mona")[8] == "50.0"
+    with pytest.raises(ValueError, match=r"--model huge: .*There are runs of small, tiny"):
+        report(CLASSIFICATION, results, page, model="huge")
+
+
+def test_records_that_lack_something_are_named(results, tmp_path):
+    write_records(results, [{key: value for key, value in RECORDS[0].items() if key != "results"}])
+    with pytest.raises(ValueError, match=r"mona/rate-0.0001-seed-0.json holds no record of a run .*results.*Remove it"):
+        report(CLASSIFICATION, results, tmp_path / "page.md")
 
 
 def test_curves_are_means_over_the_seeds_at_the_chosen_rate():
