@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -75,10 +74,7 @@ def check_adapter_state(
     Raises:
         ValueError: If weights are missing, have no place, or have another shape or kind of numbers.
     """
-    adapters = re.compile(
-        rf"(?:^|.*\.){tuner.block_mixin.adapter_layer_name}\.{re.escape(tuner.prefix)}[^.]+\."
-        r"(?:(?P<adapter>[^.]+)\.)?[^.]+$"
-    )
+    adapters = tuner.weight_names
     given = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
     if adapter_name is None:
         given = {key: tensor for key, tensor in given.items() if adapters.match(key)}

@@ -19,8 +19,7 @@ from torch import nn
 from transformers.integrations.peft import PeftAdapterMixin
 
 from mona_peft.adapter_files import check_tensors
-from mona_peft.renamed_blocks import rename_blocks
-from mona_peft.tuner import ResidualAdapterModel
+from mona_peft.tuner import MethodModel
 from mona_peft.tuner.attachment import attached_tuners
 
 LOADER = "_load_pretrained_model"
@@ -56,7 +55,7 @@ def _all_or_nothing(load_adapter: Callable[..., Any]) -> Callable[..., Any]:
     return load_or_give_back
 
 
-def _checking(load: Callable[..., Any], tuners: list[ResidualAdapterModel], known: list[str]) -> Callable[..., Any]:
+def _checking(load: Callable[..., Any], tuners: list[MethodModel], known: list[str]) -> Callable[..., Any]:
     @functools.wraps(load)
     def check_and_load(
         model: nn.Module,
@@ -78,16 +77,14 @@ def _checking(load: Callable[..., Any], tuners: list[ResidualAdapterModel], know
     return check_and_load
 
 
-def _checked(
-    tuner: ResidualAdapterModel, adapter_name: str, state_dict: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def _checked(tuner: MethodModel, adapter_name: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return weights of an adapter under the names that the model's blocks have.
 
     Raises:
         ValueError: If they are not those of the adapter that has just been attached.
     """
     given = {key.removeprefix(SAVED_PREFIX): tensor for key, tensor in state_dict.items()}
-    rename_blocks(tuner, given, "", adapter_name, is_named=False)
+    tuner.rename_weights(given, "", adapter_name, is_named=False)
     expected = get_peft_model_state_dict(
         tuner.model, tuner.model.state_dict(keep_vars=True), adapter_name, save_embedding_layers=False
     )

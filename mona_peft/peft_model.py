@@ -22,36 +22,14 @@ from mona_peft.adapter_files import check_adapter_state, check_weight_file, chec
 from mona_peft.adapter_saving import add_digest, move_into_place, unfinished_folder
 from mona_peft.class_swap import swap_class
 from mona_peft.model_card import write_card
-from mona_peft.renamed_blocks import rename_blocks
-from mona_peft.tuner import MethodConfig, ResidualAdapterModel
+from mona_peft.tuner import MethodModel
 from mona_peft.tuner.attachment import attached_tuners
 
 HUB_ARGUMENTS = ("subfolder", "revision", "cache_dir", "token", "force_download", "local_files_only")
 
 
-class PeftModelWithCard:
-    """Mixin in front of the class of a `PeftModel` of a method of ours: presents it."""
-
-    def save_pretrained(
-        self, save_directory: str | Path, *args: Any, is_main_process: bool = True, **kwargs: Any
-    ) -> None:
-        """Save adapters as `PeftModel.save_pretrained` does, with a card that says how to load them."""
-        super().save_pretrained(str(save_directory), *args, is_main_process=is_main_process, **kwargs)
-        if is_main_process:
-            write_card(Path(save_directory), self._base_config)
-
-    def create_or_update_model_card(self, output_dir: str | Path) -> None:
-        """Write the adapter's card: how to load it, the base model, the tag of the method."""
-        super().create_or_update_model_card(str(output_dir))
-        write_card(Path(output_dir), self._base_config)
-
-    @property
-    def _base_config(self) -> Any:
-        return getattr(self.get_base_model(), "config", None)
-
-
-class ResidualAdapterPeftModel(PeftModelWithCard):
-    """Mixin in front of the class of a `PeftModel` with residual adapters: saves, loads and presents them."""
+class MethodPeftModel:
+    """Mixin in front of the class of a `PeftModel` of a method of ours: saves, loads and presents it."""
 
     _loading: str | None = None
     """Name of the adapter that `load_adapter` is about to load."""
@@ -134,9 +112,18 @@ class ResidualAdapterPeftModel(PeftModelWithCard):
         """Load weights as `nn.Module.load_state_dict` does; what `load_adapter` loads has to be one whole adapter."""
         if self._loading is not None:
             state_dict = dict(state_dict)
-            rename_blocks(self.base_model, state_dict, "base_model.model.", self._loading)
+            self.base_model.rename_weights(state_dict, "base_model.model.", self._loading)
             check_adapter_state(self.base_model, state_dict, "base_model.", self._loading)
         return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def create_or_update_model_card(self, output_dir: str | Path) -> None:
+        """Write the adapter's card: how to load it, the base model, the tag of the method."""
+        super().create_or_update_model_card(str(output_dir))
+        write_card(Path(output_dir), self._base_config)
+
+    @property
+    def _base_config(self) -> Any:
+        return getattr(self.get_base_model(), "config", None)
 
     def _forget(self, adapter_name: str, is_new: bool, trained: set[str]) -> None:
         if is_new and adapter_name in self.peft_config:
@@ -173,10 +160,8 @@ def _swapping(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def swap_after_init(self: PeftModel, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
-        if isinstance(self.base_model, ResidualAdapterModel):
-            swap_class(self, ResidualAdapterPeftModel)
-        elif isinstance(self.active_peft_config, MethodConfig):
-            swap_class(self, PeftModelWithCard)
+        if isinstance(self.base_model, MethodModel):
+            swap_class(self, MethodPeftModel)
 
     return swap_after_init
 

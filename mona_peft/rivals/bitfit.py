@@ -96,6 +96,7 @@ class BitFitModel(MethodModel):
 
     prefix = "bitfit_"
     tuner_layer_cls = BitFitLayer
+    weight_names = re.compile(r".*\.bitfit_shift(?:\.(?P<adapter>[^.]+))?$")
 
     def inject_adapter(
         self,

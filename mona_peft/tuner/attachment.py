@@ -8,15 +8,15 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mona_peft.tuner.model import ResidualAdapterModel
+    from mona_peft.tuner.base import MethodModel
 
-_attached: ContextVar[list[ResidualAdapterModel] | None] = ContextVar("attached", default=None)
+_attached: ContextVar[list[MethodModel] | None] = ContextVar("attached", default=None)
 
 
 @contextmanager
-def attached_tuners() -> Iterator[list[ResidualAdapterModel]]:
+def attached_tuners() -> Iterator[list[MethodModel]]:
     """Give a list that gets every tuner of ours that is attached to a model while the context lasts."""
-    tuners: list[ResidualAdapterModel] = []
+    tuners: list[MethodModel] = []
     token = _attached.set(tuners)
     try:
         yield tuners
@@ -24,7 +24,7 @@ def attached_tuners() -> Iterator[list[ResidualAdapterModel]]:
         _attached.reset(token)
 
 
-def note_attached(tuner: ResidualAdapterModel) -> None:
+def note_attached(tuner: MethodModel) -> None:
     """Enter a tuner that has just been attached in the list of `attached_tuners`, if there is one."""
     if (tuners := _attached.get()) is not None:
         tuners.append(tuner)

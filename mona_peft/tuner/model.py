@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,9 +19,9 @@ from mona_peft.class_swap import restore_class, swap_class
 from mona_peft.frozen_norm import freeze_batch_norms, unfreeze_batch_norms
 from mona_peft.heads import trained_heads
 from mona_peft.per_sample import BASE, adapters_per_sample
+from mona_peft.renamed_blocks import rename_blocks
 from mona_peft.residual import AdaptedBlock
 from mona_peft.selection import BlockSelection, backbone_of, select_blocks
-from mona_peft.tuner.attachment import note_attached
 from mona_peft.tuner.base import MethodModel
 from mona_peft.tuner.config import ResidualAdapterConfig
 from mona_peft.tuner.layer import MERGE_MESSAGE, ResidualAdapterLayer
@@ -41,10 +42,20 @@ class ResidualAdapterModel(MethodModel):
     block_mixin: type[AdaptedBlock]
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
-        self._trained_before = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         super().__init__(model, *args, **kwargs)
         self.register_load_state_dict_pre_hook(_check_before_load)
-        note_attached(self)
+
+    @property
+    def weight_names(self) -> re.Pattern[str]:
+        """What the names of adapter weights match; see `MethodModel`."""
+        layer = re.escape(f"{self.block_mixin.adapter_layer_name}.{self.prefix}")
+        return re.compile(rf"(?:^|.*\.){layer}[^.]+\.(?:(?P<adapter>[^.]+)\.)?[^.]+$")
+
+    def rename_weights(
+        self, state_dict: dict[str, torch.Tensor], prefix: str, adapter_name: str, is_named: bool = True
+    ) -> None:
+        """Give weights of an adapter, in place, the names that they have in this model; see `rename_blocks`."""
+        rename_blocks(self, state_dict, prefix, adapter_name, is_named)
 
     def inject_adapter(
         self,
@@ -209,12 +220,6 @@ class ResidualAdapterModel(MethodModel):
             "These adapters are not linear, so several have no weights in common that would give the sum of their "
             "outputs. Run them together instead: set_adapters(adapters, weights) weighs and adds their outputs."
         )
-
-    def give_back(self) -> None:
-        """Take the adapters off as `unload` does, and let train what could be trained before they were attached."""
-        model = self.unload()
-        for name in self._trained_before:
-            model.get_parameter(name).requires_grad_(True)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Refuse: these adapters are not linear.

@@ -200,11 +200,37 @@ def test_hotswap(name, tmp_path):
     torch.testing.assert_close(logits(model, images()), logits(other, images()), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", RESIDUAL)
+@pytest.mark.parametrize("name", RIVALS)
 def test_another_backbones_adapter_is_refused(name, tmp_path):
     trained(name, modules_to_save=[]).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="does not fit this model"):
-        PeftModel.from_pretrained(build("upernet"), tmp_path)
+    base, stock = build("upernet"), build("upernet")
+    for load in (lambda: PeftModel.from_pretrained(base, tmp_path), lambda: base.load_adapter(str(tmp_path))):
+        with pytest.raises(ValueError, match="does not fit this model"):
+            load()
+        assert base.state_dict().keys() == stock.state_dict().keys()
+        trainable = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
+        assert trainable == [name for name, parameter in stock.named_parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_file_that_lacks_something_is_refused(name, tmp_path):
+    model = trained(name)
+    expected = logits(model, images())
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    lost = next(key for key in tensors if "classifier" not in key)
+    for broken in (
+        {key: tensor for key, tensor in tensors.items() if key != lost},
+        {**tensors, lost.replace("swin.", "swing."): tensors[lost].clone()},
+    ):
+        save_file(broken, tmp_path / WEIGHTS)
+        with pytest.raises(ValueError, match="does not fit this model, and nothing was loaded"):
+            PeftModel.from_pretrained(build("swin-classifier"), tmp_path)
+        with pytest.raises(ValueError, match="does not fit this model, and nothing was loaded"):
+            model.load_adapter(tmp_path, "default")
+        assert torch.equal(logits(model, images()), expected)
+    with pytest.raises(ValueError, match="safetensors only"):
+        model.save_pretrained(tmp_path, safe_serialization=False)
 
 
 @pytest.mark.parametrize("name", RIVALS)
