@@ -40,8 +40,8 @@ NOTES = """
   and Mona sees them row by row.
 - Layer scale and stochastic depth do not touch Mona, in any family.
 - Blocks that are given tokens alone (ViT and its relatives) take them to be of the image that went through the patch
-  projection last. Code that embeds several sizes first and runs the blocks afterwards gets a wrong grid, without an error
-  where the smaller one came last: embed and run one after the other.
+  projection last. Code that embeds several sizes first and runs the blocks afterwards gets a wrong grid, and no
+  error where the smaller one came last: embed and run one after the other.
 - EoMT's queries enter in its last blocks; they are prefix tokens there. Its head stands in the same module as its
   blocks: name what is to be trained (`modules_to_save=["class_predictor", "mask_head", "upscale_block"]`).
 - Gradient checkpointing of both kinds is exact wherever transformers has it. Of PVT v2 the reentrant kind loses the

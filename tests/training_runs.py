@@ -26,7 +26,6 @@ from transformers import Trainer, TrainingArguments
 
 from mona_peft import MonaConfig
 from mona_peft.class_swap import swap_class
-from mona_peft.frozen_norm import FrozenBatchNorm
 from tests.models import build, images
 
 TOTAL_BATCH = 4
@@ -104,6 +103,13 @@ def deepspeed_config() -> dict[str, Any]:
     }
 
 
+class FixedStatistics:
+    """Mixin of a batch norm that stays in evaluation mode: those of a share of a batch are others than the whole's."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)
+
+
 def adapted_model(name: str = "swin-classifier") -> PeftModel:
     """An adapted model without chance, in double precision: sums in another order still come out the same."""
     model = build(name).double()
@@ -117,8 +123,7 @@ def adapted_model(name: str = "swin-classifier") -> PeftModel:
     model = get_peft_model(model, config)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # Statistics of a share of the batch are others than those of the whole.
-            swap_class(module, FrozenBatchNorm)
+            swap_class(module, FixedStatistics)
     return model.train()
 
 
