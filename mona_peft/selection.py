@@ -171,9 +171,12 @@ def idle_modules(model: nn.Module) -> list[str]:
 
 
 def input_embeddings(model: PreTrainedModel) -> nn.Module | None:
-    """Return the module that embeds the inputs of a model, or None if the model does not tell."""
+    """Return the module that embeds the inputs of a model, or None if the model does not tell.
+
+    Its class is asked: an instance may have been made to answer something else, for PEFT's own methods.
+    """
     try:
-        return model.get_input_embeddings()
+        return type(model).get_input_embeddings(model)
     except NotImplementedError:
         return None
 

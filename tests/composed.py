@@ -100,7 +100,7 @@ DINOV2_FEATURES = {
 MATTING_BACKBONE = {**tiny_configs.VITDET, "num_channels": 4, "patch_size": 16, "out_features": ["stage3"]}
 
 
-def deformable_detr(backbone: PreTrainedConfig) -> nn.Module:
+def deformable_detr(backbone: PreTrainedConfig = THREE_FEATURES) -> nn.Module:
     return DeformableDetrForObjectDetection(
         DeformableDetrConfig(**DETR, backbone_config=backbone, num_feature_levels=4)
     )
@@ -234,7 +234,7 @@ COMPOSED: dict[str, Composed] = {
         5,
         heads=("class_labels_classifier",),
     ),
-    "deformable-detr": Composed(lambda: deformable_detr(THREE_FEATURES), "model.backbone", 5, heads=("class_embed.0",)),
+    "deformable-detr": Composed(deformable_detr, "model.backbone", 5, heads=("class_embed.0",)),
     "rt-detr-v2": Composed(
         lambda: rt_detr(THREE_FEATURES, [32, 64, 128]), "model.backbone", 5, (64, 64), heads=("model.decoder",)
     ),
