@@ -32,7 +32,10 @@ class MethodModel(BaseTuner):
     def rename_weights(
         self, state_dict: dict[str, torch.Tensor], prefix: str, adapter_name: str, is_named: bool = True
     ) -> None:
-        """Give weights of an adapter, in place, the names that they have in this model; see `rename_blocks`."""
+        """Give weights of an adapter, in place, the names that they have in this model, where they may be others.
+
+        Arguments are those of `rename_blocks`. Without a method of its own a tuner renames nothing.
+        """
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Attach the adapter `adapter_name`; arguments are those of `BaseTuner.inject_adapter`.
