@@ -20,12 +20,14 @@ class CostCallback(TrainerCallback):
             processes disturb less than that of the clock.
         kept_bytes: By the forward pass of one batch of training images, at the end of training.
         seconds_before: Of the trainings that this one goes on from.
+        has_begun: Whether training has begun.
     """
 
     def __init__(self) -> None:
         self.step_seconds: list[float] = []
         self.kept_bytes: int | None = None
         self.seconds_before = 0.0
+        self.has_begun = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -33,6 +35,7 @@ class CostCallback(TrainerCallback):
         """Starts the clock where an interrupted training left it."""
         self.seconds_before = max((entry.get(TOTAL, 0.0) for entry in state.log_history), default=0.0)
         self._started = time.monotonic()
+        self.has_begun = True
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Adds the time to what was logged, so that a checkpoint holds it."""

@@ -105,8 +105,8 @@ def report(
         said = {name: heading for name, heading in HEADINGS.items() if parts[name]}
         page.write_text(_blank_page(study.task, pictures, said), encoding="utf-8")
     fill_page(page, MARK, parts)
-    text = page.read_text(encoding="utf-8")
-    unplaced = [name for name in HEADINGS if parts[name] and place(MARK, name) not in emptied(text, MARK)]
+    places = emptied(page.read_text(encoding="utf-8"), MARK)
+    unplaced = [name for name in HEADINGS if parts[name] and place(MARK, name) not in places]
     if unplaced:
         warnings.append(
             f"{page} has no place for: {', '.join(unplaced)}. Write `<!-- {MARK}: NAME -->` and, on the next line, "

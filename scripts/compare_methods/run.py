@@ -41,6 +41,10 @@ START_METHOD = "spawn"
 """How processes start: afresh, since threads of this one would not survive a fork."""
 
 
+class CannotBeginError(ValueError):
+    """A model, its data and a method do not go together, whatever rate and seed; the message says why."""
+
+
 def run_all(comparison: Comparison, results: Path, jobs: int, threads: int) -> None:
     """Runs all experiments that a comparison still needs.
 
@@ -138,7 +142,7 @@ def _run_unless_taken(experiment: Experiment, results: Path, failed: set[str], r
             write_record(path, record, record["metric"])
     except Timeout:
         return False
-    except ValueError as error:  # what was asked for is wrong, and the message says why
+    except CannotBeginError as error:
         refused.add((experiment.row, experiment.backbone))
         print(f"{experiment.row.name} on {experiment.backbone} can't run: {error}", flush=True)
         return True
@@ -162,6 +166,9 @@ def run_one(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
     Returns:
         Its record.
+
+    Raises:
+        CannotBeginError: Its arguments are wrong, or do not go together.
     """
     started = time.monotonic()
     settings = settings_of(experiment)
@@ -175,7 +182,12 @@ def run_one(experiment: Experiment, folder: Path) -> dict[str, Any]:
         arguments[-1].resume_from_checkpoint = "last"
     study, costs = STUDIES[experiment.task], CostCallback()
     with (folder / "log.txt").open("a", buffering=1, encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        trained, _ = study.train(*arguments, callbacks=[costs])
+        try:
+            trained, _ = study.train(*arguments, callbacks=[costs])
+        except ValueError as error:
+            if costs.has_begun:  # a loss that is no number is one of this rate alone
+                raise
+            raise CannotBeginError(error) from error
     return {
         "experiment": experiment.name,
         "row": experiment.row.name,

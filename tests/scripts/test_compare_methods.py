@@ -181,6 +181,21 @@ def test_an_experiment_that_fails_does_not_stop_the_others(arguments, results, m
     assert len(contents(results)) == 2
 
 
+def test_a_rate_that_destroys_a_model_does_not_stop_the_others(arguments, results, monkeypatch, capsys):
+    original = Trainer.training_step
+
+    def training_step(self, *args, **kwargs):
+        if self.args.learning_rate == 0.01:
+            raise ValueError("matrix contains invalid numeric entries")  # as the matching of DETR's queries does
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", training_step)
+    with pytest.raises(RuntimeError, match=r"1 experiments have failed, such as .*/fixed/rate-0.01-seed-0"):
+        main([*arguments, "--rows", "fixed", "--seeds", "0"])
+    assert "rate-0.01-seed-0 failed:\nTraceback" in capsys.readouterr().out
+    assert len(contents(results)) == 2
+
+
 def test_a_row_that_does_not_go_with_the_model_is_tried_once(arguments, results, tmp_path, capsys):
     config = ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)
     ConvNextForImageClassification(config).save_pretrained(tmp_path / "convnext")
