@@ -20,10 +20,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SwinBackbone, SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
 
+from mona_peft.tasks.arguments import MethodArguments, find_preset
+from mona_peft.tasks.models.methods import METHODS
+from mona_peft.tasks.pages import table
 from scripts.benchmark.measure import kept_bytes
-from scripts.common.arguments import MethodArguments, find_preset
-from scripts.common.models.methods import METHODS
-from scripts.common.pages import table
 from scripts.parameter_table import SIZES, STAGES
 
 PAGE = Path(__file__).parents[1] / "docs" / "paper_settings.md"

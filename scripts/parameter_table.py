@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from transformers import SwinBackbone, SwinConfig
 
-from scripts.common.arguments import MethodArguments
-from scripts.common.models.methods import METHODS
-from scripts.common.records import parameter_counts
+from mona_peft.tasks.arguments import MethodArguments
+from mona_peft.tasks.models.methods import METHODS
+from mona_peft.tasks.records import parameter_counts
 
 PAGE = Path(__file__).parents[1] / "docs" / "parameters.md"
 

@@ -30,24 +30,24 @@ from transformers import (
     set_seed,
 )
 
-from scripts.common.arguments import MethodArguments, parse_arguments
-from scripts.common.images.dataset import EpochCallback
-from scripts.common.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
-from scripts.common.models.image_processors import check_image_sizes, load_image_processor
-from scripts.common.models.methods import METHODS
-from scripts.common.objects.data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
-from scripts.common.objects.evaluation import BOXES_AND_MASKS, CocoTrainer
-from scripts.common.objects.instance_masks import (
+from mona_peft.tasks.arguments import MethodArguments, parse_arguments
+from mona_peft.tasks.images.dataset import EpochCallback
+from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
+from mona_peft.tasks.models.image_processors import check_image_sizes, load_image_processor
+from mona_peft.tasks.models.methods import METHODS
+from mona_peft.tasks.objects.data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
+from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, CocoTrainer
+from mona_peft.tasks.objects.instance_masks import (
     INSTANCE_AUGMENTATIONS,
     InstanceDataset,
     collate_instances,
     find_instances,
 )
-from scripts.common.objects.pictures import object_pictures
-from scripts.common.run import TrainingRun, adapter_dir, run_script, run_training
-from scripts.common.run_directory import check_same_weights, find_checkpoint
-from scripts.common.schedule import MultiStepTrainer
-from scripts.common.tasks import INSTANCE_SEGMENTATION
+from mona_peft.tasks.objects.pictures import object_pictures
+from mona_peft.tasks.run import TrainingRun, adapter_dir, run_script, run_training
+from mona_peft.tasks.run_directory import check_same_weights, find_checkpoint
+from mona_peft.tasks.schedule import MultiStepTrainer
+from mona_peft.tasks.tasks import INSTANCE_SEGMENTATION
 from scripts.demonstration.scene_objects import digit_scenes
 from scripts.demonstration.scenes import DIGIT_SCENES
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from scripts.common.objects.data import ObjectDataArguments, load_objects
-from scripts.common.objects.evaluation import BOXES_AND_MASKS, CocoTrainer
+from mona_peft.tasks.objects.data import ObjectDataArguments, load_objects
+from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, CocoTrainer
 from tests import composed, models
 from tests.folders import write_coco
 

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mona_peft.tasks.records import hardware, software, write_json
 from scripts.benchmark.measure import Clock, interleaved, kept_bytes, peak_bytes, ratios, training_step
 from scripts.benchmark.models import METHODS, SIZES, blocks_of, build, stock_model
-from scripts.common.records import hardware, software, write_json
 
 CASES = (
     "swin-tiny:224:4",

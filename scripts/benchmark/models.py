@@ -18,7 +18,7 @@ from mona_peft.blocks import Grid
 from mona_peft.functional.formula import mona_formula
 from mona_peft.functional.triton import triton_kernels
 from mona_peft.selection import TASK_HEAD
-from scripts.common.models import methods
+from mona_peft.tasks.models import methods
 
 SIZES = {
     "swin-tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},

@@ -16,8 +16,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from scripts.common.arguments import recipe
-from scripts.common.models.methods import METHODS
+from mona_peft.tasks.arguments import recipe
+from mona_peft.tasks.models.methods import METHODS
 from scripts.compare_methods.rows import BACKBONE_ROWS, METHOD_ROWS, Row
 from scripts.compare_methods.studies import STUDIES
 

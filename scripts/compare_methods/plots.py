@@ -5,8 +5,8 @@ from pathlib import Path
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from scripts.common.plots import save_figure
-from scripts.common.tasks import Task
+from mona_peft.tasks.plots import save_figure
+from mona_peft.tasks.tasks import Task
 from scripts.compare_methods.rows import METHOD_ROWS, REFERENCE
 from scripts.compare_methods.summary import Summary, evaluated_splits
 from scripts.compare_methods.tables import Summaries

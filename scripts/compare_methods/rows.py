@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from scripts.common.models.methods import METHODS
+from mona_peft.tasks.models.methods import METHODS
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.common.run import TrainingRun
-from scripts.common.tasks import (
+from mona_peft.tasks.run import TrainingRun
+from mona_peft.tasks.tasks import (
     IMAGE_CLASSIFICATION,
     INSTANCE_SEGMENTATION,
     OBJECT_DETECTION,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from scripts.common.pages import table
-from scripts.common.tasks import Task
+from mona_peft.tasks.pages import table
+from mona_peft.tasks.tasks import Task
 from scripts.compare_methods.experiments import Record
 from scripts.compare_methods.rows import (
     BACKBONE_ROWS,

@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
-from scripts.common.images.files import stored_png
+from mona_peft.tasks.images.files import stored_png
 from scripts.demonstration.overlay import Variation, overlay
 from scripts.demonstration.photographs import random_background
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, RTDetrImageProcessorPil, TrainingArguments
 
-from scripts.common.models.backbones import DenseModelArguments, load_dense_model
-from scripts.common.objects.dataset import ObjectDetectionDataset, collate, detector_inputs
-from scripts.common.objects.evaluation import CocoTrainer, box_detections
-from scripts.common.tasks import OBJECT_DETECTION
+from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
+from mona_peft.tasks.objects.dataset import ObjectDetectionDataset, collate, detector_inputs
+from mona_peft.tasks.objects.evaluation import CocoTrainer, box_detections
+from mona_peft.tasks.tasks import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
     BACKBONE,
     SCENES_CARD,

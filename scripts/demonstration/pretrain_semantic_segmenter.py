@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, SegformerImageProcessorPil, TrainingArguments
 
-from scripts.common.models.backbones import DenseModelArguments, load_dense_model
-from scripts.common.segmentation.data import BACKGROUND, scene_maps
-from scripts.common.segmentation.dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, collate, model_inputs
-from scripts.common.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
-from scripts.common.tasks import SEMANTIC_SEGMENTATION
+from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
+from mona_peft.tasks.segmentation.data import BACKGROUND, scene_maps
+from mona_peft.tasks.segmentation.dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, collate, model_inputs
+from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
+from mona_peft.tasks.tasks import SEMANTIC_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,
     SCENES_CARD,

@@ -7,9 +7,9 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from faster_coco_eval.core import mask as mask_api
 
-from scripts.common.images.files import stored_png
-from scripts.common.objects.coco_objects import Objects
-from scripts.common.objects.data import objects_features
+from mona_peft.tasks.images.files import stored_png
+from mona_peft.tasks.objects.coco_objects import Objects
+from mona_peft.tasks.objects.data import objects_features
 from scripts.demonstration.scenes import NUM_SCENES, DigitScenes, Scene
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, SwinBackbone, SwinConfig, SwinForImageClassification, TrainingArguments
 
-from scripts.common.models.backbones import ARCHITECTURES, DenseModelArguments, checkpoint_backbone, load_dense_model
+from mona_peft.tasks.models.backbones import ARCHITECTURES, DenseModelArguments, checkpoint_backbone, load_dense_model
 from tests.models import FOUR_STAGES, images, mask2former, upernet
 from tests.test_detectors import DETECTORS
 

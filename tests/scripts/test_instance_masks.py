@@ -11,9 +11,9 @@ from PIL import Image
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 from transformers.models.maskformer.image_processing_pil_maskformer import MaskFormerImageProcessorPil
 
-from scripts.common.objects.data import objects_features
-from scripts.common.objects.evaluation import BOXES_AND_MASKS, average_precisions
-from scripts.common.objects.instance_masks import (
+from mona_peft.tasks.objects.data import objects_features
+from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, average_precisions
+from mona_peft.tasks.objects.instance_masks import (
     BACKGROUND,
     INSTANCE_AUGMENTATIONS,
     MAX_INSTANCES,

@@ -15,10 +15,10 @@ from transformers import DeformableDetrImageProcessorPil, SwinConfig, SwinForIma
 from transformers.models.auto.modeling_auto import AutoModelForObjectDetection
 
 from mona_peft import MonaConfig, load_backbone
-from scripts.common.models.backbones import DenseModelArguments, load_dense_model
-from scripts.common.models.retinanet import RetinaNetConfig, RetinaNetForObjectDetection
-from scripts.common.objects.dataset import collate, detector_inputs
-from scripts.common.objects.evaluation import box_detections
+from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
+from mona_peft.tasks.models.retinanet import RetinaNetConfig, RetinaNetForObjectDetection
+from mona_peft.tasks.objects.dataset import collate, detector_inputs
+from mona_peft.tasks.objects.evaluation import box_detections
 from scripts.train_object_detection import main
 from tests.folders import write_coco, write_voc
 from tests.models import FOUR_STAGES

@@ -9,9 +9,9 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from transformers import Mask2FormerImageProcessorPil, SegformerImageProcessorPil
 
-from scripts.common.segmentation import data as segmentation_data
-from scripts.common.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
-from scripts.common.segmentation.dataset import (
+from mona_peft.tasks.segmentation import data as segmentation_data
+from mona_peft.tasks.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
+from mona_peft.tasks.segmentation.dataset import (
     UNCOUNTED,
     AnnotatedImages,
     EvaluationImages,

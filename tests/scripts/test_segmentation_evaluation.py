@@ -9,8 +9,8 @@ from torch import nn
 from transformers import EvalPrediction, SegformerImageProcessorPil, TrainingArguments
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from scripts.common.segmentation.dataset import UNCOUNTED
-from scripts.common.segmentation.evaluation import (
+from mona_peft.tasks.segmentation.dataset import UNCOUNTED
+from mona_peft.tasks.segmentation.evaluation import (
     SegmentationMetrics,
     SemanticSegmentationTrainer,
     confusion_matrix,

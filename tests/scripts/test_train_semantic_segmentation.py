@@ -20,10 +20,10 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from scripts.common.models.backbones import DenseModelArguments, load_dense_model
-from scripts.common.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
-from scripts.common.segmentation.dataset import IGNORE_INDEX, EvaluationImages, collate
-from scripts.common.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
+from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
+from mona_peft.tasks.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
+from mona_peft.tasks.segmentation.dataset import IGNORE_INDEX, EvaluationImages, collate
+from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from scripts.train_semantic_segmentation import AUTO_CLASSES, main, parse
 from tests.folders import SHAPES, write_masks
 from tests.models import FOUR_STAGES, upernet

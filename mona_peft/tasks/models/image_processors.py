@@ -1,0 +1,62 @@
+"""Image processors of dense models: of pre-trained ones, and of new ones around a pre-trained backbone."""
+
+from collections.abc import Mapping, Sequence
+
+from transformers import BaseImageProcessor, PreTrainedConfig
+
+# transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from mona_peft.tasks.models.backbones import DenseModelArguments
+
+PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr", "retinanet")
+"""Models that are told which pixels of a batch belong to an image. The others want images of one size: they would take
+the padding for a part of the image, and so of boxes and masks."""
+
+
+def load_image_processor(
+    classes: Mapping[str, type[BaseImageProcessor]], args: DenseModelArguments, size: Sequence[int] | None = None
+) -> BaseImageProcessor:
+    """Loads the image processor of a model, or makes one with the normalisation of the backbone.
+
+    Args:
+        classes: Of the image processors of new models, by `model_type`.
+        args: Which model.
+        size: In pixels: one number, the side of the squares that images are resized to, or two, the shorter side and
+            what the longer one may reach. None: the model's own, or the backbone's.
+
+    Raises:
+        ValueError: The size is neither one number nor two.
+    """
+    given = {}
+    if size is not None:
+        if len(size) not in (1, 2):
+            raise ValueError(f"--image_size {' '.join(map(str, size))}: one number or two are wanted (see --help).")
+        names = ("shortest_edge", "longest_edge") if len(size) == 2 else ("height", "width")
+        given = {"size": dict(zip(names, (size[0], size[-1]), strict=True))}
+    known = AutoImageProcessor.from_pretrained(args.base_model, **given)
+    if args.model_name_or_path is not None:
+        return known
+    moments = {"do_normalize": True, "image_mean": known.image_mean, "image_std": known.image_std}
+    return classes[args.model_type](**{"size": known.size, **given}, **moments)
+
+
+def check_image_sizes(image_processor: BaseImageProcessor, config: PreTrainedConfig) -> None:
+    """Checks that images come in one size where the model needs that, and in one that it can halve.
+
+    Raises:
+        ValueError: They don't.
+    """
+    model_type, size = config.model_type, image_processor.size
+    # RT-DETR and its successors enlarge each of the backbone's maps by two, and lay it over the one before.
+    stride = max(getattr(config, "feat_strides", [1]))
+    if any(size.get(side, 0) % stride for side in ("height", "width")):
+        raise ValueError(
+            f"--image_size: the sides of the images must be multiples of {stride} for this model of type {model_type}, "
+            f"and are {size.get('height')} x {size.get('width')}."
+        )
+    if model_type not in PADDED and not (size.get("height") and size.get("width")):
+        raise ValueError(
+            f"A model of type {model_type} takes images of one size, and its image processor resizes them to several "
+            f"({dict(size)}). Give one size for all, for instance --image_size 640."
+        )

@@ -1,0 +1,199 @@
+"""COCO's average precision of boxes and masks, by faster-coco-eval, and a `Trainer` that evaluates with it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import datasets
+import torch
+from accelerate.utils import gather_object
+from faster_coco_eval import COCO, COCOeval_faster
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import BaseImageProcessor
+from transformers.trainer_utils import EvalLoopOutput
+
+from mona_peft.tasks.trainer import WholeModelTrainer
+
+MAX_DETECTIONS = 100
+"""Detections of an image that count, those of highest score: COCO's convention."""
+
+AVERAGE_PRECISIONS = {
+    "ap": "AP_all",
+    "ap50": "AP_50",
+    "ap75": "AP_75",
+    "ap_small": "AP_small",
+    "ap_medium": "AP_medium",
+    "ap_large": "AP_large",
+}
+"""Our names of the numbers, and those of faster-coco-eval."""
+
+BOXES = {"box": "bbox"}
+BOXES_AND_MASKS = {"box": "bbox", "mask": "segm"}
+"""What is compared: COCO's names, by the prefixes of our metrics."""
+
+Detections = dict[int, list[dict[str, Any]]]
+"""What was found in each image, by `image_id`: entries in COCO's format of results, with `bbox` or `segmentation` or
+both, `category_id` and `score`. Images in which nothing was found have none."""
+
+
+def average_precisions(
+    rows: datasets.Dataset, detections: Detections, kinds: Mapping[str, str] = BOXES
+) -> dict[str, float]:
+    """Compares detections with the annotation of all images of a dataset.
+
+    Args:
+        rows: The dataset in the form of `objects.data`.
+        detections: What was found.
+        kinds: Which metrics: COCO's name of what is compared (`bbox`, `segm`), by the prefix of our names.
+
+    Returns:
+        `box_ap` (mean over intersections over union from 0.5 to 0.95), `box_ap50`, `box_ap75`, and `box_ap_small` (of
+        objects below 32 × 32 pixels), `box_ap_medium` and `box_ap_large` (from 96 × 96 on), and so on, from 0 to 1. A
+        number that has no meaning, as there are no objects of that size, is left out.
+    """
+    truth = COCO(_annotation(rows))
+    metrics = {}
+    for prefix, kind in kinds.items():
+        # From a box in an entry the area would be taken, also where masks are compared.
+        field = "segmentation" if kind == "segm" else "bbox"
+        entries = [
+            {"image_id": image_id, "category_id": entry["category_id"], "score": entry["score"], field: entry[field]}
+            for image_id, found in detections.items()
+            for entry in sorted(found, key=lambda entry: -entry["score"])[:MAX_DETECTIONS]
+        ]
+        evaluation = COCOeval_faster(truth, truth.loadRes(entries), kind, extra_calc=False)
+        evaluation.run()
+        numbers = evaluation.stats_as_dict
+        metrics |= {
+            f"{prefix}_{name}": float(numbers[theirs])
+            for name, theirs in AVERAGE_PRECISIONS.items()
+            if numbers[theirs] >= 0
+        }
+    return metrics
+
+
+def _annotation(rows: datasets.Dataset) -> dict[str, list[dict[str, Any]]]:
+    """Returns a dataset as the content of a file of COCO instances."""
+    rows = rows.select_columns(["image_id", "width", "height", "objects"])
+    names = rows.features["objects"]["category"].feature.names
+    annotations = []
+    for row in rows:
+        objects = row["objects"]
+        for number, box in enumerate(objects["bbox"]):
+            entry = {
+                "id": len(annotations) + 1,  # the evaluator takes 0 for none
+                "image_id": row["image_id"],
+                "bbox": box,
+                "category_id": objects["category"][number],
+                "area": objects["area"][number],
+                "iscrowd": int(objects["iscrowd"][number]),
+            }
+            if "mask" in objects:
+                size = [row["height"], row["width"]]
+                entry["segmentation"] = {"size": size, "counts": objects["mask"][number].encode()}
+            annotations.append(entry)
+    return {
+        "images": [{"id": row["image_id"], "width": row["width"], "height": row["height"]} for row in rows],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+    }
+
+
+def box_detections(
+    image_processor: BaseImageProcessor, outputs: Mapping[str, torch.Tensor], batch: dict[str, Any]
+) -> Detections:
+    """Turns the outputs of a detector into detections, by the image processor's post-processing.
+
+    Args:
+        image_processor: Of the model.
+        outputs: Of the model.
+        batch: Its inputs, with `labels` as the image processor makes them: with `image_id` and `orig_size`.
+    """
+    labels = batch["labels"]
+    sizes = torch.stack([label["orig_size"] for label in labels])  # (B, 2), height and width
+    found = image_processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+    return {
+        int(label["image_id"]): [
+            {"bbox": [left, top, right - left, bottom - top], "category_id": category, "score": score}
+            for (left, top, right, bottom), category, score in zip(
+                image["boxes"].tolist(), image["labels"].tolist(), image["scores"].tolist(), strict=True
+            )
+        ]
+        for label, image in zip(labels, found, strict=True)
+    }
+
+
+class CocoTrainer(WholeModelTrainer):
+    """`Trainer` that evaluates with COCO's average precision.
+
+    `Trainer` joins outputs and labels of all batches and processes as tensors, which lists of objects are not: it
+    mixes them up on one process and stops on several. Here every process post-processes its own batches, and what
+    they found is joined. An image that several processes see, as the last batches are filled up, counts once. And the
+    losses of boxes and masks are those of one process.
+
+    Args:
+        detect: Turns outputs of the model and a batch into detections.
+        kinds: As `average_precisions` takes them.
+        arguments: Those of `Trainer`. Datasets to evaluate on have their `rows`, in the form of `objects.data`.
+    """
+
+    def __init__(
+        self,
+        *arguments,
+        detect: Callable[[Mapping[str, torch.Tensor], dict[str, Any]], Detections],
+        kinds: Mapping[str, str] = BOXES,
+        **keyword_arguments,
+    ) -> None:
+        super().__init__(*arguments, **keyword_arguments)
+        self.detect = detect
+        self.kinds = kinds
+        self._detections: Detections = {}
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor, None, None]:
+        """Notes what the model finds in a batch, and returns its loss alone."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+            self._detections |= self.detect(outputs, inputs)
+        return loss.detach().mean(), None, None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Adds the average precisions to the loss."""
+        self._detections = {}
+        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        detections = _joined(gather_object([self._detections]))
+        metrics = average_precisions(dataloader.dataset.rows, detections, self.kinds)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    @torch.no_grad()
+    def find(self, images: Dataset) -> Detections:
+        """Returns what the present model finds in a few images, on this process alone."""
+        training = self.model.training
+        batch = self._prepare_inputs(self.data_collator([images[index] for index in range(len(images))]))
+        # Without labels: some losses are sums over all processes, which would wait for the others for ever.
+        inputs = {name: value for name, value in batch.items() if name not in self.label_names}
+        with self.compute_loss_context_manager():
+            outputs = self.model.eval()(**inputs)
+        self.model.train(training)
+        return self.detect(outputs, batch)
+
+
+def _joined(parts: Iterable[Detections]) -> Detections:
+    joined: Detections = {}
+    for part in parts:
+        joined |= part
+    return joined

@@ -1,0 +1,160 @@
+"""Instance masks between a dataset and models of the MaskFormer family: training targets, and predictions back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from faster_coco_eval.core import mask as mask_api
+from PIL import Image, ImageOps
+from transformers import BaseImageProcessor
+
+from mona_peft.tasks.images.augmentation import random_box
+from mona_peft.tasks.images.dataset import ImageDataset
+from mona_peft.tasks.objects.coco_objects import decode_masks
+from mona_peft.tasks.objects.evaluation import Detections
+
+BACKGROUND = 255
+"""Value of the pixels of no instance in an instance map. The image processors resize maps of 8 bits, no more."""
+
+MAX_INSTANCES = BACKGROUND
+"""How many instances a map can hold."""
+
+InstanceAugmentation = Callable[[Image.Image, np.ndarray, Random], tuple[Image.Image, np.ndarray]]
+"""From an image and its masks, (N, H, W) bool, to others of them; a mask may lose all its pixels."""
+
+
+def crop(image: Image.Image, masks: np.ndarray, random: Random) -> tuple[Image.Image, np.ndarray]:
+    """Cuts out a random rectangle of image and masks."""
+    left, top, right, bottom = random_box(image.size, random)
+    return image.crop((left, top, right, bottom)), masks[:, top:bottom, left:right]
+
+
+def flip(image: Image.Image, masks: np.ndarray, random: Random) -> tuple[Image.Image, np.ndarray]:
+    """Mirrors half of the images left to right, with their masks."""
+    return (ImageOps.mirror(image), masks[:, :, ::-1]) if random.random() < 0.5 else (image, masks)
+
+
+def crop_and_flip(image: Image.Image, masks: np.ndarray, random: Random) -> tuple[Image.Image, np.ndarray]:
+    """`crop`, then `flip`."""
+    return flip(*crop(image, masks, random), random)
+
+
+INSTANCE_AUGMENTATIONS: dict[str, InstanceAugmentation | None] = {
+    "none": None,
+    "crop": crop,
+    "flip": flip,
+    "crop-flip": crop_and_flip,
+}
+
+
+def instance_map(masks: np.ndarray) -> np.ndarray:
+    """Draws masks into one map, the largest first: where masks overlap, the smaller lies on top.
+
+    Args:
+        masks: (N, H, W) Which pixels belong to an instance: bool. N is at most `MAX_INSTANCES`.
+
+    Returns:
+        (H, W) Number of the mask, or `BACKGROUND`; uint8.
+    """
+    drawn = np.full(masks.shape[1:], BACKGROUND, dtype=np.uint8)
+    for number in np.argsort(-masks.sum((1, 2)), kind="stable"):
+        drawn[masks[number]] = number
+    return drawn
+
+
+def prepare_instances(
+    image: Image.Image, masks: np.ndarray, classes: np.ndarray, image_processor: BaseImageProcessor
+) -> dict[str, torch.Tensor]:
+    """Prepares an image and its instances as models of the MaskFormer family take them in training.
+
+    Args:
+        image: In RGB.
+        masks: (N, H, W) Which pixels belong to an instance: bool.
+        classes: (N,) Class of each instance.
+        image_processor: Of the model.
+
+    Returns:
+        `pixel_values` (3, H', W'), `mask_labels` (M, H', W') and `class_labels` (M,). Of more than `MAX_INSTANCES`
+        instances the largest remain; those of which others or the resizing leave no pixel are left out.
+    """
+    if len(masks) > MAX_INSTANCES:
+        largest = np.argsort(-masks.sum((1, 2)), kind="stable")[:MAX_INSTANCES]
+        masks, classes = masks[largest], classes[largest]
+    # The numbers of the instances begin at 0 and nothing is "reduced": with `ignore_index=0`, or with reduced labels,
+    # the processors drop the first instance of every image without a word.
+    inputs = image_processor(
+        image,
+        segmentation_maps=instance_map(masks),
+        instance_id_to_semantic_id={number: int(label) for number, label in enumerate(classes)},
+        ignore_index=BACKGROUND,
+        do_reduce_labels=False,
+        return_tensors="pt",
+    )
+    return {name: inputs[name][0] for name in ("pixel_values", "mask_labels", "class_labels")}
+
+
+class InstanceDataset(ImageDataset):
+    """Images and instances in the form of `objects.data`; crowds are no instances."""
+
+    augmentation: InstanceAugmentation | None
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row, image = self.rows[index], self.image(index)
+        objects = row["objects"]
+        wanted = ~np.array(objects["iscrowd"], dtype=bool)
+        masks = decode_masks(objects, row["width"], row["height"])[wanted]
+        classes = np.array(objects["category"], dtype=np.int64)[wanted]
+        if self.augmentation is not None:
+            image, masks = self.augmentation(image, masks, self.random(index))
+        inputs = prepare_instances(image, masks, classes, self.image_processor)
+        return {**inputs, "image_ids": row["image_id"], "original_sizes": (row["height"], row["width"])}
+
+
+def collate_instances(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Makes a batch: images are stacked; all else is one list entry an image, as numbers of instances differ."""
+    batch = {name: [row[name] for row in rows] for name in rows[0]}
+    return {**batch, "pixel_values": torch.stack(batch["pixel_values"])}
+
+
+def find_instances(
+    image_processor: BaseImageProcessor, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, Any]
+) -> Detections:
+    """Turns the outputs of a model into detections with masks, by the image processor's post-processing.
+
+    Mask2Former's goes by way of 384 x 384 pixels, whatever the size of the image: the masks of larger ones have their
+    edges to about two pixels, and their average precision is that of all of transformers.
+
+    Args:
+        image_processor: Of the model.
+        outputs: Of the model: `class_queries_logits` (B, Q, num_classes + 1), `masks_queries_logits` (B, Q, h, w).
+        batch: As `collate_instances` makes it of an `InstanceDataset`.
+    """
+    # MaskFormer's post-processing would enlarge masks without interpolation.
+    masks = torch.nn.functional.interpolate(
+        outputs["masks_queries_logits"].float().cpu(),
+        size=batch["pixel_values"].shape[-2:],
+        mode="bilinear",
+        align_corners=False,
+    )
+    found = image_processor.post_process_instance_segmentation(
+        SimpleNamespace(masks_queries_logits=masks, class_queries_logits=outputs["class_queries_logits"].float().cpu()),
+        threshold=0.0,
+        target_sizes=batch["original_sizes"],
+        return_binary_maps=True,
+    )
+    return {
+        image_id: _entries(image) if image["segments_info"] else []
+        for image_id, image in zip(batch["image_ids"], found, strict=True)
+    }
+
+
+def _entries(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns what was found in an image in COCO's format of results."""
+    masks = mask_api.encode(np.asfortranarray(found["segmentation"].byte().numpy().transpose(1, 2, 0)))
+    return [
+        {"segmentation": mask, "bbox": box.tolist(), "category_id": segment["label_id"], "score": segment["score"]}
+        for mask, box, segment in zip(masks, mask_api.toBbox(masks), found["segments_info"], strict=True)
+    ]

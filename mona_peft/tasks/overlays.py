@@ -1,0 +1,137 @@
+"""Class maps, masks and boxes over the images they belong to, and panels of such pictures."""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mona_peft.tasks.run_directory import replace_file
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+MAX_LEGEND = 30
+CELL, GAP, LINE, ENTRY = 192, 6, 32, 120
+"""Of a panel, in pixels: side of a picture, what is left between two, height of a line of text, width in a legend."""
+
+
+def palette(count: int) -> np.ndarray:
+    """Returns (count, 3) colours of even brightness, uint8, of which neighbours differ much."""
+    hues = (np.arange(count) * GOLDEN_RATIO) % 1
+    colours = [colorsys.hsv_to_rgb(hue, (0.95, 0.6)[number // 8 % 2], 1.0) for number, hue in enumerate(hues)]
+    return np.round(np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def paint(image: Image.Image, mask: np.ndarray, colours: np.ndarray, opacity: float) -> Image.Image:
+    """Paints the pixels of a mask over an image.
+
+    Args:
+        image: In RGB.
+        mask: (H, W) bool.
+        colours: (3,) or (H, W, 3), uint8.
+        opacity: From 0 to 1.
+    """
+    pixels = np.asarray(image).astype(np.float32)
+    painted = np.where(mask[..., None], (1 - opacity) * pixels + opacity * colours.astype(np.float32), pixels)
+    return Image.fromarray(np.round(painted).astype(np.uint8))
+
+
+def overlay_class_map(
+    image: Image.Image, class_map: np.ndarray, num_classes: int, unpainted: Sequence[int] = (), opacity: float = 0.6
+) -> Image.Image:
+    """Paints each class in its colour of `palette(num_classes)`.
+
+    Args:
+        image: In RGB.
+        class_map: (H, W) Class of each pixel; numbers that are no class are left unpainted.
+        num_classes: Number of classes.
+        unpainted: Classes that are left unpainted, such as the background.
+        opacity: Of the colours.
+    """
+    painted = (class_map >= 0) & (class_map < num_classes) & ~np.isin(class_map, unpainted)
+    colours = palette(num_classes)[np.where(painted, class_map, 0)]
+    return paint(image, painted, colours, opacity)
+
+
+def overlay_masks(
+    image: Image.Image, masks: np.ndarray, classes: Sequence[int], num_classes: int, opacity: float = 0.6
+) -> Image.Image:
+    """Paints the mask of each object in the colour of its class, the first object at the back.
+
+    Args:
+        image: In RGB.
+        masks: (N, H, W) bool.
+        classes: (N,) Class of each object.
+        num_classes: Number of classes.
+        opacity: Of the colours.
+    """
+    colours = palette(num_classes)
+    for mask, label in zip(masks, classes, strict=True):
+        image = paint(image, mask, colours[label], opacity)
+    return image
+
+
+def overlay_boxes(
+    image: Image.Image,
+    boxes: np.ndarray,
+    classes: Sequence[int],
+    names: Sequence[str],
+    scores: Sequence[float] | None = None,
+    side: int = 288,
+) -> Image.Image:
+    """Draws boxes with the names of their classes, on an image enlarged for that if it is small.
+
+    Args:
+        image: In RGB.
+        boxes: (N, 4) Left, top, right and bottom edge in pixels of `image`.
+        classes: (N,) Class of each box.
+        names: Names of all classes.
+        scores: (N,) From 0 to 1, written behind the names.
+        side: Least length of the result's longer side in pixels; enlargement is by a whole number.
+    """
+    factor = max(1, -(-side // max(image.size)))
+    picture = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    draw, font, colours = ImageDraw.Draw(picture), ImageFont.load_default(20), palette(len(names))
+    for number, (box, label) in enumerate(zip(boxes, classes, strict=True)):
+        left, top, right, bottom = (float(edge) * factor for edge in box)
+        colour = tuple(int(level) for level in colours[label])
+        # Pillow draws the last pixel too.
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=2)
+        text = names[label] if scores is None else f"{names[label]} {scores[number]:.2f}"
+        height = draw.textbbox((left, top), text, font)[3] - top
+        at = (left, top - height if top >= height else top)
+        draw.rectangle(draw.textbbox(at, text, font), fill=colour)
+        draw.text(at, text, "black", font)
+    return picture
+
+
+def save_panel(
+    columns: Mapping[str, Sequence[Image.Image]], path: Path, legend: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Writes pictures side by side, one row an image and one column a stage: input, truth, prediction, ...
+
+    Args:
+        columns: Pictures by the title of their column; every column has as many.
+        path: Of the PNG.
+        legend: Colours (3,) by what they stand for; a long one is left out.
+    """
+    rows, step = len(next(iter(columns.values()))), CELL + GAP
+    entries = list(legend.items()) if legend and len(legend) <= MAX_LEGEND else []
+    per_line = max(1, len(columns) * step // ENTRY)
+    lines = -(-len(entries) // per_line)
+    panel = Image.new("RGB", (len(columns) * step + GAP, LINE + rows * step + GAP + lines * LINE), "white")
+    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(16)
+    for column, (title, pictures) in enumerate(columns.items()):
+        left = GAP + column * step
+        draw.text((left + CELL / 2, LINE / 2), title, "black", font, anchor="mm")
+        for row, picture in enumerate(pictures):
+            scale = CELL / max(picture.size)
+            resample = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+            shown = picture.resize([max(1, round(side * scale)) for side in picture.size], resample)
+            panel.paste(shown, (left, LINE + row * step))
+    for number, (name, colour) in enumerate(entries):
+        left, top = GAP + number % per_line * ENTRY, LINE + rows * step + number // per_line * LINE
+        draw.rectangle((left, top + 8, left + 15, top + 23), tuple(int(level) for level in colour))
+        draw.text((left + 22, top + LINE / 2), name, "black", font, anchor="lm")
+    with replace_file(path) as new:
+        panel.save(new)

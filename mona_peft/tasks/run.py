@@ -1,0 +1,190 @@
+"""The part that all training scripts end with: train, evaluate, and save what was trained, its card and its curves."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import upload_folder
+from peft import PeftModel
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import PredictionOutput
+
+from mona_peft.tasks.arguments import MethodArguments, ModelArguments, recipe
+from mona_peft.tasks.images.dataset import ImageDataset
+from mona_peft.tasks.model_card import model_card
+from mona_peft.tasks.models.methods import METHODS
+from mona_peft.tasks.pictures import PredictionPictures
+from mona_peft.tasks.plots import plot_curves
+from mona_peft.tasks.records import hardware, parameter_counts, software, write_json
+from mona_peft.tasks.run_directory import replace_directory
+from mona_peft.tasks.splits import SplitArguments
+from mona_peft.tasks.tasks import Task
+
+EVALUATED = ("validation", "test")
+"""Splits that results are reported of, where they are there."""
+
+TrainingRun = tuple[dict[str, Any], PredictionOutput]
+"""What a training script's `train` returns: the record of the run, as in `metrics.json`, and what `Trainer.predict`
+returned for the test images (for the validation images where there is no test split)."""
+
+
+def run_script(train: Callable[..., TrainingRun], arguments: Sequence[Any]) -> None:
+    """Runs a training script and prints what came out.
+
+    Args:
+        train: Takes the arguments, trains and returns record and predictions.
+        arguments: Parsed; `TrainingArguments` last.
+    """
+    output_dir = arguments[-1].output_dir
+    try:
+        record, _ = train(*arguments)
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {output_dir}."
+        ) from None
+    if arguments[-1].process_index > 0:
+        return
+    print(json.dumps(record["results"], indent=2))
+    print(f"What was trained, its card, curves and metrics are in {output_dir}.")
+
+
+def run_training(
+    trainer: Trainer,
+    task: Task,
+    model_args: ModelArguments,
+    data_args: SplitArguments,
+    method_args: MethodArguments,
+    *,
+    images: Mapping[str, ImageDataset],
+    classes: Sequence[str],
+    load_base: Sequence[str],
+    dataset: str,
+    checkpoint: str | None = None,
+    pictures: PredictionPictures | None = None,
+    details: Mapping[str, Callable[[], Any]] | None = None,
+) -> TrainingRun:
+    """Trains, evaluates, and saves what was trained, with the image processor and a card, its curves and a record.
+
+    An adapter is saved to `adapter/` in the output directory, a model that was trained whole to `model/`; the record is
+    `metrics.json`.
+
+    Args:
+        trainer: Its `processing_class` is the image processor.
+        task: What is trained for.
+        model_args: The model.
+        data_args: The images.
+        method_args: The method and its settings.
+        images: By split: `train`, `validation` and, where there is one, `test`.
+        classes: Names of the classes.
+        load_base: Lines of Python that assign the base model to `base`, their imports first.
+        dataset: The dataset, as a person reads it.
+        checkpoint: To go on from.
+        pictures: Of predictions, before, early in and after training.
+        details: What the record says of each evaluated split besides the task's metrics, by name, asked for after the
+            split's evaluation.
+    """
+    # A model whose weights are shared out predicts on all processes or on none, and before training on none.
+    shared_out = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    draws = pictures is not None and not shared_out
+    leads = trainer.is_world_process_zero()
+    if draws:
+        trainer.add_callback(pictures)
+        if leads:
+            pictures.add("before training")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if draws and leads:
+        pictures.add("after training")
+
+    results: dict[str, dict[str, float]] = {}
+    detailed: dict[str, dict[str, Any]] = {name: {} for name in details or {}}
+    for split in [split for split in EVALUATED if split in images]:
+        output = trainer.predict(images[split], metric_key_prefix=split)
+        results[split] = task_metrics(task, output.metrics, split)
+        for name, values in detailed.items():
+            values[split] = details[name]()
+
+    model, args = trainer.model, trainer.args
+    record = {
+        "task": task.name,
+        **_model_class(model.get_base_model() if isinstance(model, PeftModel) else model),
+        "base_model": model_args.base_model,
+        "model": asdict(model_args),
+        "load_base": list(load_base),
+        "dataset": dataset,
+        "classes": list(classes),
+        "num_images": {split: len(rows) for split, rows in images.items()},
+        "data": asdict(data_args),
+        "results": results,
+        **detailed,
+        "method": {"method": method_args.method, **METHODS[method_args.method].settings(method_args)},
+        "training": recipe(args),
+        "seed": args.seed,
+        "parameters": parameter_counts(model),
+        "software": software(),
+        "hardware": hardware(args.device, args.world_size),
+        "history": trainer.state.log_history,
+    }
+    return _save(trainer, task, record, built=model_args.model_name_or_path is None), output
+
+
+def _save(trainer: Trainer, task: Task, record: dict[str, Any], built: bool) -> dict[str, Any]:
+    """Saves what was trained, and the record, which is returned with what is known after that.
+
+    Args:
+        trainer: After training.
+        task: What was trained for.
+        record: Of the run.
+        built: Whether the base model was built and not loaded; its config is then saved beside the adapter.
+    """
+    args, model = trainer.args, trainer.model
+    whole = isinstance(model, PreTrainedModel)
+    output_dir, folder = Path(args.output_dir), model_dir(args) if whole else adapter_dir(args)
+    record["adapter_path"] = folder.as_posix()
+    # Whole weights where each process has a part of them; asked for by all.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    if trainer.is_world_process_zero():
+        with replace_directory(folder) as new:
+            model.save_pretrained(new, state_dict=weights)
+            trainer.processing_class.save_pretrained(new)
+            if built and not whole:
+                model.get_base_model().config.save_pretrained(new)
+            record["adapter_bytes"] = sum(file.stat().st_size for file in new.glob("*.safetensors"))
+            model_card(record, task).save(new / "README.md")
+        plot_curves({record["method"]["method"]: record["history"]}, output_dir / "curves.png", task)
+        write_json(output_dir / "metrics.json", record)
+        if args.push_to_hub:  # what Trainer pushed are checkpoints
+            upload_folder(
+                repo_id=trainer.hub_model_id, folder_path=folder, token=args.hub_token, commit_message="End of training"
+            )
+    return record
+
+
+def task_metrics(task: Task, metrics: dict[str, float], split: str) -> dict[str, float]:
+    """Returns loss and metrics of a task by their own names.
+
+    Args:
+        task: The task.
+        metrics: As `Trainer.predict` and `Trainer.evaluate` return them.
+        split: Their `metric_key_prefix`.
+    """
+    named = {name.removeprefix(f"{split}_"): value for name, value in metrics.items()}
+    return {name: value for name, value in named.items() if name in ("loss", *task.metrics)}
+
+
+def adapter_dir(args: TrainingArguments) -> Path:
+    """Returns the folder for the adapter that a run has trained."""
+    return Path(args.output_dir, "adapter")
+
+
+def model_dir(args: TrainingArguments) -> Path:
+    """Returns the folder for a model that a run has trained whole."""
+    return Path(args.output_dir, "model")
+
+
+def _model_class(model: PreTrainedModel) -> dict[str, str]:
+    """Returns the name of a model's class, and where it is imported from."""
+    package = type(model).__module__
+    module = "transformers" if package.startswith("transformers.") else package
+    return {"model_class": type(model).__name__, "model_module": module}
