@@ -22,9 +22,9 @@ from datasets import Dataset
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
-from mona_peft.tasks.pages import table
-from mona_peft.tasks.plots import draw_loss, draw_metric, save_figure
-from mona_peft.tasks.records import write_json
+from mona_peft.tasks.reporting.pages import table
+from mona_peft.tasks.reporting.plots import draw_loss, draw_metric, save_figure
+from mona_peft.tasks.training.records import write_json
 from scripts.demonstration.digits import handwritten_digits
 from scripts.train_image_classification import parse, train
 

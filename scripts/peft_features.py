@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from mona_peft.tasks.records import software
+from mona_peft.tasks.training.records import software
 
 DOCS = Path(__file__).parents[1] / "docs"
 UNTESTED = "-"

@@ -34,17 +34,17 @@ from transformers import (
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from mona_peft.tasks.arguments import MethodArguments, ModelArguments, parse_arguments
 from mona_peft.tasks.images.augmentation import AUGMENTATIONS
 from mona_peft.tasks.images.classification import DIGITS, DataArguments, load_image_classification
 from mona_peft.tasks.images.dataset import EpochCallback, ImageClassificationDataset
-from mona_peft.tasks.metrics import classification_metrics
-from mona_peft.tasks.model_card import load_pretrained_code
 from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.run import TrainingRun, run_script, run_training
-from mona_peft.tasks.run_directory import check_same_weights, find_checkpoint
-from mona_peft.tasks.tasks import IMAGE_CLASSIFICATION
-from mona_peft.tasks.trainer import WholeModelTrainer
+from mona_peft.tasks.reporting.model_card import load_pretrained_code
+from mona_peft.tasks.task import IMAGE_CLASSIFICATION
+from mona_peft.tasks.training.arguments import MethodArguments, ModelArguments, parse_arguments
+from mona_peft.tasks.training.metrics import classification_metrics
+from mona_peft.tasks.training.run import TrainingRun, run_script, run_training
+from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
+from mona_peft.tasks.training.trainer import WholeModelTrainer
 
 DEMONSTRATION_BACKBONE = os.path.relpath(Path(__file__).parent / "demonstration" / "backbone")
 

@@ -30,7 +30,6 @@ from transformers import (
     set_seed,
 )
 
-from mona_peft.tasks.arguments import MethodArguments, parse_arguments
 from mona_peft.tasks.images.dataset import EpochCallback
 from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
 from mona_peft.tasks.models.image_processors import check_image_sizes, load_image_processor
@@ -44,10 +43,11 @@ from mona_peft.tasks.objects.instance_masks import (
     find_instances,
 )
 from mona_peft.tasks.objects.pictures import object_pictures
-from mona_peft.tasks.run import TrainingRun, adapter_dir, run_script, run_training
-from mona_peft.tasks.run_directory import check_same_weights, find_checkpoint
-from mona_peft.tasks.schedule import MultiStepTrainer
-from mona_peft.tasks.tasks import INSTANCE_SEGMENTATION
+from mona_peft.tasks.task import INSTANCE_SEGMENTATION
+from mona_peft.tasks.training.arguments import MethodArguments, parse_arguments
+from mona_peft.tasks.training.run import TrainingRun, adapter_dir, run_script, run_training
+from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
+from mona_peft.tasks.training.schedule import MultiStepTrainer
 from scripts.demonstration.scene_objects import digit_scenes
 from scripts.demonstration.scenes import DIGIT_SCENES
 

@@ -32,9 +32,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
-from mona_peft.tasks.arguments import MethodArguments, parse_arguments
 from mona_peft.tasks.images.dataset import EpochCallback
-from mona_peft.tasks.losses import share_of_process
 from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
 from mona_peft.tasks.models.image_processors import check_image_sizes, load_image_processor
 from mona_peft.tasks.models.methods import METHODS
@@ -42,10 +40,12 @@ from mona_peft.tasks.objects.data import ObjectDataArguments, class_names, load_
 from mona_peft.tasks.objects.dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
 from mona_peft.tasks.objects.evaluation import CocoTrainer, box_detections
 from mona_peft.tasks.objects.pictures import object_pictures
-from mona_peft.tasks.run import TrainingRun, adapter_dir, run_script, run_training
-from mona_peft.tasks.run_directory import check_same_weights, find_checkpoint
-from mona_peft.tasks.schedule import MultiStepTrainer
-from mona_peft.tasks.tasks import OBJECT_DETECTION
+from mona_peft.tasks.task import OBJECT_DETECTION
+from mona_peft.tasks.training.arguments import MethodArguments, parse_arguments
+from mona_peft.tasks.training.losses import share_of_process
+from mona_peft.tasks.training.run import TrainingRun, adapter_dir, run_script, run_training
+from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
+from mona_peft.tasks.training.schedule import MultiStepTrainer
 from scripts.demonstration.scene_objects import digit_scenes
 from scripts.demonstration.scenes import DIGIT_SCENES
 

@@ -29,13 +29,10 @@ from transformers import (
     set_seed,
 )
 
-from mona_peft.tasks.arguments import MethodArguments, parse_arguments
 from mona_peft.tasks.images.dataset import EpochCallback
 from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
 from mona_peft.tasks.models.image_processors import load_image_processor
 from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.run import TrainingRun, adapter_dir, run_script, run_training
-from mona_peft.tasks.run_directory import check_same_weights, find_checkpoint
 from mona_peft.tasks.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
 from mona_peft.tasks.segmentation.dataset import (
     IGNORE_INDEX,
@@ -47,7 +44,10 @@ from mona_peft.tasks.segmentation.dataset import (
 )
 from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from mona_peft.tasks.segmentation.pictures import segmentation_pictures
-from mona_peft.tasks.tasks import SEMANTIC_SEGMENTATION
+from mona_peft.tasks.task import SEMANTIC_SEGMENTATION
+from mona_peft.tasks.training.arguments import MethodArguments, parse_arguments
+from mona_peft.tasks.training.run import TrainingRun, adapter_dir, run_script, run_training
+from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
 from scripts.demonstration.scenes import DIGIT_SCENES
 
 AUTO_CLASSES = {

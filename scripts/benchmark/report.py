@@ -16,8 +16,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mona_peft.tasks.pages import fill_page, table
-from mona_peft.tasks.plots import save_figure
+from mona_peft.tasks.reporting.pages import fill_page, table
+from mona_peft.tasks.reporting.plots import save_figure
 
 Methods = Mapping[str, Mapping[str, Any]]
 

@@ -27,8 +27,8 @@ from mona_peft.functional.dropout import draw_seed
 from mona_peft.functional.fast import Call
 from mona_peft.functional.folding import fold
 from mona_peft.functional.triton.engine import ENGINE
-from mona_peft.tasks.pages import table
-from mona_peft.tasks.records import write_json
+from mona_peft.tasks.reporting.pages import table
+from mona_peft.tasks.training.records import write_json
 
 GRIDS = {96: (56, 56), 128: (56, 56), 192: (28, 28), 384: (14, 14), 768: (7, 7), 1536: (7, 7)}
 """By the width of a stage of Swin, at 224 pixels."""

@@ -16,8 +16,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from mona_peft.tasks.arguments import recipe
 from mona_peft.tasks.models.methods import METHODS
+from mona_peft.tasks.training.arguments import recipe
 from scripts.compare_methods.rows import BACKBONE_ROWS, METHOD_ROWS, Row
 from scripts.compare_methods.studies import STUDIES
 

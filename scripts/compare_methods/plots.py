@@ -5,8 +5,8 @@ from pathlib import Path
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from mona_peft.tasks.plots import save_figure
-from mona_peft.tasks.tasks import Task
+from mona_peft.tasks.reporting.plots import save_figure
+from mona_peft.tasks.task import Task
 from scripts.compare_methods.rows import METHOD_ROWS, REFERENCE
 from scripts.compare_methods.summary import Summary, evaluated_splits
 from scripts.compare_methods.tables import Summaries

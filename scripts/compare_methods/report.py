@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mona_peft.tasks.pages import emptied, fill_page, place
-from mona_peft.tasks.tasks import Task
+from mona_peft.tasks.reporting.pages import emptied, fill_page, place
+from mona_peft.tasks.task import Task
 from scripts.compare_methods import plots, tables
 from scripts.compare_methods.experiments import Record, backbone_name
 from scripts.compare_methods.records import differing_settings, read_records

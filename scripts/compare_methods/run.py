@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from mona_peft.tasks.records import write_json
-from mona_peft.tasks.run_directory import complete_checkpoints
+from mona_peft.tasks.training.records import write_json
+from mona_peft.tasks.training.run_directory import complete_checkpoints
 from scripts.compare_methods.costs import CostCallback
 from scripts.compare_methods.experiments import Comparison, Experiment, Record, settings_of
 from scripts.compare_methods.records import check_settings, read_records, record_path, write_record

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mona_peft.tasks.run import TrainingRun
-from mona_peft.tasks.tasks import (
+from mona_peft.tasks.task import (
     IMAGE_CLASSIFICATION,
     INSTANCE_SEGMENTATION,
     OBJECT_DETECTION,
     SEMANTIC_SEGMENTATION,
     Task,
 )
+from mona_peft.tasks.training.run import TrainingRun
 from scripts.compare_methods.rows import BACKBONE_ROWS, ROWS
 
 DOCS = Path("docs")

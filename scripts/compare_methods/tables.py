@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from mona_peft.tasks.pages import table
-from mona_peft.tasks.tasks import Task
+from mona_peft.tasks.reporting.pages import table
+from mona_peft.tasks.task import Task
 from scripts.compare_methods.experiments import Record
 from scripts.compare_methods.rows import (
     BACKBONE_ROWS,

@@ -22,9 +22,9 @@ from transformers import (
     default_data_collator,
 )
 
-from mona_peft.tasks.metrics import classification_metrics
-from mona_peft.tasks.tasks import IMAGE_CLASSIFICATION
-from mona_peft.tasks.trainer import WholeModelTrainer
+from mona_peft.tasks.task import IMAGE_CLASSIFICATION
+from mona_peft.tasks.training.metrics import classification_metrics
+from mona_peft.tasks.training.trainer import WholeModelTrainer
 from scripts.demonstration.pretraining import Stopwatch, num_pictures, pretrain
 from scripts.demonstration.symbols import CLASSES, PrintedSymbols
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, RTDetrImageProcessorPil, TrainingArgum
 from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
 from mona_peft.tasks.objects.dataset import ObjectDetectionDataset, collate, detector_inputs
 from mona_peft.tasks.objects.evaluation import CocoTrainer, box_detections
-from mona_peft.tasks.tasks import OBJECT_DETECTION
+from mona_peft.tasks.task import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
     BACKBONE,
     SCENES_CARD,

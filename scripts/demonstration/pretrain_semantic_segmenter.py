@@ -23,7 +23,7 @@ from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_mod
 from mona_peft.tasks.segmentation.data import BACKGROUND, scene_maps
 from mona_peft.tasks.segmentation.dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, collate, model_inputs
 from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
-from mona_peft.tasks.tasks import SEMANTIC_SEGMENTATION
+from mona_peft.tasks.task import SEMANTIC_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,
     SCENES_CARD,

@@ -23,11 +23,11 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mona_peft.selection import backbone_of
-from mona_peft.tasks.arguments import recipe
-from mona_peft.tasks.records import hardware, software, write_json
-from mona_peft.tasks.run import task_metrics
-from mona_peft.tasks.run_directory import find_checkpoint, replace_directory
-from mona_peft.tasks.tasks import Task
+from mona_peft.tasks.task import Task
+from mona_peft.tasks.training.arguments import recipe
+from mona_peft.tasks.training.records import hardware, software, write_json
+from mona_peft.tasks.training.run import task_metrics
+from mona_peft.tasks.training.run_directory import find_checkpoint, replace_directory
 from scripts.demonstration.photographs import PHOTOGRAPHS
 from scripts.demonstration.scenes import MAX_OBJECTS, LetterScenes, Scene
 from scripts.demonstration.symbols import CLASSES, FONTS

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers import EvalPrediction
 
-from mona_peft.tasks.metrics import TopKAccuracy, classification_metrics
+from mona_peft.tasks.training.metrics import TopKAccuracy, classification_metrics
 
 SCORES = np.array(
     [

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from mona_peft.tasks.overlays import overlay_boxes, overlay_class_map, overlay_masks, palette, save_panel
+from mona_peft.tasks.reporting.overlays import overlay_boxes, overlay_class_map, overlay_masks, palette, save_panel
 
 GREY = Image.new("RGB", (4, 3), (100, 100, 100))
 

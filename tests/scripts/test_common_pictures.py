@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from mona_peft.tasks.pictures import PredictionPictures
+from mona_peft.tasks.reporting.pictures import PredictionPictures
 
 
 def test_a_column_is_added_before_at_the_first_evaluation_and_after(tmp_path):

@@ -10,11 +10,11 @@ from peft import get_peft_model
 from transformers import AutoModelForImageClassification, TrainingArguments
 
 from mona_peft import MonaConfig
-from mona_peft.tasks.model_card import load_pretrained_code, model_card
-from mona_peft.tasks.plots import draw_loss, draw_metric
-from mona_peft.tasks.records import hardware, parameter_counts, software
-from mona_peft.tasks.run_directory import find_checkpoint, replace_directory, replace_file
-from mona_peft.tasks.tasks import IMAGE_CLASSIFICATION, OBJECT_DETECTION
+from mona_peft.tasks.reporting.model_card import load_pretrained_code, model_card
+from mona_peft.tasks.reporting.plots import draw_loss, draw_metric
+from mona_peft.tasks.task import IMAGE_CLASSIFICATION, OBJECT_DETECTION
+from mona_peft.tasks.training.records import hardware, parameter_counts, software
+from mona_peft.tasks.training.run_directory import find_checkpoint, replace_directory, replace_file
 
 
 def write_half(path) -> None:

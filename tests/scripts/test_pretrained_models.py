@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from mona_peft.tasks.tasks import INSTANCE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION, Task
+from mona_peft.tasks.task import INSTANCE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION, Task
 from scripts import train_instance_segmentation, train_object_detection, train_semantic_segmentation
 from scripts.demonstration import pretrain_detector, pretrain_segmenter, pretrain_semantic_segmenter
 from scripts.demonstration.pretraining import BACKBONE, parse

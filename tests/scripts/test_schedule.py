@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from mona_peft.tasks.schedule import MultiStepTrainer
+from mona_peft.tasks.training.schedule import MultiStepTrainer
 
 
 def rates(tmp_path, steps: int, **kwargs) -> list[float]:

@@ -20,8 +20,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from mona_peft.tasks.arguments import recipe
 from mona_peft.tasks.objects.dataset import collate, crop_and_flip
+from mona_peft.tasks.training.arguments import recipe
 from scripts.train_object_detection import main, parse
 from tests.folders import write_coco, write_voc
 from tests.models import FOUR_STAGES

@@ -15,9 +15,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Training
 
 from mona_peft import load_backbone
 from mona_peft.selection import backbone_of, backbone_prefix, input_embeddings, modules_outside, parameters_outside
-from mona_peft.tasks.arguments import ModelArguments
-from mona_peft.tasks.model_card import load_pretrained_code
 from mona_peft.tasks.models import retinanet
+from mona_peft.tasks.reporting.model_card import load_pretrained_code
+from mona_peft.tasks.training.arguments import ModelArguments
 
 FOUR_STAGES = ("stage1", "stage2", "stage3", "stage4")
 

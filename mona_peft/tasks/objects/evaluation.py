@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor
 from transformers.trainer_utils import EvalLoopOutput
 
-from mona_peft.tasks.trainer import WholeModelTrainer
+from mona_peft.tasks.training.trainer import WholeModelTrainer
 
 MAX_DETECTIONS = 100
 """Detections of an image that count, those of highest score: COCO's convention."""

@@ -10,8 +10,8 @@ from PIL import Image
 from mona_peft.tasks.images.dataset import ImageDataset
 from mona_peft.tasks.objects.coco_objects import Objects, decode_masks
 from mona_peft.tasks.objects.evaluation import CocoTrainer, Detections
-from mona_peft.tasks.overlays import overlay_boxes, overlay_masks
-from mona_peft.tasks.pictures import PredictionPictures
+from mona_peft.tasks.reporting.overlays import overlay_boxes, overlay_masks
+from mona_peft.tasks.reporting.pictures import PredictionPictures
 
 NUM_PICTURES = 6
 MIN_SCORE = 0.5

@@ -9,9 +9,9 @@ from torch import nn
 from transformers import EvalPrediction
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from mona_peft.tasks.losses import counted_over_processes
 from mona_peft.tasks.segmentation.dataset import UNCOUNTED, collate
-from mona_peft.tasks.trainer import WholeModelTrainer
+from mona_peft.tasks.training.losses import counted_over_processes
+from mona_peft.tasks.training.trainer import WholeModelTrainer
 
 STRIDE = 2 / 3
 """From one window to the next, as a share of the window's side."""

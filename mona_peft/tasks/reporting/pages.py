@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mona_peft.tasks.run_directory import replace_file
+from mona_peft.tasks.training.run_directory import replace_file
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

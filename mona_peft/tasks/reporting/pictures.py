@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mona_peft.tasks.overlays import save_panel
+from mona_peft.tasks.reporting.overlays import save_panel
 
 
 class PredictionPictures(TrainerCallback):

@@ -9,8 +9,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mona_peft.model_card import import_note
 from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.pages import table
-from mona_peft.tasks.tasks import Task
+from mona_peft.tasks.reporting.pages import table
+from mona_peft.tasks.task import Task
 
 MAX_NAMED_CLASSES = 20
 

@@ -1,11 +1,11 @@
-"""What the training scripts do, as data: names, metrics and the classes of transformers that load the models."""
+"""The tasks as data: names, metrics and the classes of transformers that load the models."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task of a training script.
+    """A task that models are trained for.
 
     Attributes:
         name: As a person reads it.
@@ -25,6 +25,11 @@ class Task:
     def main_metric(self) -> str:
         """Name of the metric that decides."""
         return next(iter(self.metrics))
+
+    @property
+    def command(self) -> str:
+        """Name of the task on the command line."""
+        return self.name.replace(" ", "-")
 
 
 IMAGE_CLASSIFICATION = Task(
@@ -68,3 +73,21 @@ INSTANCE_SEGMENTATION = Task(
     metrics={name.replace("box", "mask"): label.replace("box", "mask") for name, label in BOX_METRICS.items()}
     | BOX_METRICS,
 )
+
+TASKS = {
+    task.command: task
+    for task in (IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, OBJECT_DETECTION, INSTANCE_SEGMENTATION)
+}
+"""By their names on the command line."""
+
+
+def find_task(name: str) -> Task:
+    """Returns a task by its name on the command line, or as a person reads it.
+
+    Raises:
+        ValueError: There is no such task; names those there are.
+    """
+    try:
+        return TASKS[name.replace(" ", "-").replace("_", "-")]
+    except KeyError:
+        raise ValueError(f"{name}: no such task. There are: {', '.join(TASKS)}.") from None

@@ -16,7 +16,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from mona_peft.tasks.models.methods import METHODS
 
-PRESETS = Path(__file__).resolve().parents[2] / "scripts" / "presets"
+PRESETS = Path(__file__).resolve().parents[3] / "scripts" / "presets"
 
 TRAINING_DEFAULTS: dict[str, Any] = {
     "eval_strategy": "epoch",

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from mona_peft.tasks.losses import counted_over_processes
+from mona_peft.tasks.training.losses import counted_over_processes
 
 
 class WholeModelTrainer(Trainer):

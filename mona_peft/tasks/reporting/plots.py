@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mona_peft.tasks.run_directory import replace_file
-from mona_peft.tasks.tasks import Task
+from mona_peft.tasks.task import Task
+from mona_peft.tasks.training.run_directory import replace_file
 
 History = Sequence[Mapping[str, Any]]
 """`Trainer.state.log_history`: records with `epoch` and what was logged then."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mona_peft.tasks.run_directory import replace_file
+from mona_peft.tasks.training.run_directory import replace_file
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 MAX_LEGEND = 30

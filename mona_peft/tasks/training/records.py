@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 import mona_peft
 from mona_peft.selection import backbone_prefix
-from mona_peft.tasks.run_directory import replace_file
+from mona_peft.tasks.training.run_directory import replace_file
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate")
 
