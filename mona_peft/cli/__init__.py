@@ -1,7 +1,7 @@
 """The console command `mona-peft`: a table of subcommands, and one module for each, imported when it is asked for.
 
 A module has `run(argv)`, which takes the arguments behind the subcommand's name and may return an exit code. It raises
-`ValueError` or `OSError` for what a user can mend: that becomes one message and exit code 2, with `--debug` a traceback.
+`ValueError` or `OSError` for what a user can mend: one message and exit code 2; with `--debug`, a traceback.
 """
 
 from __future__ import annotations
