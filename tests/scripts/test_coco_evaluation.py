@@ -101,7 +101,13 @@ BOX, OTHER, LARGE = [10, 10, 20, 20], [100, 100, 40, 40], [0, 0, 100, 100]
         ),
         # A second detection of the same object is wrong; it comes last and costs nothing.
         pytest.param(truth([(0, BOX)]), {5: [found(0, BOX, 0.5), found(0, BOX, 0.4)]}, {"ap": 1}, id="found twice"),
-        # Only the 100 of highest score count.
+        # Only the 100 of highest score count: the hundredth does, the next one does not.
+        pytest.param(
+            truth([(0, BOX)]),
+            {5: [found(0, BOX, 0.1), *[found(0, OTHER, 0.9)] * 99]},
+            {"ap": 0.01},
+            id="hundred",
+        ),
         pytest.param(
             truth([(0, BOX)]),
             {5: [found(0, BOX, 0.1), *[found(0, OTHER, 0.9)] * 100]},

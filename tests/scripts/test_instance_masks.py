@@ -1,6 +1,7 @@
 """Instance masks on their way to a model and back."""
 
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from transformers.models.mask2former.image_processing_pil_mask2former import Mas
 from transformers.models.maskformer.image_processing_pil_maskformer import MaskFormerImageProcessorPil
 
 from mona_peft.tasks.objects.data import objects_features
+from mona_peft.tasks.objects.detections import find_masks
 from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, average_precisions
 from mona_peft.tasks.objects.instance_masks import (
     BACKGROUND,
@@ -158,3 +160,39 @@ def test_nothing_found_counts_as_nothing():
     assert detections == {0: []}
     metrics = average_precisions(data.rows, detections, BOXES_AND_MASKS)
     assert metrics["mask_ap"] == metrics["box_ap"] == 0
+
+
+@pytest.mark.parametrize("kind", PROCESSORS)
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_masks_are_those_of_the_image_processor(kind, threshold):
+    """Larger and smaller images than the model has seen, one of them so small that masks get lost."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(3, 20, 4, 5, generator=generator) * 3 - 1
+    masks = torch.nn.functional.interpolate(coarse, size=(24, 30), mode="bilinear")
+    classes, input_size, sizes = (
+        torch.randn(3, 20, 6, generator=generator) * 3,
+        (96, 120),
+        [(70, 91), (300, 200), (2, 3)],
+    )
+    found = find_masks(
+        kind(), {"masks_queries_logits": masks, "class_queries_logits": classes}, input_size, sizes, threshold
+    )
+    if kind is MaskFormerImageProcessorPil:  # which enlarges the masks of the model without interpolation
+        masks = torch.nn.functional.interpolate(masks, size=input_size, mode="bilinear")
+    expected = kind().post_process_instance_segmentation(
+        SimpleNamespace(masks_queries_logits=masks, class_queries_logits=classes),
+        threshold=threshold,
+        target_sizes=sizes,
+        return_binary_maps=True,
+    )
+    assert len(found[2]) < len(found[1])
+    for entries, image, size in zip(found, expected, sizes, strict=True):
+        key = lambda entry: -entry["score"]  # noqa: E731
+        pairs = sorted(
+            zip(image["segments_info"], image["segmentation"], strict=True), key=lambda pair: -pair[0]["score"]
+        )
+        assert [entry["category_id"] for entry in sorted(entries, key=key)] == [info["label_id"] for info, _ in pairs]
+        for entry, (info, mask) in zip(sorted(entries, key=key), pairs, strict=True):
+            assert entry["score"] == pytest.approx(info["score"], abs=1e-6)
+            assert entry["segmentation"]["size"] == list(size)
+            np.testing.assert_array_equal(mask_api.decode(entry["segmentation"]), mask.numpy())

@@ -72,6 +72,13 @@ def test_windows_cover_an_image_and_stay_in_it(size):
     assert seen.max() <= 9
 
 
+def test_neighbouring_windows_share_a_third_of_their_side():
+    rows, columns = zip(*windows(20, 44, 12), strict=True)
+    assert sorted({(part.start, part.stop) for part in rows}) == [(0, 12), (8, 20)]
+    assert sorted({(part.start, part.stop) for part in columns}) == [(0, 12), (8, 20), (16, 28), (24, 36), (32, 44)]
+    assert len(rows) == 2 * 5
+
+
 class Brightness(nn.Module):
     """Scores classes by the brightness of a pixel relative to the mean of what it sees, at half the resolution."""
 

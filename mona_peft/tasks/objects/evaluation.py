@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor
 from transformers.trainer_utils import EvalLoopOutput
 
+from mona_peft.tasks.objects.detections import Detections, find_boxes
 from mona_peft.tasks.training.trainer import WholeModelTrainer
 
 MAX_DETECTIONS = 100
@@ -30,10 +31,6 @@ AVERAGE_PRECISIONS = {
 BOXES = {"box": "bbox"}
 BOXES_AND_MASKS = {"box": "bbox", "mask": "segm"}
 """What is compared: COCO's names, by the prefixes of our metrics."""
-
-Detections = dict[int, list[dict[str, Any]]]
-"""What was found in each image, by `image_id`: entries in COCO's format of results, with `bbox` or `segmentation` or
-both, `category_id` and `score`. Images in which nothing was found have none."""
 
 
 def average_precisions(
@@ -109,18 +106,9 @@ def box_detections(
         outputs: Of the model.
         batch: Its inputs, with `labels` as the image processor makes them: with `image_id` and `orig_size`.
     """
-    labels = batch["labels"]
-    sizes = torch.stack([label["orig_size"] for label in labels])  # (B, 2), height and width
-    found = image_processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
-    return {
-        int(label["image_id"]): [
-            {"bbox": [left, top, right - left, bottom - top], "category_id": category, "score": score}
-            for (left, top, right, bottom), category, score in zip(
-                image["boxes"].tolist(), image["labels"].tolist(), image["scores"].tolist(), strict=True
-            )
-        ]
-        for label, image in zip(labels, found, strict=True)
-    }
+    sizes = [tuple(label["orig_size"].tolist()) for label in batch["labels"]]
+    found = find_boxes(image_processor, outputs, sizes)
+    return {int(label["image_id"]): image for label, image in zip(batch["labels"], found, strict=True)}
 
 
 class CocoTrainer(WholeModelTrainer):

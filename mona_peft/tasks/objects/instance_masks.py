@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from faster_coco_eval.core import mask as mask_api
 from PIL import Image, ImageOps
 from transformers import BaseImageProcessor
 
 from mona_peft.tasks.images.augmentation import random_box
 from mona_peft.tasks.images.dataset import ImageDataset
 from mona_peft.tasks.objects.coco_objects import decode_masks
-from mona_peft.tasks.objects.evaluation import Detections
+from mona_peft.tasks.objects.detections import Detections, find_masks
 
 BACKGROUND = 255
 """Value of the pixels of no instance in an instance map. The image processors resize maps of 8 bits, no more."""
@@ -122,39 +120,12 @@ def collate_instances(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def find_instances(
     image_processor: BaseImageProcessor, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, Any]
 ) -> Detections:
-    """Turns the outputs of a model into detections with masks, by the image processor's post-processing.
-
-    Mask2Former's goes by way of 384 x 384 pixels, whatever the size of the image: the masks of larger ones have their
-    edges to about two pixels, and their average precision is that of all of transformers.
+    """Turns the outputs of a model into detections with masks.
 
     Args:
         image_processor: Of the model.
-        outputs: Of the model: `class_queries_logits` (B, Q, num_classes + 1), `masks_queries_logits` (B, Q, h, w).
+        outputs: Of the model, as `find_masks` takes them.
         batch: As `collate_instances` makes it of an `InstanceDataset`.
     """
-    # MaskFormer's post-processing would enlarge masks without interpolation.
-    masks = torch.nn.functional.interpolate(
-        outputs["masks_queries_logits"].float().cpu(),
-        size=batch["pixel_values"].shape[-2:],
-        mode="bilinear",
-        align_corners=False,
-    )
-    found = image_processor.post_process_instance_segmentation(
-        SimpleNamespace(masks_queries_logits=masks, class_queries_logits=outputs["class_queries_logits"].float().cpu()),
-        threshold=0.0,
-        target_sizes=batch["original_sizes"],
-        return_binary_maps=True,
-    )
-    return {
-        image_id: _entries(image) if image["segments_info"] else []
-        for image_id, image in zip(batch["image_ids"], found, strict=True)
-    }
-
-
-def _entries(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns what was found in an image in COCO's format of results."""
-    masks = mask_api.encode(np.asfortranarray(found["segmentation"].byte().numpy().transpose(1, 2, 0)))
-    return [
-        {"segmentation": mask, "bbox": box.tolist(), "category_id": segment["label_id"], "score": segment["score"]}
-        for mask, box, segment in zip(masks, mask_api.toBbox(masks), found["segments_info"], strict=True)
-    ]
+    found = find_masks(image_processor, outputs, batch["pixel_values"].shape[-2:], batch["original_sizes"])
+    return dict(zip(batch["image_ids"], found, strict=True))
