@@ -34,9 +34,9 @@ from transformers import (
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from mona_peft.tasks.images.augmentation import AUGMENTATIONS
-from mona_peft.tasks.images.classification import DIGITS, DataArguments, load_image_classification
-from mona_peft.tasks.images.dataset import EpochCallback, ImageClassificationDataset
+from mona_peft.tasks.data.augmentation import AUGMENTATIONS
+from mona_peft.tasks.data.classification import DataArguments, load_image_classification
+from mona_peft.tasks.data.dataset import EpochCallback, ImageClassificationDataset
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.reporting.model_card import load_pretrained_code
 from mona_peft.tasks.task import IMAGE_CLASSIFICATION
@@ -45,6 +45,7 @@ from mona_peft.tasks.training.metrics import classification_metrics
 from mona_peft.tasks.training.run import TrainingRun, run_script, run_training
 from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
 from mona_peft.tasks.training.trainer import WholeModelTrainer
+from scripts.demonstration.digits import DIGITS, digit_images
 
 DEMONSTRATION_BACKBONE = os.path.relpath(Path(__file__).parent / "demonstration" / "backbone")
 
@@ -108,7 +109,7 @@ def train(
     checkpoint = find_checkpoint(args)
     set_seed(args.seed)
 
-    splits = load_image_classification(data_args, args.seed)
+    splits = digit_images() if data_args.dataset is None else load_image_classification(data_args, args.seed)
     classes = splits["train"].features["label"].names
     base_model, image_processor = load_model(model_args, classes)
     model = METHODS[method_args.method](base_model, method_args)

@@ -30,18 +30,17 @@ from transformers import (
     set_seed,
 )
 
-from mona_peft.tasks.images.dataset import EpochCallback
-from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
-from mona_peft.tasks.models.image_processors import check_image_sizes, load_image_processor
-from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.objects.data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
-from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, CocoTrainer
-from mona_peft.tasks.objects.instance_masks import (
+from mona_peft.tasks.data.dataset import EpochCallback
+from mona_peft.tasks.data.objects.instances import (
     INSTANCE_AUGMENTATIONS,
     InstanceDataset,
     collate_instances,
-    find_instances,
 )
+from mona_peft.tasks.data.objects.loading import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
+from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
+from mona_peft.tasks.models.image_processors import check_image_sizes, load_image_processor
+from mona_peft.tasks.models.methods import METHODS
+from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, CocoTrainer, find_instances
 from mona_peft.tasks.objects.pictures import object_pictures
 from mona_peft.tasks.task import INSTANCE_SEGMENTATION
 from mona_peft.tasks.training.arguments import MethodArguments, parse_arguments

@@ -32,12 +32,12 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
-from mona_peft.tasks.images.dataset import EpochCallback
+from mona_peft.tasks.data.dataset import EpochCallback
+from mona_peft.tasks.data.objects.detection import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
+from mona_peft.tasks.data.objects.loading import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
 from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
 from mona_peft.tasks.models.image_processors import check_image_sizes, load_image_processor
 from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.objects.data import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
-from mona_peft.tasks.objects.dataset import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
 from mona_peft.tasks.objects.evaluation import CocoTrainer, box_detections
 from mona_peft.tasks.objects.pictures import object_pictures
 from mona_peft.tasks.task import OBJECT_DETECTION

@@ -29,12 +29,8 @@ from transformers import (
     set_seed,
 )
 
-from mona_peft.tasks.images.dataset import EpochCallback
-from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
-from mona_peft.tasks.models.image_processors import load_image_processor
-from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
-from mona_peft.tasks.segmentation.dataset import (
+from mona_peft.tasks.data.dataset import EpochCallback
+from mona_peft.tasks.data.segmentation.dataset import (
     IGNORE_INDEX,
     AnnotatedImages,
     EvaluationImages,
@@ -42,12 +38,17 @@ from mona_peft.tasks.segmentation.dataset import (
     TrainingImages,
     collate,
 )
+from mona_peft.tasks.data.segmentation.loading import SegmentationDataArguments, load_semantic_segmentation
+from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
+from mona_peft.tasks.models.image_processors import load_image_processor
+from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from mona_peft.tasks.segmentation.pictures import segmentation_pictures
 from mona_peft.tasks.task import SEMANTIC_SEGMENTATION
 from mona_peft.tasks.training.arguments import MethodArguments, parse_arguments
 from mona_peft.tasks.training.run import TrainingRun, adapter_dir, run_script, run_training
 from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
+from scripts.demonstration.scene_class_maps import SCENE_CLASSES, digit_scene_maps
 from scripts.demonstration.scenes import DIGIT_SCENES
 
 AUTO_CLASSES = {
@@ -116,7 +117,10 @@ def train(
     checkpoint = find_checkpoint(args)
     set_seed(args.seed)
 
-    splits, classes = load_semantic_segmentation(data_args, args.seed)
+    if data_args.dataset is None:
+        splits, classes = digit_scene_maps(), SCENE_CLASSES
+    else:
+        splits, classes = load_semantic_segmentation(data_args, args.seed)
     base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
     size = [data_args.image_size] if model_args.model_name_or_path is None else None
     image_processor = load_image_processor(IMAGE_PROCESSORS, model_args, size)

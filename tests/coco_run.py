@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from mona_peft.tasks.objects.data import ObjectDataArguments, load_objects
+from mona_peft.tasks.data.objects.loading import ObjectDataArguments, load_objects
 from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, CocoTrainer
 from tests import composed, models
 from tests.folders import write_coco

@@ -1,5 +1,6 @@
 """scikit-learn's real handwritten digits over photographs: the task of the demonstration."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,11 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
-from mona_peft.tasks.images.files import stored_png
+from mona_peft.tasks.data.files import stored_png
 from scripts.demonstration.overlay import Variation, overlay
 from scripts.demonstration.photographs import random_background
 
+DIGITS = "handwritten digits over photographs (embedded default)"
 IMAGE_SIZE = 64
 SCANS = {"train": range(1000), "validation": range(1000, 1297), "test": range(1297, 1797)}
 """Which of the 1,797 scans belong to a split. No two splits share a scan or a photograph."""
@@ -52,6 +54,12 @@ def handwritten_digits(seed: int = 0) -> DatasetDict:
         rows = {"image": pictures, "label": [int(digits.target[scan]) for scan in scans]}
         splits[split] = Dataset.from_dict(rows, features=features)
     return DatasetDict(splits)
+
+
+@cache  # for processes that train several times
+def digit_images() -> DatasetDict:
+    """Returns `handwritten_digits`, not decoded, as `load_image_classification` returns a user's images."""
+    return handwritten_digits().cast_column("image", Image(decode=False))
 
 
 def _picture(scan: np.ndarray, split: str, random: np.random.Generator) -> dict[str, Any]:

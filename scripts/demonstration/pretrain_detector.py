@@ -17,8 +17,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, RTDetrImageProcessorPil, TrainingArguments
 
+from mona_peft.tasks.data.objects.detection import ObjectDetectionDataset, collate, detector_inputs
 from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
-from mona_peft.tasks.objects.dataset import ObjectDetectionDataset, collate, detector_inputs
 from mona_peft.tasks.objects.evaluation import CocoTrainer, box_detections
 from mona_peft.tasks.task import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (

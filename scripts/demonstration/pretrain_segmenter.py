@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from transformers import BaseImageProcessor, Mask2FormerImageProcessorPil, PreTrainedModel, TrainingArguments
 
+from mona_peft.tasks.data.objects.instances import InstanceDataset, collate_instances, prepare_instances
 from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
-from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, CocoTrainer
-from mona_peft.tasks.objects.instance_masks import InstanceDataset, collate_instances, find_instances, prepare_instances
+from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, CocoTrainer, find_instances
 from mona_peft.tasks.task import INSTANCE_SEGMENTATION
 from scripts.demonstration.pretraining import (
     BACKBONE,

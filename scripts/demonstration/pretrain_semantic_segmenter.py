@@ -19,9 +19,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, SegformerImageProcessorPil, TrainingArguments
 
+from mona_peft.tasks.data.segmentation.dataset import (
+    IGNORE_INDEX,
+    EvaluationImages,
+    ScaleAndCrop,
+    collate,
+    model_inputs,
+)
+from mona_peft.tasks.data.segmentation.loading import BACKGROUND
 from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
-from mona_peft.tasks.segmentation.data import BACKGROUND, scene_maps
-from mona_peft.tasks.segmentation.dataset import IGNORE_INDEX, EvaluationImages, ScaleAndCrop, collate, model_inputs
 from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from mona_peft.tasks.task import SEMANTIC_SEGMENTATION
 from scripts.demonstration.pretraining import (
@@ -33,6 +39,7 @@ from scripts.demonstration.pretraining import (
     pretrain,
     training_card,
 )
+from scripts.demonstration.scene_class_maps import scene_maps
 from scripts.demonstration.scenes import IMAGE_SIZE, LetterScenes, Scene
 
 CLASSES = [BACKGROUND, *LetterScenes.classes]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import default_data_collator
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from mona_peft.tasks.images.dataset import ImageClassificationDataset
+from mona_peft.tasks.data.dataset import ImageClassificationDataset
 from scripts.demonstration.digits import handwritten_digits
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from faster_coco_eval.core import mask as mask_api
 
-from mona_peft.tasks.images.files import stored_png
-from mona_peft.tasks.objects.coco_objects import Objects
-from mona_peft.tasks.objects.data import objects_features
+from mona_peft.tasks.data.files import stored_png
+from mona_peft.tasks.data.objects.check import Objects
+from mona_peft.tasks.data.objects.loading import objects_features
 from scripts.demonstration.scenes import NUM_SCENES, DigitScenes, Scene
 
 
@@ -47,7 +47,7 @@ def scene_rows(
     classes: Sequence[str],
     with_masks: bool = True,
 ) -> Dataset:
-    """Returns scenes in the form of `objects.data`.
+    """Returns scenes in the form of `data.objects.loading`.
 
     Args:
         scenes: The scenes.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mona_peft.tasks.images.augmentation import AUGMENTATIONS
+from mona_peft.tasks.data.augmentation import AUGMENTATIONS
 
 COUNT = 200
 

@@ -9,8 +9,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from mona_peft.tasks.objects.coco_objects import ObjectCheck, decode_masks
-from mona_peft.tasks.objects.data import ObjectDataArguments, class_names, load_objects
+from mona_peft.tasks.data.objects.check import ObjectCheck, decode_masks
+from mona_peft.tasks.data.objects.loading import ObjectDataArguments, class_names, load_objects
 from tests.folders import coco_instances, write_coco, write_voc
 
 SQUARE, BAR, CROWD = [2.0, 4.0, 12.0, 12.0], [32.0, 0.0, 3.0, 40.0], [0.0, 30.0, 20.0, 8.0]

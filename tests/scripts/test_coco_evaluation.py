@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from faster_coco_eval.core import mask as mask_api
 
-from mona_peft.tasks.objects.data import objects_features
+from mona_peft.tasks.data.objects.loading import objects_features
 from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, average_precisions
 from tests import coco_run
 from tests.script_runs import TORCHRUN, run_python

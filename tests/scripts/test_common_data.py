@@ -10,9 +10,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from transformers import ViTImageProcessorPil
 
-from mona_peft.tasks.images.augmentation import AUGMENTATIONS, random_crop
-from mona_peft.tasks.images.classification import DataArguments, load_image_classification
-from mona_peft.tasks.images.dataset import ImageClassificationDataset
+from mona_peft.tasks.data.augmentation import AUGMENTATIONS, random_crop
+from mona_peft.tasks.data.classification import DataArguments, load_image_classification
+from mona_peft.tasks.data.dataset import ImageClassificationDataset
 from tests.folders import CLASSES, write_images
 
 

@@ -12,19 +12,18 @@ from PIL import Image
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 from transformers.models.maskformer.image_processing_pil_maskformer import MaskFormerImageProcessorPil
 
-from mona_peft.tasks.objects.data import objects_features
-from mona_peft.tasks.objects.detections import find_masks
-from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, average_precisions
-from mona_peft.tasks.objects.instance_masks import (
+from mona_peft.tasks.data.objects.instances import (
     BACKGROUND,
     INSTANCE_AUGMENTATIONS,
     MAX_INSTANCES,
     InstanceDataset,
     collate_instances,
-    find_instances,
     instance_map,
     prepare_instances,
 )
+from mona_peft.tasks.data.objects.loading import objects_features
+from mona_peft.tasks.objects.detections import find_masks
+from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, average_precisions, find_instances
 
 PROCESSORS = [Mask2FormerImageProcessorPil, MaskFormerImageProcessorPil]
 HEIGHT, WIDTH, SIDE = 40, 60, 32

@@ -15,9 +15,9 @@ from transformers import DeformableDetrImageProcessorPil, SwinConfig, SwinForIma
 from transformers.models.auto.modeling_auto import AutoModelForObjectDetection
 
 from mona_peft import MonaConfig, load_backbone
+from mona_peft.tasks.data.objects.detection import collate, detector_inputs
 from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
 from mona_peft.tasks.models.retinanet import RetinaNetConfig, RetinaNetForObjectDetection
-from mona_peft.tasks.objects.dataset import collate, detector_inputs
 from mona_peft.tasks.objects.evaluation import box_detections
 from scripts.train_object_detection import main
 from tests.folders import write_coco, write_voc

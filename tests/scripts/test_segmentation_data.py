@@ -9,9 +9,8 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from transformers import Mask2FormerImageProcessorPil, SegformerImageProcessorPil
 
-from mona_peft.tasks.segmentation import data as segmentation_data
-from mona_peft.tasks.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
-from mona_peft.tasks.segmentation.dataset import (
+from mona_peft.tasks.data.segmentation import loading as segmentation_data
+from mona_peft.tasks.data.segmentation.dataset import (
     UNCOUNTED,
     AnnotatedImages,
     EvaluationImages,
@@ -19,6 +18,8 @@ from mona_peft.tasks.segmentation.dataset import (
     TrainingImages,
     collate,
 )
+from mona_peft.tasks.data.segmentation.loading import SegmentationDataArguments, load_semantic_segmentation
+from scripts.demonstration import scene_class_maps
 from scripts.demonstration.scenes import DigitScenes
 from tests.folders import SHAPES, write_masks
 
@@ -302,9 +303,9 @@ def test_masks_without_image_are_left_out_with_a_word(folder, caplog):
 
 
 def test_embedded_default_is_the_scenes(monkeypatch):
-    monkeypatch.setattr(segmentation_data, "NUM_SCENES", {"train": 3, "validation": 2, "test": 2})
-    splits, classes = load_semantic_segmentation(SegmentationDataArguments(), seed=0)
-    assert classes == ["background", *(str(digit) for digit in range(10))]
+    monkeypatch.setattr(scene_class_maps, "NUM_SCENES", {"train": 3, "validation": 2, "test": 2})
+    splits = scene_class_maps.digit_scene_maps()
+    assert ["background", *(str(digit) for digit in range(10))] == scene_class_maps.SCENE_CLASSES
     scene = DigitScenes("test").scene(1)
     images = annotated(splits["test"])
     assert (images.class_map(1) == scene.class_map).all()

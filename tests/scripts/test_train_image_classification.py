@@ -67,8 +67,8 @@ def test_run_as_a_user_runs_it_and_load_by_the_card(arguments, tmp_path, image_f
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     check = f"""
 import torch
-from mona_peft.tasks.images.dataset import ImageClassificationDataset
-from mona_peft.tasks.images.classification import DataArguments, load_image_classification
+from mona_peft.tasks.data.dataset import ImageClassificationDataset
+from mona_peft.tasks.data.classification import DataArguments, load_image_classification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 arguments = DataArguments(dataset={str(image_folder)!r}, validation_fraction=0.25)
 rows = load_image_classification(arguments, 42)["validation"]

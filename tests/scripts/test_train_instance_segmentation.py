@@ -138,9 +138,9 @@ def test_run_on_two_processes_and_load_by_the_card(arguments, tmp_path, coco_fol
     check = f"""
 import json
 import torch
-from mona_peft.tasks.objects.data import ObjectDataArguments, load_objects
-from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, average_precisions
-from mona_peft.tasks.objects.instance_masks import InstanceDataset, collate_instances, find_instances
+from mona_peft.tasks.data.objects.loading import ObjectDataArguments, load_objects
+from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, average_precisions, find_instances
+from mona_peft.tasks.data.objects.instances import InstanceDataset, collate_instances
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 processor = AutoImageProcessor.from_pretrained({str(run / "adapter")!r})
 rows = load_objects(ObjectDataArguments(dataset={str(coco_folder)!r}), 42, with_masks=True)["validation"]

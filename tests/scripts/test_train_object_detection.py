@@ -20,7 +20,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from mona_peft.tasks.objects.dataset import collate, crop_and_flip
+from mona_peft.tasks.data.objects.detection import collate, crop_and_flip
 from mona_peft.tasks.training.arguments import recipe
 from scripts.train_object_detection import main, parse
 from tests.folders import write_coco, write_voc
@@ -56,9 +56,9 @@ def arguments(rt_detr, coco, tmp_path) -> list[str]:
 
 
 CHECK = """
-from mona_peft.tasks.objects.data import ObjectDataArguments, load_objects
+from mona_peft.tasks.data.objects.loading import ObjectDataArguments, load_objects
 from mona_peft.tasks.objects.evaluation import average_precisions, box_detections
-from mona_peft.tasks.objects.dataset import ObjectDetectionDataset, collate
+from mona_peft.tasks.data.objects.detection import ObjectDetectionDataset, collate
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 import json, torch
 rows = load_objects(ObjectDataArguments(dataset={data!r}), 42)["validation"]

@@ -20,9 +20,9 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from mona_peft.tasks.data.segmentation.dataset import IGNORE_INDEX, EvaluationImages, collate
+from mona_peft.tasks.data.segmentation.loading import SegmentationDataArguments, load_semantic_segmentation
 from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
-from mona_peft.tasks.segmentation.data import SegmentationDataArguments, load_semantic_segmentation
-from mona_peft.tasks.segmentation.dataset import IGNORE_INDEX, EvaluationImages, collate
 from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from scripts.train_semantic_segmentation import AUTO_CLASSES, main, parse
 from tests.folders import SHAPES, write_masks

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor
 from transformers.trainer_utils import EvalLoopOutput
 
-from mona_peft.tasks.objects.detections import Detections, find_boxes
+from mona_peft.tasks.objects.detections import Detections, find_boxes, find_masks
 from mona_peft.tasks.training.trainer import WholeModelTrainer
 
 MAX_DETECTIONS = 100
@@ -39,7 +39,7 @@ def average_precisions(
     """Compares detections with the annotation of all images of a dataset.
 
     Args:
-        rows: The dataset in the form of `objects.data`.
+        rows: The dataset in the form of `data.objects.loading`.
         detections: What was found.
         kinds: Which metrics: COCO's name of what is compared (`bbox`, `segm`), by the prefix of our names.
 
@@ -111,6 +111,20 @@ def box_detections(
     return {int(label["image_id"]): image for label, image in zip(batch["labels"], found, strict=True)}
 
 
+def find_instances(
+    image_processor: BaseImageProcessor, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, Any]
+) -> Detections:
+    """Turns the outputs of a model into detections with masks.
+
+    Args:
+        image_processor: Of the model.
+        outputs: Of the model, as `find_masks` takes them.
+        batch: As `collate_instances` makes it of an `InstanceDataset`.
+    """
+    found = find_masks(image_processor, outputs, batch["pixel_values"].shape[-2:], batch["original_sizes"])
+    return dict(zip(batch["image_ids"], found, strict=True))
+
+
 class CocoTrainer(WholeModelTrainer):
     """`Trainer` that evaluates with COCO's average precision.
 
@@ -122,7 +136,7 @@ class CocoTrainer(WholeModelTrainer):
     Args:
         detect: Turns outputs of the model and a batch into detections.
         kinds: As `average_precisions` takes them.
-        arguments: Those of `Trainer`. Datasets to evaluate on have their `rows`, in the form of `objects.data`.
+        arguments: Those of `Trainer`. Datasets to evaluate on have their `rows`, in the form of `data.objects.loading`.
     """
 
     def __init__(

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mona_peft.tasks.images.dataset import ImageDataset
-from mona_peft.tasks.objects.coco_objects import Objects, decode_masks
+from mona_peft.tasks.data.dataset import ImageDataset
+from mona_peft.tasks.data.objects.check import Objects, decode_masks
 from mona_peft.tasks.objects.evaluation import CocoTrainer, Detections
 from mona_peft.tasks.reporting.overlays import overlay_boxes, overlay_masks
 from mona_peft.tasks.reporting.pictures import PredictionPictures
@@ -23,7 +23,7 @@ def object_pictures(trainer: CocoTrainer, images: ImageDataset, classes: Sequenc
 
     Args:
         trainer: Holds the model, in whatever state it is when a picture is asked for.
-        images: With rows in the form of `objects.data`.
+        images: With rows in the form of `data.objects.loading`.
         classes: Names of the classes.
     """
     shown = copy(images)
@@ -40,7 +40,7 @@ def draw_truth(images: ImageDataset, classes: Sequence[str]) -> list[Image.Image
     """Draws the annotated boxes and masks over their images.
 
     Args:
-        images: With rows in the form of `objects.data`.
+        images: With rows in the form of `data.objects.loading`.
         classes: Names of the classes.
     """
     return [_draw(images.image(index), row["objects"], classes) for index, row in enumerate(images.rows)]
@@ -50,7 +50,7 @@ def draw_detections(images: ImageDataset, classes: Sequence[str], detections: De
     """Draws detected objects with a score of at least `MIN_SCORE` over their images, the surest on top.
 
     Args:
-        images: With rows in the form of `objects.data`.
+        images: With rows in the form of `data.objects.loading`.
         classes: Names of the classes.
         detections: What was found in them.
     """

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import EvalPrediction
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from mona_peft.tasks.segmentation.dataset import UNCOUNTED, collate
+from mona_peft.tasks.data.segmentation.dataset import UNCOUNTED, collate
 from mona_peft.tasks.training.losses import counted_over_processes
 from mona_peft.tasks.training.trainer import WholeModelTrainer
 

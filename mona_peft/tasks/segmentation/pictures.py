@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from mona_peft.tasks.data.segmentation.dataset import EvaluationImages
+from mona_peft.tasks.data.segmentation.loading import BACKGROUND
 from mona_peft.tasks.reporting.overlays import overlay_class_map, palette
 from mona_peft.tasks.reporting.pictures import PredictionPictures
-from mona_peft.tasks.segmentation.data import BACKGROUND
-from mona_peft.tasks.segmentation.dataset import EvaluationImages
 from mona_peft.tasks.segmentation.evaluation import SemanticSegmentationTrainer
 
 NUM_PICTURES = 6

@@ -11,12 +11,12 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import PredictionOutput
 
-from mona_peft.tasks.images.dataset import ImageDataset
+from mona_peft.tasks.data.dataset import ImageDataset
+from mona_peft.tasks.data.splits import SplitArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.reporting.model_card import model_card
 from mona_peft.tasks.reporting.pictures import PredictionPictures
 from mona_peft.tasks.reporting.plots import plot_curves
-from mona_peft.tasks.splits import SplitArguments
 from mona_peft.tasks.task import Task
 from mona_peft.tasks.training.arguments import MethodArguments, ModelArguments, recipe
 from mona_peft.tasks.training.records import hardware, parameter_counts, software, write_json

@@ -9,10 +9,9 @@ import torch
 from PIL import Image, ImageOps
 from transformers import BaseImageProcessor
 
-from mona_peft.tasks.images.augmentation import random_box
-from mona_peft.tasks.images.dataset import ImageDataset
-from mona_peft.tasks.objects.coco_objects import decode_masks
-from mona_peft.tasks.objects.detections import Detections, find_masks
+from mona_peft.tasks.data.augmentation import random_box
+from mona_peft.tasks.data.dataset import ImageDataset
+from mona_peft.tasks.data.objects.check import decode_masks
 
 BACKGROUND = 255
 """Value of the pixels of no instance in an instance map. The image processors resize maps of 8 bits, no more."""
@@ -95,7 +94,7 @@ def prepare_instances(
 
 
 class InstanceDataset(ImageDataset):
-    """Images and instances in the form of `objects.data`; crowds are no instances."""
+    """Images and instances in the form of `data.objects.loading`; crowds are no instances."""
 
     augmentation: InstanceAugmentation | None
 
@@ -115,17 +114,3 @@ def collate_instances(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Makes a batch: images are stacked; all else is one list entry an image, as numbers of instances differ."""
     batch = {name: [row[name] for row in rows] for name in rows[0]}
     return {**batch, "pixel_values": torch.stack(batch["pixel_values"])}
-
-
-def find_instances(
-    image_processor: BaseImageProcessor, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, Any]
-) -> Detections:
-    """Turns the outputs of a model into detections with masks.
-
-    Args:
-        image_processor: Of the model.
-        outputs: Of the model, as `find_masks` takes them.
-        batch: As `collate_instances` makes it of an `InstanceDataset`.
-    """
-    found = find_masks(image_processor, outputs, batch["pixel_values"].shape[-2:], batch["original_sizes"])
-    return dict(zip(batch["image_ids"], found, strict=True))

@@ -1,18 +1,16 @@
-"""Semantic-segmentation data from the hub, a local folder or the embedded default: checked, in one form."""
+"""Semantic-segmentation data from the hub or a local folder: checked, in one form."""
 
 import logging
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import PIL.Image
 from datasets import Dataset, DatasetDict, Features, Image
 from tqdm import tqdm
 
-from mona_peft.tasks.images.files import (
+from mona_peft.tasks.data.files import (
     find_images,
     is_turned,
     listing,
@@ -20,13 +18,11 @@ from mona_peft.tasks.images.files import (
     picture_rows,
     read_lines,
     stored_file,
-    stored_png,
     warn_of_turned_images,
 )
+from mona_peft.tasks.data.segmentation.dataset import UNCOUNTED, AnnotatedImages
+from mona_peft.tasks.data.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
 from mona_peft.tasks.messages import first_of
-from mona_peft.tasks.segmentation.dataset import UNCOUNTED, AnnotatedImages
-from mona_peft.tasks.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
-from scripts.demonstration.scenes import NUM_SCENES, DigitScenes
 
 BACKGROUND = "background"
 MAX_CLASSES = 255
@@ -97,7 +93,7 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
     """Loads the splits `train`, `validation` and, where there is one, `test`.
 
     Args:
-        args: What to load.
+        args: What to load; its `dataset` is given.
         seed: Of the split into training and validation images, where the dataset has none.
 
     Returns:
@@ -107,17 +103,13 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
         ValueError: There is no such dataset, something of it is missing, or an image and its mask do not fit. The
             message names the file, or what there is.
     """
-    if args.dataset is None:
-        splits = _digit_scenes()
-        names = [BACKGROUND, *DigitScenes.classes]
-    elif Path(args.dataset).is_dir() and any(Path(args.dataset, "images").glob("*")):
+    if Path(args.dataset).is_dir() and any(Path(args.dataset, "images").glob("*")):
         splits = _read_folder(Path(args.dataset), args)
     else:
         splits = _read_hub(args)
-    if args.dataset is not None:
-        names = _class_names(args)
-        if args.verify_images or names is None:
-            names = _checked_classes(splits, names, args)
+    names = _class_names(args)
+    if args.verify_images or names is None:
+        names = _checked_classes(splits, names, args)
     if len(names) < 2:
         raise ValueError(
             f"The masks have {len(names)} class(es); two at least are needed (the background is one, and "
@@ -128,21 +120,6 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> tu
         parts = splits["train"].train_test_split(test_size=size, seed=seed)
         splits["train"], splits["validation"] = parts["train"], parts["test"]
     return splits, names
-
-
-def _digit_scenes() -> DatasetDict:
-    splits = {}
-    for split, count in NUM_SCENES.items():
-        scenes = map(DigitScenes(split).scene, range(count))
-        splits[split] = scene_maps((scene.image, scene.class_map) for scene in scenes)
-    return DatasetDict(splits)
-
-
-def scene_maps(scenes: Iterable[tuple[PIL.Image.Image, np.ndarray]]) -> Dataset:
-    """Returns pictures and their class maps, (H, W) and uint8, as a dataset of `image` and `mask`, not decoded."""
-    pairs = [(stored_png(image), stored_png(PIL.Image.fromarray(class_map))) for image, class_map in scenes]
-    images, masks = zip(*pairs, strict=True)
-    return picture_rows(image=images, mask=masks)
 
 
 def _read_folder(folder: Path, args: SegmentationDataArguments) -> DatasetDict:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mona_peft.tasks.images.files import picture_files
-from mona_peft.tasks.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images
+from mona_peft.tasks.data.files import picture_files
+from mona_peft.tasks.data.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images
 
 LAYOUT = (
     "FOLDER/annotations/instances_train.json beside FOLDER/train/*.jpg (or FOLDER/images/train/, FOLDER/images/), or "

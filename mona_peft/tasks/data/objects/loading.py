@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
-from mona_peft.tasks.images.files import check_images, listing
-from mona_peft.tasks.objects import coco_files, voc_files
-from mona_peft.tasks.objects.annotated_images import AnnotatedSplit, image_sizes
-from mona_peft.tasks.objects.coco_objects import ObjectCheck, is_numbers
-from mona_peft.tasks.objects.hub_objects import read_objects
-from mona_peft.tasks.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
+from mona_peft.tasks.data.files import check_images, listing
+from mona_peft.tasks.data.objects import coco as coco_files
+from mona_peft.tasks.data.objects import voc as voc_files
+from mona_peft.tasks.data.objects.annotated_images import AnnotatedSplit, image_sizes
+from mona_peft.tasks.data.objects.check import ObjectCheck, is_numbers
+from mona_peft.tasks.data.objects.hub import read_objects
+from mona_peft.tasks.data.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
 
 logger = logging.getLogger(__name__)
 

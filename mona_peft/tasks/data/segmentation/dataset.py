@@ -11,8 +11,8 @@ import PIL.Image
 import torch
 from transformers import BaseImageProcessor
 
-from mona_peft.tasks.images.dataset import ImageDataset
-from mona_peft.tasks.images.files import open_stored
+from mona_peft.tasks.data.dataset import ImageDataset
+from mona_peft.tasks.data.files import open_stored
 
 UNCOUNTED = -1
 """In class maps: a pixel that does not count."""

@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional
 from transformers import BaseImageProcessor
 
-from mona_peft.tasks.images.augmentation import random_box
-from mona_peft.tasks.images.dataset import ImageDataset
-from mona_peft.tasks.objects.coco_objects import Objects
+from mona_peft.tasks.data.augmentation import random_box
+from mona_peft.tasks.data.dataset import ImageDataset
+from mona_peft.tasks.data.objects.check import Objects
 
 ObjectAugmentation = Callable[[PIL.Image.Image, Objects, Random], tuple[PIL.Image.Image, Objects]]
 """From an image and its objects to others of them; masks are not needed and may get lost."""
@@ -58,7 +58,7 @@ OBJECT_AUGMENTATIONS: dict[str, ObjectAugmentation | None] = {
 
 
 class ObjectDetectionDataset(ImageDataset):
-    """Rows in the form of `objects.data`, as `detector_inputs` makes them of each."""
+    """Rows in the form of `data.objects.loading`, as `detector_inputs` makes them of each."""
 
     augmentation: ObjectAugmentation | None
 

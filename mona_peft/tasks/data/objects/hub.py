@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 from datasets import ClassLabel, Dataset
 
-from mona_peft.tasks.objects.annotated_images import AnnotatedImage, AnnotatedSplit
+from mona_peft.tasks.data.objects.annotated_images import AnnotatedImage, AnnotatedSplit
 
 CATEGORY_NAMES = ("category", "categories", "category_id", "label", "labels", "class", "class_labels")
 BOX_NAMES = ("bbox", "bboxes", "boxes", "box")

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from mona_peft.tasks.images.files import picture_files, read_lines
-from mona_peft.tasks.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images
+from mona_peft.tasks.data.files import picture_files, read_lines
+from mona_peft.tasks.data.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images
 
 LAYOUT = "FOLDER/ImageSets/Main/train.txt, FOLDER/Annotations/*.xml and FOLDER/JPEGImages/, or FOLDER/VOC2007/... so"
 SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mona_peft.tasks.images.augmentation import Augmentation
-from mona_peft.tasks.images.files import UNREADABLE
+from mona_peft.tasks.data.augmentation import Augmentation
+from mona_peft.tasks.data.files import UNREADABLE
 
 
 class ImageDataset(Dataset):

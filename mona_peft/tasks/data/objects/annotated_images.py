@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from tqdm import tqdm
 
-from mona_peft.tasks.images.files import UNREADABLE, is_turned, open_stored, shown_size, warn_of_turned_images
+from mona_peft.tasks.data.files import UNREADABLE, is_turned, open_stored, shown_size, warn_of_turned_images
 from mona_peft.tasks.messages import first_of
 
 

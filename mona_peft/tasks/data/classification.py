@@ -1,19 +1,14 @@
-"""Image-classification data from the hub, a local folder or the embedded default: checked, in one form."""
+"""Image-classification data from the hub or a local folder: checked, in one form."""
 
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 
-from mona_peft.tasks.images.files import check_images, find_images, picture_files
-from mona_peft.tasks.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
-from scripts.demonstration.digits import handwritten_digits
-
-DIGITS = "handwritten digits over photographs (embedded default)"
-_digits = cache(handwritten_digits)  # for processes that train several times
+from mona_peft.tasks.data.files import check_images, find_images, picture_files
+from mona_peft.tasks.data.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
 
 
 @dataclass
@@ -43,7 +38,7 @@ def load_image_classification(args: DataArguments, seed: int) -> DatasetDict:
     """Loads the splits `train`, `validation` and, where there is one, `test`, with the columns `image` and `label`.
 
     Args:
-        args: What to load.
+        args: What to load; its `dataset` is given.
         seed: Of the split into training and validation images, where the dataset has none.
 
     Returns:
@@ -63,8 +58,6 @@ def load_image_classification(args: DataArguments, seed: int) -> DatasetDict:
 
 
 def _load(args: DataArguments) -> DatasetDict:
-    if args.dataset is None:
-        return _digits()
     folder = Path(args.dataset)
     if folder.is_dir():
         if images := find_images(folder):

@@ -1,1 +1,0 @@
-"""Images: files, datasets, augmentation, and those with a label each."""
