@@ -15,8 +15,8 @@ from mona_peft.tasks.segmentation.evaluation import (
     SemanticSegmentationTrainer,
     confusion_matrix,
     segmentation_scores,
-    windows,
 )
+from mona_peft.tasks.segmentation.inference import windows
 
 CLASSES = ["ground", "cat", "dog", "owl"]
 
@@ -112,9 +112,9 @@ def batch(count: int, height: int, width: int) -> dict[str, torch.Tensor]:
 def test_one_window_is_the_whole_image(tmp_path):
     inputs, sizes = batch(2, 16, 24), [(16, 24), (33, 47)]
     whole, slide = trainer(tmp_path), trainer(tmp_path, eval_mode="slide", crop_size=24)
-    loss, class_maps = whole.segment(whole.model, inputs, sizes)
+    loss, class_maps = whole.segmenter(whole.model, inputs, sizes)
     assert [tuple(class_map.shape) for class_map in class_maps] == sizes
-    slide_loss, slide_maps = slide.segment(slide.model, inputs, sizes)
+    slide_loss, slide_maps = slide.segmenter(slide.model, inputs, sizes)
     torch.testing.assert_close(slide_loss, loss)
     # Scores that are given at half the resolution go through the size of the window first.
     agreement = [(a == b).float().mean().item() for a, b in zip(slide_maps, class_maps, strict=True)]
@@ -125,7 +125,7 @@ def test_one_window_is_the_whole_image(tmp_path):
 def test_windows_are_averaged_where_they_overlap(tmp_path):
     inputs = batch(1, 12, 20)
     slide = trainer(tmp_path, eval_mode="slide", crop_size=12)
-    loss, (class_map,) = slide.segment(slide.model, inputs, [(12, 20)])
+    loss, (class_map,) = slide.segmenter(slide.model, inputs, [(12, 20)])
     total, counts, losses = torch.zeros(3, 12, 20), torch.zeros(12, 20), []
     for left in (0, 8):
         part = {name: values[..., left : left + 12] for name, values in inputs.items()}
@@ -142,8 +142,8 @@ def test_images_of_several_sizes_are_seen_one_by_one(tmp_path):
     whole = trainer(tmp_path)
     sizes = [(16, 24), (24, 16)]
     mixed = {name: [one[name][0], other[name][0]] for name in one}
-    loss, class_maps = whole.segment(whole.model, mixed, sizes)
-    singly = [whole.segment(whole.model, inputs, [size]) for inputs, size in zip((one, other), sizes, strict=True)]
+    loss, class_maps = whole.segmenter(whole.model, mixed, sizes)
+    singly = [whole.segmenter(whole.model, inputs, [size]) for inputs, size in zip((one, other), sizes, strict=True)]
     torch.testing.assert_close(loss, (singly[0][0] + singly[1][0]) / 2)
     assert all((class_map == maps_[0]).all() for class_map, (_, maps_) in zip(class_maps, singly, strict=True))
     step = whole.prediction_step(

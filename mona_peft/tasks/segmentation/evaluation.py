@@ -1,20 +1,17 @@
 """Evaluation of semantic segmentation: whole images or sliding windows, and metrics from a confusion matrix."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import EvalPrediction
-from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from mona_peft.tasks.data.segmentation.dataset import UNCOUNTED, collate
+from mona_peft.tasks.segmentation.inference import Segmenter
 from mona_peft.tasks.training.losses import counted_over_processes
 from mona_peft.tasks.training.trainer import WholeModelTrainer
-
-STRIDE = 2 / 3
-"""From one window to the next, as a share of the window's side."""
 
 
 def confusion_matrix(truth: torch.Tensor, predicted: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -88,9 +85,8 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
 
     Args:
         num_classes: Number of classes.
-        eval_mode: `whole`: the model sees whole images. `slide`: windows of `crop_size`, whose scores are averaged
-            where they overlap; for models that score pixels.
-        crop_size: Side of a window in pixels.
+        eval_mode: As `Segmenter` takes it.
+        crop_size: As `Segmenter` takes it.
         keyword arguments: Of `Trainer`; `processing_class` is the image processor of the model.
     """
 
@@ -103,9 +99,7 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.eval_mode = eval_mode
-        self.crop_size = crop_size
+        self.segmenter = Segmenter(self.processing_class, num_classes, eval_mode, crop_size)
 
     def get_train_dataloader(self) -> Any:
         """Leaves the last, smaller batch out: batch norm can't be trained on a single image. Evaluation needs all."""
@@ -125,8 +119,10 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
         """Returns the loss, the confusion matrices (B, C, C), and in place of labels the numbers (B,) of the images."""
         inputs = self._prepare_inputs(inputs)
         index, truth = inputs.pop("index"), inputs.pop("truth")
-        loss, class_maps = self.segment(model, inputs, [tuple(map_.shape) for map_ in truth])
-        matrices = [confusion_matrix(*pair, self.num_classes) for pair in zip(truth, class_maps, strict=True)]
+        with self.compute_loss_context_manager(), counted_over_processes():
+            loss, class_maps = self.segmenter(model, inputs, [tuple(map_.shape) for map_ in truth])
+        num_classes = self.segmenter.num_classes
+        matrices = [confusion_matrix(*pair, num_classes) for pair in zip(truth, class_maps, strict=True)]
         return loss, torch.stack(matrices), index
 
     def predict_class_map(self, sample: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -134,64 +130,6 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
         inputs = self._prepare_inputs(collate([sample]))
         # Without labels: some losses are sums over all processes, which would wait for the others for ever.
         image = {name: inputs[name] for name in ("pixel_values", "pixel_mask") if name in inputs}
-        _, (class_map,) = self.segment(self.model.eval(), image, [tuple(inputs["truth"][0].shape)])
+        with self.compute_loss_context_manager():
+            _, (class_map,) = self.segmenter(self.model.eval(), image, [tuple(inputs["truth"][0].shape)])
         return class_map
-
-    @torch.no_grad()
-    def segment(
-        self, model: nn.Module, inputs: dict[str, Any], sizes: Sequence[tuple[int, int]]
-    ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """Predicts class maps.
-
-        Args:
-            model: In evaluation mode.
-            inputs: Batch as `collate` makes it, on the model's device, with or without labels.
-            sizes: (H, W) of each class map.
-
-        Returns:
-            The model's loss, averaged over images or windows, None without labels, and the class maps.
-        """
-        even = isinstance(inputs["pixel_values"], torch.Tensor)
-        if even and self.eval_mode == "whole":
-            batches = [inputs]
-        else:
-            batches = [collate([{name: values[i] for name, values in inputs.items()}]) for i in range(len(sizes))]
-        losses, class_maps = [], []
-        for batch in batches:
-            with self.compute_loss_context_manager(), counted_over_processes():
-                outputs = model(**batch) if self.eval_mode == "whole" else self._slide(model, batch)
-            losses.append(outputs.loss)
-            some = sizes[len(class_maps) : len(class_maps) + len(batch["pixel_values"])]
-            class_maps += self.processing_class.post_process_semantic_segmentation(outputs, list(some))
-        return _mean(losses), class_maps
-
-    def _slide(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> SemanticSegmenterOutput:
-        height, width = batch["pixel_values"].shape[-2:]
-        logits = batch["pixel_values"].new_zeros(1, self.num_classes, height, width)
-        counts, losses = torch.zeros_like(logits[:, :1]), []
-        for rows, columns in windows(height, width, self.crop_size):
-            outputs = model(**{name: values[..., rows, columns] for name, values in batch.items()})
-            size = batch["pixel_values"][..., rows, columns].shape[-2:]
-            scores = nn.functional.interpolate(outputs.logits.float(), size, mode="bilinear", align_corners=False)
-            logits[..., rows, columns] += scores
-            counts[..., rows, columns] += 1
-            losses.append(outputs.loss)
-        return SemanticSegmenterOutput(loss=_mean(losses), logits=logits / counts)
-
-
-def _mean(losses: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-    """Returns the mean of those that are numbers; None where there are no labels."""
-    return None if None in losses else torch.stack(losses).float().nanmean()
-
-
-def windows(height: int, width: int, side: int) -> Iterator[tuple[slice, slice]]:
-    """Yields the rows and columns of windows of `side` pixels that cover an image; the last ones end at its edges."""
-    stride = max(1, int(side * STRIDE))
-    for top in _starts(height, side, stride):
-        for left in _starts(width, side, stride):
-            yield slice(top, min(top + side, height)), slice(left, min(left + side, width))
-
-
-def _starts(length: int, side: int, stride: int) -> list[int]:
-    last = max(0, length - side)
-    return [*range(0, last, stride), last]

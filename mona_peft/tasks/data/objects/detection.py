@@ -96,13 +96,15 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         `pixel_values` of shape (B, 3, H, W), `labels`, a list, and, if sizes differ, `pixel_mask` of shape (B, H, W).
     """
-    images = [row["pixel_values"] for row in rows]
+    return {**stack_images([row["pixel_values"] for row in rows]), "labels": [row["labels"] for row in rows]}
+
+
+def stack_images(images: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Makes a batch of images, (3, H, W) each; those of several sizes are filled up as `collate` says."""
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     padding = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in images]
-    batch = {
-        "pixel_values": torch.stack([functional.pad(image, pad) for image, pad in zip(images, padding, strict=True)]),
-        "labels": [row["labels"] for row in rows],
-    }
+    padded = [functional.pad(image, pad) for image, pad in zip(images, padding, strict=True)]
+    batch = {"pixel_values": torch.stack(padded)}
     if any(any(pad) for pad in padding):
         ones = [torch.ones(image.shape[1:], dtype=torch.long) for image in images]
         batch["pixel_mask"] = torch.stack([functional.pad(one, pad) for one, pad in zip(ones, padding, strict=True)])

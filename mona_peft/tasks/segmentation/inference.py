@@ -1,0 +1,98 @@
+"""Class maps from a semantic segmentation model that sees whole images, or windows whose scores are averaged."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import BaseImageProcessor
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from mona_peft.tasks.data.segmentation.dataset import collate
+
+STRIDE = 2 / 3
+"""From one window to the next, as a share of the window's side."""
+
+
+@dataclass
+class Segmenter:
+    """Predicts class maps, as a trained model is evaluated and used.
+
+    Attributes:
+        image_processor: Of the model.
+        num_classes: Number of classes.
+        eval_mode: `whole`: the model sees whole images. `slide`: windows of `crop_size`, whose scores are averaged
+            where they overlap; for models that score pixels.
+        crop_size: Side of a window in pixels.
+    """
+
+    image_processor: BaseImageProcessor
+    num_classes: int
+    eval_mode: Literal["whole", "slide"] = "whole"
+    crop_size: int | None = None
+
+    @torch.no_grad()
+    def __call__(
+        self, model: nn.Module, inputs: dict[str, Any], sizes: Sequence[tuple[int, int]]
+    ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """Predicts class maps.
+
+        Args:
+            model: In evaluation mode.
+            inputs: Batch as `collate` makes it, on the model's device, with or without labels.
+            sizes: (H, W) of each class map.
+
+        Returns:
+            The model's loss, averaged over images or windows, None without labels, and the class maps.
+        """
+        even = isinstance(inputs["pixel_values"], torch.Tensor)
+        if even and self.eval_mode == "whole":
+            batches = [inputs]
+        else:
+            batches = [collate([{name: values[i] for name, values in inputs.items()}]) for i in range(len(sizes))]
+        losses, class_maps = [], []
+        for batch in batches:
+            outputs = model(**batch) if self.eval_mode == "whole" else self._slide(model, batch)
+            losses.append(outputs.loss)
+            some = sizes[len(class_maps) : len(class_maps) + len(batch["pixel_values"])]
+            class_maps += self.image_processor.post_process_semantic_segmentation(outputs, list(some))
+        return _mean(losses), class_maps
+
+    def _slide(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> SemanticSegmenterOutput:
+        height, width = batch["pixel_values"].shape[-2:]
+        logits = batch["pixel_values"].new_zeros(1, self.num_classes, height, width)
+        counts, losses = torch.zeros_like(logits[:, :1]), []
+        for rows, columns in windows(height, width, self.crop_size):
+            outputs = model(**{name: values[..., rows, columns] for name, values in batch.items()})
+            size = batch["pixel_values"][..., rows, columns].shape[-2:]
+            scores = nn.functional.interpolate(outputs.logits.float(), size, mode="bilinear", align_corners=False)
+            logits[..., rows, columns] += scores
+            counts[..., rows, columns] += 1
+            losses.append(outputs.loss)
+        return SemanticSegmenterOutput(loss=_mean(losses), logits=logits / counts)
+
+
+def _mean(losses: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """Returns the mean of those that are numbers; None where there are no labels."""
+    return None if None in losses else torch.stack(losses).float().nanmean()
+
+
+def windows(height: int, width: int, side: int, stride: int | None = None) -> Iterator[tuple[slice, slice]]:
+    """Yields the rows and columns of windows of `side` pixels that cover an image; the last ones end at its edges.
+
+    Args:
+        height: Of the image.
+        width: Of the image.
+        side: Of a window.
+        stride: From one window to the next, in pixels; without it `STRIDE` of a side.
+    """
+    stride = stride or max(1, int(side * STRIDE))
+    for top in _starts(height, side, stride):
+        for left in _starts(width, side, stride):
+            yield slice(top, min(top + side, height)), slice(left, min(left + side, width))
+
+
+def _starts(length: int, side: int, stride: int) -> list[int]:
+    last = max(0, length - side)
+    return [*range(0, last, stride), last]
