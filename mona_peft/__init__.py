@@ -1,18 +1,17 @@
 """Mona, the multi-cognitive visual adapter, and its rivals, as PEFT tuners. Importing this registers them with PEFT."""
 
 from mona_peft.blocks import BlockAnatomy, register_block
-from mona_peft.hotswap import hotswap_adapter
-from mona_peft.mona import Mona, MonaConfig, MonaLayer, MonaModel
-from mona_peft.official_checkpoints import load_official_checkpoint, official_state_dict
-from mona_peft.pretrained_backbone import load_backbone
-from mona_peft.registration import register_method
-from mona_peft.rivals.adapter import AdapterConfig, AdapterModel
-from mona_peft.rivals.adaptformer import AdaptFormerConfig, AdaptFormerModel
-from mona_peft.rivals.bitfit import BitFitConfig, BitFitModel
-from mona_peft.rivals.colin import CoLinConfig, CoLinModel
-from mona_peft.rivals.lorand import LoRandConfig, LoRandModel
-
-__version__ = "0.1.0"
+from mona_peft.integration.hotswap import hotswap_adapter
+from mona_peft.integration.registration import register_method
+from mona_peft.interop.official_checkpoints import load_official_checkpoint, official_state_dict
+from mona_peft.interop.pretrained_backbone import load_backbone
+from mona_peft.methods.adapter import AdapterConfig, AdapterModel
+from mona_peft.methods.adaptformer import AdaptFormerConfig, AdaptFormerModel
+from mona_peft.methods.bitfit import BitFitConfig, BitFitModel
+from mona_peft.methods.colin import CoLinConfig, CoLinModel
+from mona_peft.methods.lorand import LoRandConfig, LoRandModel
+from mona_peft.methods.mona import Mona, MonaConfig, MonaLayer, MonaModel
+from mona_peft.version import __version__
 
 __all__ = [
     "AdaptFormerConfig",
@@ -30,6 +29,7 @@ __all__ = [
     "MonaConfig",
     "MonaLayer",
     "MonaModel",
+    "__version__",
     "hotswap_adapter",
     "load_backbone",
     "load_official_checkpoint",

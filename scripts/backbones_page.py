@@ -15,7 +15,7 @@ from torch import nn
 
 from mona_peft import MonaConfig
 from mona_peft.blocks import KNOWN_BLOCKS, REFUSED_BLOCKS
-from mona_peft.residual import AdaptedBlock
+from mona_peft.host.block import AdaptedBlock
 from tests.backbones import BACKBONES, Backbone
 from tests.composed import COMPOSED
 from tests.composed import build as build_composed

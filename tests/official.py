@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from mona_peft.official_names import MONA_PARAMETERS, MONA_SITES
+from mona_peft.interop.official_names import MONA_PARAMETERS, MONA_SITES
 
 FOLDER = Path(__file__).parent / "parity"
 

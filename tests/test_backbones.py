@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 from mona_peft import MonaConfig
-from mona_peft.residual import AdaptedBlock
+from mona_peft.host.block import AdaptedBlock
 from tests.backbones import BACKBONES, Backbone, build, image
 from tests.models import largest_difference
 

@@ -11,7 +11,7 @@ from peft import get_peft_model
 from torch import nn
 
 from mona_peft import MonaConfig
-from mona_peft.residual import AdaptedBlock
+from mona_peft.host.block import AdaptedBlock
 from tests.models import build, images
 
 BACKBONE = {"upernet": "backbone", "mask2former": "model.pixel_level_module.encoder"}

@@ -10,7 +10,7 @@ from peft import get_peft_model
 from torch import nn
 
 from mona_peft import MonaConfig
-from mona_peft.residual import AdaptedBlock
+from mona_peft.host.block import AdaptedBlock
 from tests.backbones import image
 from tests.composed import COMPOSED, build
 from tests.test_backbones import tensors

@@ -22,7 +22,8 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mona_peft import MonaConfig, adapter_saving
+from mona_peft import MonaConfig
+from mona_peft.files import saving as adapter_saving
 from tests.models import build, images, largest_difference, outputs
 from tests.test_save_load import WEIGHTS, trained
 from tests.test_several_adapters import logits, two_adapters

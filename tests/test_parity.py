@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from transformers import SwinBackbone, SwinConfig
 
 from mona_peft import Mona, MonaConfig
-from mona_peft.official_names import MONA_PARAMETERS
+from mona_peft.interop.official_names import MONA_PARAMETERS
 from tests.official import FOLDER, our_name, recorded
 
 TOLERANCE = {"atol": 5e-5, "rtol": 0}

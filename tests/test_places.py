@@ -14,8 +14,8 @@ from transformers import ConvNextConfig, ConvNextModel
 
 from mona_peft import AdapterConfig, AdaptFormerConfig, LoRandConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS, SITES, anatomy_of
-from mona_peft.places import OnBranch
-from mona_peft.selection import known_blocks
+from mona_peft.host.placement import OnBranch
+from mona_peft.integration.selection import known_blocks
 from tests.backbones import BACKBONES, image
 from tests.backbones import build as build_backbone
 from tests.models import build, images, outputs

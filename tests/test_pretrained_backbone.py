@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from mona_peft import load_backbone
-from mona_peft.selection import backbone_of
+from mona_peft.integration.selection import backbone_of
 from tests.models import FOUR_STAGES, HEADED, images, upernet
 from tests.test_detectors import DETECTORS
 

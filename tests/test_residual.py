@@ -7,7 +7,7 @@ import torch
 from peft import get_peft_model
 
 from mona_peft import MonaConfig
-from mona_peft.residual import may_be_overwritten
+from mona_peft.host.block import may_be_overwritten
 from scripts.benchmark.models import FormulaMona
 from tests.models import BACKBONES, build, images, largest_difference, outputs
 

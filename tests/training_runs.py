@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from mona_peft import MonaConfig
-from mona_peft.class_swap import swap_class
+from mona_peft.host.class_swap import swap_class
 from tests.models import build, images
 
 TOTAL_BATCH = 4

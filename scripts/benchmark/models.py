@@ -17,7 +17,7 @@ from mona_peft import Mona, MonaConfig
 from mona_peft.blocks import Grid
 from mona_peft.functional.formula import mona_formula
 from mona_peft.functional.triton import triton_kernels
-from mona_peft.selection import TASK_HEAD
+from mona_peft.integration.selection import TASK_HEAD
 from mona_peft.tasks.models import methods
 
 SIZES = {

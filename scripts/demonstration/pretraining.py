@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from mona_peft.selection import backbone_of
+from mona_peft.integration.selection import backbone_of
 from mona_peft.tasks.task import Task
 from mona_peft.tasks.training.arguments import recipe
 from mona_peft.tasks.training.records import hardware, software, write_json

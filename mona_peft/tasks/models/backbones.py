@@ -14,7 +14,13 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from mona_peft import load_backbone
-from mona_peft.selection import backbone_of, backbone_prefix, input_embeddings, modules_outside, parameters_outside
+from mona_peft.integration.selection import (
+    backbone_of,
+    backbone_prefix,
+    input_embeddings,
+    modules_outside,
+    parameters_outside,
+)
 from mona_peft.tasks.models import retinanet
 from mona_peft.tasks.reporting.model_card import load_pretrained_code
 from mona_peft.tasks.training.arguments import ModelArguments

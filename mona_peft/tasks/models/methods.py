@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mona_peft import AdapterConfig, AdaptFormerConfig, BitFitConfig, CoLinConfig, LoRandConfig, MonaConfig
-from mona_peft.selection import (
+from mona_peft.integration.selection import (
     TASK_HEAD,
     backbone_of,
     backbone_prefix,

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mona_peft.model_card import import_note
+from mona_peft.integration.card import import_note
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.reporting.pages import table
 from mona_peft.tasks.task import Task

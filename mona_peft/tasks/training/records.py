@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 import mona_peft
-from mona_peft.selection import backbone_prefix
+from mona_peft.integration.selection import backbone_prefix
 from mona_peft.tasks.training.run_directory import replace_file
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate")

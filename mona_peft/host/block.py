@@ -1,0 +1,122 @@
+"""The one mechanism: a residual block that runs with adapters, which are all in one child of it.
+
+An adapted block runs the stock `forward` on a view of itself in which a few children are replaced by taps, which change
+what the child receives or returns. Where the taps are and what they do is the method's place (`host/placement.py`).
+
+View and taps live for one call: nothing is remembered on the modules, so recomputation in the backward pass, threads
+and `torch.compile` see a pure function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mona_peft.blocks import PATCH_GRID
+from mona_peft.functional.dispatch import is_transformed
+from mona_peft.host.per_sample import rows_by_adapter
+from mona_peft.host.recompute import recomputed_branch
+
+
+class ResidualAdapter(nn.Module):
+    """What an adapter is to the block that hosts it: `forward(hidden_states, grid) -> delta`.
+
+    One that needs less memory when it adds `delta` itself says so in `adds_in_place`; its `forward` then takes a third
+    argument, `in_place`, and adds `delta` to `hidden_states`.
+    """
+
+    adds_in_place = False
+
+
+def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
+    """Whether an adapter may write `hidden_states + delta` into `hidden_states`, a residual sum inside a block.
+
+    It may if nothing else needs them as they are. A sum that autograd has just made is such a tensor: addition does
+    not keep its result. Recorded and transformed operations should be plain ones.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
+        return False
+    if hidden_states.numel() == 0:
+        return False
+    whole = hidden_states._base if hidden_states._is_view() else hidden_states
+    if whole.numel() != hidden_states.numel() or not hidden_states.is_contiguous():
+        return False
+    producer = whole.grad_fn
+    return not whole.requires_grad if producer is None else producer.name() == "AddBackward0"
+
+
+class _BlockView:
+    """A block as its own stock `forward` sees it for one call: itself, but for a few children.
+
+    Reads and writes go to the block (Swin blocks change their own shift and window), except for the children that the
+    stand-ins stand for.
+    """
+
+    # transformers asks `type(self).forward` whether this is the outermost forward, the one that checkpoints.
+    forward = None
+
+    def __init__(self, block: nn.Module, stand_ins: dict[str, Callable[..., Any]]) -> None:
+        vars(self).update({"_block": block, **stand_ins})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_block"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self)["_block"], name, value)
+
+
+def change_first(outputs: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Change the hidden states in what a module returns: them alone, or them first in a tuple."""
+    return (change(outputs[0]), *outputs[1:]) if isinstance(outputs, tuple) else change(outputs)
+
+
+class AdaptedBlock:
+    """Mixin in front of a block's class; the adapters are in the child named `adapter_layer_name`."""
+
+    adapter_layer_name: str
+    stock_class: type[nn.Module]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the block; the grid of the patches enters here, outside of gradient checkpointing."""
+        adapter_layer = getattr(self, self.adapter_layer_name)
+        if not adapter_layer.disable_adapters:
+            kwargs |= adapter_layer.token_map.source.keywords()
+        return super().__call__(*args, **kwargs)
+
+    def forward(
+        self, hidden_states: torch.Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the block with its adapters; arguments and result are those of the stock block.
+
+        Args:
+            hidden_states: As the stock block takes them.
+            args: Further arguments of the stock block.
+            adapter_names: Names of the adapters of each sample; without them the active adapters take part.
+            kwargs: Further arguments of the stock block.
+        """
+        adapter_layer = getattr(self, self.adapter_layer_name)
+        if not adapter_layer.is_active(adapter_names):
+            kwargs.pop(PATCH_GRID, None)
+            return self.stock_class.forward(self, hidden_states, *args, **kwargs)
+
+        if adapter_names is not None:
+            rows_by_adapter(adapter_names, hidden_states.shape[0])  # raises unless there is a name for each sample
+        anatomy = adapter_layer.anatomy
+        grid = adapter_layer.token_map.source.read(hidden_states, args, kwargs)
+        place = adapter_layer.place(adapter_layer, grid, adapter_names)
+        stand_ins = recomputed_branch(self, anatomy.mlp_branch) if adapter_layer.recomputes_mlp else {}
+        taps = {name: tap(stand_ins.get(name, getattr(self, name))) for name, tap in place.taps().items()}
+        outputs = self.stock_class.forward(_BlockView(self, stand_ins | taps), hidden_states, *args, **kwargs)
+        missed = [name for name, tap in taps.items() if not tap.reached]
+        if missed:
+            raise RuntimeError(
+                f"{self.stock_class.__name__} did not call its {missed}, so its anatomy in `mona_peft.blocks` is "
+                "wrong for this version. Register the right one with `mona_peft.register_block`."
+            )
+        return outputs if anatomy.mlp_exit is not None else change_first(outputs, place.at_end)
+
+    def _get_name(self) -> str:
+        return f"{self.adapter_layer_name.capitalize()}{self.stock_class.__name__}"

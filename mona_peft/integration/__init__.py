@@ -1,0 +1,1 @@
+"""PEFT and transformers: how adapters are attached, trained, saved, loaded and presented."""

@@ -1,0 +1,193 @@
+"""The layer that holds all adapters of one block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from mona_peft.blocks import SITES, Grid, TokenMap, anatomy_of, width_of
+from mona_peft.config import ResidualAdapterConfig
+from mona_peft.host.per_sample import rows_by_adapter
+
+MERGE_MESSAGE = (
+    "These adapters are not linear (a GELU stands between their projections), so they cannot be merged into the "
+    "backbone's weights. Save them with save_pretrained() and load them onto the backbone, or call unload() to get the "
+    "backbone back without them."
+)
+
+
+class FreeTunerLayer(nn.Module, BaseTunerLayer):
+    """A tuner layer that wraps no module; PEFT looks for one, and for its weight and bias."""
+
+    other_param_names = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._disable_adapters = False
+        self._active_adapter: str | list[str] = []
+        self.merged_adapters: list[str] = []
+
+    def get_base_layer(self) -> nn.Module:
+        """Return the layer itself: it stands beside what it adapts."""
+        return self
+
+    @property
+    def weight(self) -> None:
+        """No weight is adapted, so there is none to show."""
+        return None
+
+    @property
+    def bias(self) -> None:
+        """No bias of its own, so there is none to show."""
+        return None
+
+
+class ResidualAdapterLayer(FreeTunerLayer):
+    """The adapters of one block, by site and adapter name.
+
+    It is a child of the block and holds all adapter state of it, so that the block itself is no tuner layer: PEFT takes
+    everything on a tuner layer for adapter weights.
+
+    Args:
+        block: The block, known to `mona_peft.blocks`.
+        token_map: Reads the grid and the tokens of the block.
+
+    Attributes:
+        dim: Width C of the block; `in_features` and `out_features` are the same.
+        anatomy: The block's anatomy.
+        place: Where in the block the adapters stand.
+        recompute_mlp: Whether an adapter asks for the MLP branch to be recomputed, by its name.
+        adapter_weights: Factor of each active adapter's output; an adapter that is not named has 1.
+        trained_heads: The heads of the whole model that PEFT trains and saves.
+    """
+
+    # What PEFT deletes of an adapter besides its modules.
+    other_param_names = ("recompute_mlp", "adapter_weights")
+
+    def __init__(self, block: nn.Module, token_map: TokenMap) -> None:
+        super().__init__()
+        self.dim = width_of(block)
+        self.in_features = self.out_features = self.dim
+        self.anatomy = anatomy_of(block)
+        self.token_map = token_map
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ModuleDict())
+        self.adapter_weights: dict[str, float] = {}
+        self.recompute_mlp: dict[str, bool] = {}
+        self.trained_heads: list[nn.Module] = []
+        self.train(block.training)
+
+    def update_layer(self, adapter_name: str, config: ResidualAdapterConfig, block: nn.Module) -> None:
+        """Add the adapters called `adapter_name` at the sites that `config` names, on the device of `block`."""
+        self.place = config.place
+        self.recompute_mlp[adapter_name] = config.recompute_mlp
+        device, dtype = _device_and_dtype(block)
+        for site, adapters in self._adapters_by_site().items():
+            if site in config.sites and site in self.place.sites_of(self.anatomy):
+                adapter = config.make_adapter(self.dim).train(block.training)
+                adapter.reset_parameters(config.init_weights)
+                if next(adapter.parameters()).device.type != "meta":
+                    adapter = adapter.to(device, dtype)
+                adapters[adapter_name] = adapter
+
+    def _adapters_by_site(self) -> dict[str, nn.ModuleDict]:
+        return {site: getattr(self, name) for site, name in zip(SITES, self.adapter_layer_names, strict=True)}
+
+    def set_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Make adapters active, as `BaseTunerLayer.set_adapter` does, each with the weight 1."""
+        super().set_adapter(*args, **kwargs)
+        self.adapter_weights = {}
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Switch the adapters, and the trained heads with them, on or off."""
+        super().enable_adapters(enabled)
+        # transformers' enable_adapters() forgets the heads, which its disable_adapters() switches off.
+        for head in self.trained_heads:
+            head.enable_adapters(enabled)
+
+    def is_active(self, adapter_names: Sequence[str] | None = None) -> bool:
+        """Whether any adapter of this block takes part in the forward pass.
+
+        Args:
+            adapter_names: Names of the adapters of each sample, which have to fit the batch, whatever they are;
+                without them the active adapters count.
+        """
+        if self.disable_adapters:
+            return False
+        if adapter_names is not None:
+            return True
+        return any(name in adapters for name in self.active_adapters for adapters in self._adapters_by_site().values())
+
+    @property
+    def recomputes_mlp(self) -> bool:
+        """Whether an active adapter asks for the MLP branch to be recomputed in the backward pass."""
+        return any(self.recompute_mlp.get(name, False) for name in self.active_adapters)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        grid: Grid,
+        site: str,
+        adapter_names: Sequence[str] | None = None,
+        in_place: bool = False,
+    ) -> torch.Tensor | None:
+        """Compute the weighted sum of what the active adapters add at a site, or add it in place to save memory.
+
+        Args:
+            hidden_states: Tokens of shape (B, N, C); adapters that need no grid take any shape (B, ..., C).
+            grid: (H, W).
+            site: One of `SITES`.
+            adapter_names: B names: each sample gets its own adapter alone, whichever are active.
+            in_place: Whether the sum may be added to `hidden_states` in place.
+
+        Returns:
+            Tensor of the shape and dtype of `hidden_states`, or None if nothing is left to be added: no adapter takes
+            part at the site, or what it adds is in `hidden_states` already.
+
+        Raises:
+            ValueError: If there are not B names.
+        """
+        adapters = self._adapters_by_site()[site]
+        if adapter_names is not None:
+            return self._delta_per_sample(adapters, hidden_states, grid, adapter_names)
+        names = [name for name in self.active_adapters if name in adapters]
+        if in_place and len(names) == 1 and adapters[names[0]].adds_in_place and not self.adapter_weights:
+            adapters[names[0]](hidden_states, grid, in_place=True)
+            return None
+        delta = None
+        for name in names:
+            output = self._delta(adapters[name], hidden_states, grid)
+            if name in self.adapter_weights:
+                output = output * self.adapter_weights[name]
+            delta = output if delta is None else delta + output
+        return delta
+
+    def _delta_per_sample(
+        self, adapters: nn.ModuleDict, hidden_states: torch.Tensor, grid: Grid, adapter_names: Sequence[str]
+    ) -> torch.Tensor:
+        delta = torch.zeros_like(hidden_states)
+        for name, rows in rows_by_adapter(adapter_names, hidden_states.shape[0]).items():
+            if name in adapters:
+                delta[rows] = self._delta(adapters[name], hidden_states[rows], grid)
+        return delta
+
+    def _delta(self, adapter: nn.Module, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
+        inputs = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
+        return adapter(inputs, grid).to(hidden_states.dtype)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refuse: see `ResidualAdapterModel.merge_and_unload`."""
+        raise NotImplementedError(MERGE_MESSAGE)
+
+    def unmerge(self) -> None:
+        """Refuse: nothing can have been merged."""
+        raise NotImplementedError(MERGE_MESSAGE)
+
+
+def _device_and_dtype(block: nn.Module) -> tuple[torch.device, torch.dtype]:
+    norm_weight = getattr(block, anatomy_of(block).norm).weight
+    return norm_weight.device, norm_weight.dtype

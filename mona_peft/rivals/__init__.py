@@ -1,5 +1,0 @@
-"""The methods that Mona is compared with, as PEFT tuners: those that PEFT itself has not.
-
-Each is one file on the mechanism that hosts Mona too (`residual.py`, `places.py`, `tuner/`), but for BitFit, which
-trains what is there.
-"""
