@@ -13,7 +13,7 @@ from mona_peft.blocks import SITES
 from mona_peft.files.checks import check_weight_file
 from mona_peft.files.saving import finish_interrupted_save
 from mona_peft.host.block import ResidualAdapter
-from mona_peft.host.placement import AfterResidual, Place
+from mona_peft.host.placement import AfterResidual, Placement
 from mona_peft.integration.selection import TASK_HEAD
 
 INIT_WEIGHTS = (True, False, "paper")
@@ -173,7 +173,7 @@ class ResidualAdapterConfig(MethodConfig):
     )
 
     adapts = "whole blocks"
-    place: ClassVar[type[Place]] = AfterResidual
+    place: ClassVar[type[Placement]] = AfterResidual
     """Where in a block the method's adapters stand."""
 
     def __post_init__(self) -> None:

@@ -6,8 +6,8 @@ For a block `h = x + a, out = h + m` with the branches `a = attn(norm(x))` and `
 - `OnBranch`: `a <- a + f1(a)`, `m <- m + f2(m)` (Adapter, LoRand);
 - `BesideMlp`: `out <- out + f(h)` (AdaptFormer).
 
-A place lives for one call of a block. It names the children of the block to be tapped, and how; `host/block.py` runs the
-block with them.
+A placement lives for one call of a block. It names the children of the block to be tapped, and how; `host/block.py`
+runs the block with them.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class OutputTap(_Tap):
         return change_first(self.child(*args, **kwargs), self.change)
 
 
-class Place:
-    """The adapters of a block for one call, at one place.
+class Placement:
+    """The adapters of a block for one call, at one placement.
 
     Args:
         adapter_layer: The block's child with the adapters.
@@ -103,7 +103,7 @@ class Place:
         return hidden_states + self.token_map.from_tokens(delta, layout, self.grid)
 
 
-class AfterResidual(Place):
+class AfterResidual(Placement):
     """After the attention's residual and after the MLP's.
 
     No child of a block returns `h`, so none can be wrapped. But one receives it: the module where the MLP branch
@@ -142,7 +142,7 @@ class AfterResidual(Place):
         return self.adapter_layer(tokens, self.grid, site, adapter_names=self.adapter_names, in_place=in_place)
 
 
-class OnBranch(Place):
+class OnBranch(Placement):
     """On the output of the attention branch and of the MLP branch, each before its residual and stochastic depth.
 
     The adapters work on each token by itself, so it does not matter that those of the attention branch may still lie in
@@ -197,7 +197,7 @@ class OnBranch(Place):
         return [name for name in self.adapter_names for _ in range(batch_size // len(self.adapter_names))]
 
 
-class BesideMlp(Place):
+class BesideMlp(Placement):
     """Parallel to the MLP branch: reads `h` in front of the norm, adds to the block's output."""
 
     sites = (MLP,)
