@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from transformers import SwinBackbone, SwinConfig
 
+from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.training.arguments import MethodArguments
 from mona_peft.tasks.training.records import parameter_counts
 
 PAGE = Path(__file__).parents[1] / "docs" / "parameters.md"

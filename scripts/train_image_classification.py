@@ -17,14 +17,9 @@ The output directory then holds checkpoints (`--resume_from_checkpoint last` goe
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from transformers import (
-    AutoModelForImageClassification,
-    BaseImageProcessor,
-    PreTrainedModel,
     TrainerCallback,
     TrainingArguments,
     default_data_collator,
@@ -32,15 +27,15 @@ from transformers import (
 )
 
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
 from mona_peft.tasks.data.augmentation import AUGMENTATIONS
 from mona_peft.tasks.data.classification import DataArguments, load_image_classification
 from mona_peft.tasks.data.dataset import EpochCallback, ImageClassificationDataset
+from mona_peft.tasks.models.arguments import MethodArguments, ModelArguments
+from mona_peft.tasks.models.image_processors import load_image_processor
+from mona_peft.tasks.models.loading import load_classifier
 from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.reporting.model_card import load_pretrained_code
 from mona_peft.tasks.task import IMAGE_CLASSIFICATION
-from mona_peft.tasks.training.arguments import MethodArguments, ModelArguments, parse_arguments
+from mona_peft.tasks.training.arguments import parse_arguments
 from mona_peft.tasks.training.metrics import classification_metrics
 from mona_peft.tasks.training.run import TrainingRun, run_script, run_training
 from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
@@ -50,42 +45,8 @@ from scripts.demonstration.digits import DIGITS, digit_images
 DEMONSTRATION_BACKBONE = os.path.relpath(Path(__file__).parent / "demonstration" / "backbone")
 
 
-@dataclass
-class ClassifierArguments(ModelArguments):
-    """Which model is adapted."""
-
-    model_name_or_path: str = field(
-        default=DEMONSTRATION_BACKBONE,
-        metadata={"help": "Name on the hub, or folder, of a model with a Swin or SwinV2 backbone."},
-    )
-
-
-def load_model(args: ClassifierArguments, classes: list[str]) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Loads a pre-trained model, with a new head unless its head is for as many classes, and its image processor.
-
-    Raises:
-        ValueError: There is no such model.
-    """
-    name = args.model_name_or_path
-    labels = {"id2label": dict(enumerate(classes)), "label2id": {label: number for number, label in enumerate(classes)}}
-    try:
-        model = AutoModelForImageClassification.from_pretrained(
-            name,
-            **labels,
-            ignore_mismatched_sizes=True,
-            dtype=torch.float32,
-            attn_implementation=args.attn_implementation,
-        )
-        return model, AutoImageProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--model_name_or_path {name}: neither a folder with a model and its image processor nor a model that the "
-            f"hub returns. Check the name, and the connection if it is on the hub. ({error})"
-        ) from error
-
-
 def train(
-    model_args: ClassifierArguments,
+    model_args: ModelArguments,
     data_args: DataArguments,
     method_args: MethodArguments,
     args: TrainingArguments,
@@ -111,7 +72,8 @@ def train(
 
     splits = digit_images() if data_args.dataset is None else load_image_classification(data_args, args.seed)
     classes = splits["train"].features["label"].names
-    base_model, image_processor = load_model(model_args, classes)
+    base_model = load_classifier(model_args, classes)
+    image_processor = load_image_processor(model_args)
     model = METHODS[method_args.method](base_model, method_args)
     if checkpoint is not None:
         check_same_weights(checkpoint, model)
@@ -140,7 +102,6 @@ def train(
         method_args,
         images=images,
         classes=classes,
-        load_base=load_pretrained_code(IMAGE_CLASSIFICATION.auto_class, model_args.model_name_or_path, classes),
         dataset=data_args.dataset or DIGITS,
         checkpoint=checkpoint,
     )
@@ -148,10 +109,10 @@ def train(
 
 def parse(
     argv: Sequence[str] | None = None,
-) -> tuple[ClassifierArguments, DataArguments, MethodArguments, TrainingArguments]:
+) -> tuple[ModelArguments, DataArguments, MethodArguments, TrainingArguments]:
     """Parses the given arguments, or those of the command line."""
     return parse_arguments(
-        (ClassifierArguments, DataArguments, MethodArguments, TrainingArguments),
+        (ModelArguments, DataArguments, MethodArguments, TrainingArguments),
         argv,
         output_dir="outputs/image_classification",
         default_preset="digits",

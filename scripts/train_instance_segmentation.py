@@ -23,35 +23,28 @@ from functools import partial
 from typing import Literal
 
 from transformers import (
-    Mask2FormerImageProcessorPil,
-    MaskFormerImageProcessorPil,
     TrainerCallback,
     TrainingArguments,
     set_seed,
 )
 
 from mona_peft.tasks.data.dataset import EpochCallback
-from mona_peft.tasks.data.objects.instances import (
-    INSTANCE_AUGMENTATIONS,
-    InstanceDataset,
-    collate_instances,
-)
+from mona_peft.tasks.data.objects.instances import INSTANCE_AUGMENTATIONS, InstanceDataset, collate_instances
 from mona_peft.tasks.data.objects.loading import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
-from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
+from mona_peft.tasks.models.arguments import DenseModelArguments, MethodArguments
+from mona_peft.tasks.models.backbones import checkpoint_backbone
 from mona_peft.tasks.models.image_processors import check_image_sizes, load_image_processor
+from mona_peft.tasks.models.loading import load_dense_model
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, CocoTrainer, find_instances
 from mona_peft.tasks.objects.pictures import object_pictures
 from mona_peft.tasks.task import INSTANCE_SEGMENTATION
-from mona_peft.tasks.training.arguments import MethodArguments, parse_arguments
-from mona_peft.tasks.training.run import TrainingRun, adapter_dir, run_script, run_training
+from mona_peft.tasks.training.arguments import parse_arguments
+from mona_peft.tasks.training.run import TrainingRun, run_script, run_training
 from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
 from mona_peft.tasks.training.schedule import MultiStepTrainer
 from scripts.demonstration.scene_objects import digit_scenes
 from scripts.demonstration.scenes import DIGIT_SCENES
-
-AUTO_CLASSES = dict.fromkeys(("mask2former", "maskformer"), INSTANCE_SEGMENTATION.auto_class)
-IMAGE_PROCESSORS = {"mask2former": Mask2FormerImageProcessorPil, "maskformer": MaskFormerImageProcessorPil}
 
 
 @dataclass
@@ -96,9 +89,9 @@ def train(
 
     splits = digit_scenes() if data_args.dataset is None else load_objects(data_args, args.seed, with_masks=True)
     classes = class_names(splits)
-    base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
+    base_model = load_dense_model(INSTANCE_SEGMENTATION, model_args, classes)
     size = None if data_args.image_size is None else [data_args.image_size]
-    image_processor = load_image_processor(IMAGE_PROCESSORS, model_args, size)
+    image_processor = load_image_processor(model_args, size)
     check_image_sizes(image_processor, base_model.config)
     warn_of_surplus_objects(
         splits["train"], getattr(base_model.config, "decoder_config", base_model.config).num_queries
@@ -136,7 +129,6 @@ def train(
         method_args,
         images=images,
         classes=classes,
-        load_base=load_base,
         dataset=data_args.dataset or DIGIT_SCENES,
         checkpoint=checkpoint,
         pictures=object_pictures(trainer, images["validation"], classes),

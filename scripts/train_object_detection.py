@@ -24,39 +24,29 @@ from typing import Any, Literal
 
 from torch import nn
 from transformers import (
-    DeformableDetrImageProcessorPil,
-    RTDetrImageProcessorPil,
     TrainerCallback,
     TrainingArguments,
     set_seed,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
 from mona_peft.tasks.data.dataset import EpochCallback
 from mona_peft.tasks.data.objects.detection import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
 from mona_peft.tasks.data.objects.loading import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
-from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
+from mona_peft.tasks.models.arguments import DenseModelArguments, MethodArguments
+from mona_peft.tasks.models.backbones import checkpoint_backbone
 from mona_peft.tasks.models.image_processors import check_image_sizes, load_image_processor
+from mona_peft.tasks.models.loading import load_dense_model
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.objects.evaluation import CocoTrainer, box_detections
 from mona_peft.tasks.objects.pictures import object_pictures
 from mona_peft.tasks.task import OBJECT_DETECTION
-from mona_peft.tasks.training.arguments import MethodArguments, parse_arguments
+from mona_peft.tasks.training.arguments import parse_arguments
 from mona_peft.tasks.training.losses import share_of_process
-from mona_peft.tasks.training.run import TrainingRun, adapter_dir, run_script, run_training
+from mona_peft.tasks.training.run import TrainingRun, run_script, run_training
 from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
 from mona_peft.tasks.training.schedule import MultiStepTrainer
 from scripts.demonstration.scene_objects import digit_scenes
 from scripts.demonstration.scenes import DIGIT_SCENES
-
-AUTO_CLASSES = dict.fromkeys(
-    ("rt_detr", "deformable_detr", "retinanet", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), OBJECT_DETECTION.auto_class
-)
-IMAGE_PROCESSORS = {
-    "rt_detr": RTDetrImageProcessorPil,
-    "deformable_detr": DeformableDetrImageProcessorPil,
-    "retinanet": DeformableDetrImageProcessorPil,
-}
 
 
 @dataclass
@@ -112,8 +102,8 @@ def train(
 
     splits = digit_scenes(with_masks=False) if data_args.dataset is None else load_objects(data_args, args.seed)
     classes = class_names(splits)
-    base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
-    image_processor = load_image_processor(IMAGE_PROCESSORS, model_args, data_args.image_size)
+    base_model = load_dense_model(OBJECT_DETECTION, model_args, classes)
+    image_processor = load_image_processor(model_args, data_args.image_size)
     check_image_sizes(image_processor, base_model.config)
     warn_of_surplus_objects(splits["train"], getattr(base_model.config, "num_queries", None))
     model = METHODS[method_args.method](base_model, method_args)
@@ -145,7 +135,6 @@ def train(
         method_args,
         images=images,
         classes=classes,
-        load_base=load_base,
         dataset=data_args.dataset or DIGIT_SCENES,
         checkpoint=checkpoint,
         pictures=object_pictures(trainer, images["validation"], classes),

@@ -21,9 +21,6 @@ from collections.abc import Sequence
 
 from torch import nn
 from transformers import (
-    Mask2FormerImageProcessorPil,
-    MaskFormerImageProcessorPil,
-    SegformerImageProcessorPil,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -39,30 +36,19 @@ from mona_peft.tasks.data.segmentation.dataset import (
     collate,
 )
 from mona_peft.tasks.data.segmentation.loading import SegmentationDataArguments, load_semantic_segmentation
-from mona_peft.tasks.models.backbones import DenseModelArguments, checkpoint_backbone, load_dense_model
+from mona_peft.tasks.models.arguments import DenseModelArguments, MethodArguments
+from mona_peft.tasks.models.backbones import checkpoint_backbone
 from mona_peft.tasks.models.image_processors import load_image_processor
+from mona_peft.tasks.models.loading import load_dense_model
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from mona_peft.tasks.segmentation.pictures import segmentation_pictures
 from mona_peft.tasks.task import SEMANTIC_SEGMENTATION
-from mona_peft.tasks.training.arguments import MethodArguments, parse_arguments
-from mona_peft.tasks.training.run import TrainingRun, adapter_dir, run_script, run_training
+from mona_peft.tasks.training.arguments import parse_arguments
+from mona_peft.tasks.training.run import TrainingRun, run_script, run_training
 from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
 from scripts.demonstration.scene_class_maps import SCENE_CLASSES, digit_scene_maps
 from scripts.demonstration.scenes import DIGIT_SCENES
-
-AUTO_CLASSES = {
-    "upernet": "AutoModelForSemanticSegmentation",
-    "segformer": "AutoModelForSemanticSegmentation",
-    "mask2former": "AutoModelForUniversalSegmentation",
-    "maskformer": "AutoModelForInstanceSegmentation",
-}
-IMAGE_PROCESSORS = {
-    "upernet": SegformerImageProcessorPil,
-    "mask2former": Mask2FormerImageProcessorPil,
-    "maskformer": MaskFormerImageProcessorPil,
-}
-"""Of new models."""
 
 
 def check_arguments(
@@ -122,8 +108,10 @@ def train(
     else:
         splits, classes = load_semantic_segmentation(data_args, args.seed)
     base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
+    splits, classes = load_semantic_segmentation(data_args, args.seed)
+    base_model = load_dense_model(SEMANTIC_SEGMENTATION, model_args, classes)
     size = [data_args.image_size] if model_args.model_name_or_path is None else None
-    image_processor = load_image_processor(IMAGE_PROCESSORS, model_args, size)
+    image_processor = load_image_processor(model_args, size)
     image_processor.ignore_index = IGNORE_INDEX
     image_processor.do_reduce_labels = data_args.reduce_labels
     check_arguments(data_args, args, base_model, len(splits["train"]))
@@ -176,7 +164,6 @@ def train(
         method_args,
         images=images,
         classes=classes,
-        load_base=load_base,
         dataset=data_args.dataset or DIGIT_SCENES,
         checkpoint=checkpoint,
         pictures=segmentation_pictures(trainer, images["validation"], classes),

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.training.arguments import RECIPE_IF_CHANGED, MethodArguments
+from mona_peft.tasks.training.arguments import RECIPE_IF_CHANGED
 from mona_peft.tasks.training.records import write_json
 from scripts.compare_methods.experiments import Experiment, Record, settings_of
 from scripts.compare_methods.rows import ROWS

@@ -12,13 +12,13 @@ processor, and a card.
 import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, RTDetrImageProcessorPil, TrainingArguments
 
 from mona_peft.tasks.data.objects.detection import ObjectDetectionDataset, collate, detector_inputs
-from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
+from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.loading import load_dense_model
 from mona_peft.tasks.objects.evaluation import CocoTrainer, box_detections
 from mona_peft.tasks.task import OBJECT_DETECTION
 from scripts.demonstration.pretraining import (
@@ -96,7 +96,7 @@ def training_inputs(image_processor: RTDetrImageProcessorPil, scene: Scene, numb
 def build_model() -> PreTrainedModel:
     """Returns the detector with a new head around the demonstration backbone."""
     args = DenseModelArguments(backbone=BACKBONE, model_type="rt_detr", model_config=json.dumps(CONFIG))
-    model, _ = load_dense_model({"rt_detr": OBJECT_DETECTION.auto_class}, args, list(LetterScenes.classes), Path())
+    model = load_dense_model(OBJECT_DETECTION, args, list(LetterScenes.classes))
     return model
 
 

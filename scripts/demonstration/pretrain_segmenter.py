@@ -11,14 +11,14 @@ written to `segmenter/` in the output directory: weights in float16, the image p
 import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BaseImageProcessor, Mask2FormerImageProcessorPil, PreTrainedModel, TrainingArguments
 
 from mona_peft.tasks.data.objects.instances import InstanceDataset, collate_instances, prepare_instances
-from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
+from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.loading import load_dense_model
 from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, CocoTrainer, find_instances
 from mona_peft.tasks.task import INSTANCE_SEGMENTATION
 from scripts.demonstration.pretraining import (
@@ -98,9 +98,7 @@ def training_inputs(image_processor: BaseImageProcessor, scene: Scene, number: i
 def build_model() -> PreTrainedModel:
     """Returns the segmenter with a new head around the demonstration backbone."""
     args = DenseModelArguments(backbone=BACKBONE, model_type="mask2former", model_config=json.dumps(CONFIG))
-    model, _ = load_dense_model(
-        {"mask2former": INSTANCE_SEGMENTATION.auto_class}, args, list(LetterScenes.classes), Path()
-    )
+    model = load_dense_model(INSTANCE_SEGMENTATION, args, list(LetterScenes.classes))
     return model
 
 

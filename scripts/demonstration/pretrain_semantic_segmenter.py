@@ -12,7 +12,6 @@ float16, the image processor, and a card.
 import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -27,7 +26,8 @@ from mona_peft.tasks.data.segmentation.dataset import (
     model_inputs,
 )
 from mona_peft.tasks.data.segmentation.loading import BACKGROUND
-from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
+from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.loading import load_dense_model
 from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from mona_peft.tasks.task import SEMANTIC_SEGMENTATION
 from scripts.demonstration.pretraining import (
@@ -99,7 +99,7 @@ def training_inputs(image_processor: SegformerImageProcessorPil, scene: Scene, n
 def build_model() -> PreTrainedModel:
     """Returns UPerNet with a new head around the demonstration backbone."""
     args = DenseModelArguments(backbone=BACKBONE, model_type="upernet", model_config=json.dumps(CONFIG))
-    model, _ = load_dense_model({"upernet": SEMANTIC_SEGMENTATION.auto_class}, args, CLASSES, Path())
+    model = load_dense_model(SEMANTIC_SEGMENTATION, args, CLASSES)
     return model
 
 

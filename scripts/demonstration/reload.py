@@ -21,7 +21,7 @@ from scripts.demonstration.digits import handwritten_digits
 
 def model_by_card(adapter: Path) -> torch.nn.Module:
     """Runs the Python code of a model card that this project wrote and returns what it calls `model`."""
-    (code,) = re.findall(r"```python\n(.*?)```", ModelCard.load(adapter / "README.md").text, re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", ModelCard.load(adapter / "README.md").text, re.DOTALL)
     names: dict[str, torch.nn.Module] = {}
     exec(code, names)
     return names["model"].eval()

@@ -1,24 +1,40 @@
 """Dense models from the arguments of a script: pre-trained ones, new ones, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import AutoConfig, SwinBackbone, SwinConfig, SwinForImageClassification, TrainingArguments
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+    SwinBackbone,
+    SwinConfig,
+    SwinForImageClassification,
+    TrainingArguments,
+)
 
-from mona_peft.tasks.models.backbones import ARCHITECTURES, DenseModelArguments, checkpoint_backbone, load_dense_model
+from mona_peft.tasks.models.architectures import ARCHITECTURES
+from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.backbones import checkpoint_backbone
+from mona_peft.tasks.models.loading import load_dense_model, rebuild_base
+from mona_peft.tasks.task import OBJECT_DETECTION, SEMANTIC_SEGMENTATION, Task
 from tests.models import FOUR_STAGES, images, mask2former, upernet
 from tests.test_detectors import DETECTORS
 
-AUTO_CLASSES = {
-    "upernet": "AutoModelForSemanticSegmentation",
-    "segformer": "AutoModelForSemanticSegmentation",
-    "mask2former": "AutoModelForUniversalSegmentation",
-    "maskformer": "AutoModelForInstanceSegmentation",
-    "rt_detr": "AutoModelForObjectDetection",
-    "deformable_detr": "AutoModelForObjectDetection",
-    "retinanet": "AutoModelForObjectDetection",
-}
 CLASSES = ["cat", "dog", "owl"]
+DETECTORS_HERE = ("rt_detr", "deformable_detr", "retinanet")
 MARKS = {"retinanet": pytest.mark.torchvision}
+
+
+def task_of(args: DenseModelArguments) -> Task:
+    folder = args.model_name_or_path
+    known = folder is not None and Path(folder).is_dir()
+    detects = (AutoConfig.from_pretrained(folder).model_type if known else args.model_type) in DETECTORS_HERE
+    return OBJECT_DETECTION if detects else SEMANTIC_SEGMENTATION
+
+
+def load(args: DenseModelArguments, classes: list[str]) -> PreTrainedModel:
+    return load_dense_model(task_of(args), args, classes)
 
 
 @pytest.fixture
@@ -34,15 +50,13 @@ def features(backbone: torch.nn.Module) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("model_type", [pytest.param(name, marks=MARKS.get(name, ())) for name in ARCHITECTURES])
-def test_new_model_around_a_backbone_runs_and_its_code_builds_it_again(classifier, tmp_path, model_type):
+def test_new_model_around_a_backbone_runs_and_is_built_again(classifier, tmp_path, model_type):
     adapter = tmp_path / "adapter"
     args = DenseModelArguments(backbone=str(classifier), model_type=model_type)
-    model, code = load_dense_model(AUTO_CLASSES, args, CLASSES, adapter)
+    model = load(args, CLASSES)
     assert model.config.id2label == dict(enumerate(CLASSES))
-    names = {}
     model.config.save_pretrained(adapter)
-    exec("\n".join(code), names)
-    again = names["base"]
+    again = rebuild_base(task_of(args), args, CLASSES, adapter)
     stages = list(ARCHITECTURES[model_type].stages)
     expected = features(SwinBackbone.from_pretrained(classifier, out_features=stages))
     for built in (model, again):
@@ -71,7 +85,7 @@ def test_new_head_begins_with_the_classes_that_the_model_knows(tmp_path, build, 
     pretrained.config.id2label, pretrained.config.label2id = dict(enumerate(CLASSES)), {"cat": 0, "dog": 1, "owl": 2}
     pretrained.save_pretrained(tmp_path)
     args = DenseModelArguments(model_name_or_path=str(tmp_path))
-    model, _ = load_dense_model(AUTO_CLASSES, args, ["fox", "owl", "hen", "cat"], tmp_path)
+    model = load(args, ["fox", "owl", "hen", "cat"])
     for name, old in pretrained.get_submodule(layer).named_parameters():
         new = model.get_submodule(layer).get_parameter(name)
         assert len(new) == 4 + surplus
@@ -90,7 +104,7 @@ def test_classes_in_another_order_take_their_rows_along(tmp_path, build, layer):
     args = DenseModelArguments(model_name_or_path=str(tmp_path))
     others = range(len(CLASSES), len(pretrained.get_submodule(layer).weight))
     for classes, rows in ((["owl", "cat", "dog"], [2, 0, 1]), (["owl", "fox", "dog"], [2, 0, 1])):
-        model, _ = load_dense_model(AUTO_CLASSES, args, classes, tmp_path)
+        model = load(args, classes)
         weight, expected = (some.get_submodule(layer).weight for some in (model, pretrained))
         assert torch.equal(weight, expected[[*rows, *others]])
         assert not torch.equal(weight, expected)
@@ -104,7 +118,7 @@ def test_names_of_classes_may_repeat_and_the_inverse_table_be_wrong(tmp_path):
     pretrained.config.label2id = {f"LABEL_{number}": number for number in range(3)}
     pretrained.save_pretrained(tmp_path)
     args = DenseModelArguments(model_name_or_path=str(tmp_path))
-    model, _ = load_dense_model(AUTO_CLASSES, args, ["dog"], tmp_path)
+    model = load(args, ["dog"])
     assert torch.equal(model.class_predictor.weight, pretrained.class_predictor.weight[[2, 3]])
 
 
@@ -114,15 +128,14 @@ def test_pre_trained_model_keeps_its_head_or_gets_a_new_one_and_another_backbone
     pretrained.save_pretrained(tmp_path / "upernet")
     SwinForImageClassification(SwinConfig(**FOUR_STAGES)).save_pretrained(tmp_path / "other")
     args = DenseModelArguments(model_name_or_path=str(tmp_path / "upernet"))
-    model, _ = load_dense_model(AUTO_CLASSES, args, CLASSES, tmp_path)
+    model = load(args, CLASSES)
     with torch.no_grad():
         torch.testing.assert_close(model(images()).logits, pretrained.eval()(images()).logits)
     args.backbone = str(tmp_path / "other")
-    model, code = load_dense_model(AUTO_CLASSES, args, [*CLASSES, "fox"], tmp_path)
-    names = {}
-    exec("\n".join(code), names)
+    model = load(args, [*CLASSES, "fox"])
+    again = rebuild_base(SEMANTIC_SEGMENTATION, args, [*CLASSES, "fox"], tmp_path)
     theirs = features(SwinBackbone.from_pretrained(tmp_path / "other", out_features=FOUR_STAGES["out_features"]))
-    for built in (model, names["base"]):
+    for built in (model, again):
         assert built.config.num_labels == 4
         assert torch.equal(features(built.backbone)[0], theirs[0])
 
@@ -134,7 +147,7 @@ def test_attention_of_new_and_of_loaded_models_is_what_is_asked_for(classifier, 
         chosen = []
         for attention in (None, "eager"):
             args = DenseModelArguments(**given, attn_implementation=attention)
-            model, _ = load_dense_model(AUTO_CLASSES, args, CLASSES, tmp_path)
+            model = load(args, CLASSES)
             chosen.append(model.backbone.config._attn_implementation)
         assert chosen == ["sdpa", "eager"]
 
@@ -157,7 +170,7 @@ def test_attention_of_new_and_of_loaded_models_is_what_is_asked_for(classifier, 
             "the config of upernet has no hiden_size",
         ),
         ({"backbone": "no/such", "model_type": "upernet"}, "--backbone no/such: neither a folder"),
-        ({"model_name_or_path": "no/such"}, "--model_name_or_path no/such: neither a folder"),
+        ({"model_name_or_path": "no/such"}, "--model no/such: neither a folder"),
         ({"model_name_or_path": "CLASSIFIER"}, "a model of type swin, not one for this task: upernet, segformer"),
         ({"model_name_or_path": "CLASSIFIER", "model_type": "upernet"}, "has a config of its own"),
     ],
@@ -165,13 +178,13 @@ def test_attention_of_new_and_of_loaded_models_is_what_is_asked_for(classifier, 
 def test_wrong_arguments_are_named(classifier, tmp_path, arguments, message):
     values = {name: str(classifier) if value == "CLASSIFIER" else value for name, value in arguments.items()}
     with pytest.raises(ValueError, match=message):
-        load_dense_model(AUTO_CLASSES, DenseModelArguments(**values), CLASSES, tmp_path)
+        load(DenseModelArguments(**values), CLASSES)
 
 
 def test_settings_of_model_and_backbone(classifier, tmp_path):
     settings = '{"hidden_size": 24, "backbone_config": {"drop_path_rate": 0.3}}'
     args = DenseModelArguments(backbone=str(classifier), model_type="upernet", model_config=settings)
-    model, _ = load_dense_model(AUTO_CLASSES, args, CLASSES, tmp_path)
+    model = load(args, CLASSES)
     assert model.config.hidden_size == 24
     assert model.backbone.config.drop_path_rate == 0.3
 
@@ -206,4 +219,4 @@ def test_backbone_of_another_family_is_refused(tmp_path):
     AutoConfig.for_model("segformer").save_pretrained(tmp_path)
     args = DenseModelArguments(backbone=str(tmp_path), model_type="upernet")
     with pytest.raises(ValueError, match="a model of type segformer, not a Swin or SwinV2"):
-        load_dense_model(AUTO_CLASSES, args, CLASSES, tmp_path)
+        load(args, CLASSES)

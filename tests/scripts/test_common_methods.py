@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import SwinBackbone, SwinConfig, VitDetBackbone, VitDetConfig
 
+from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.backbones import tell_embeddings
 from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.training.arguments import MethodArguments
 from mona_peft.tasks.training.records import parameter_counts
 from tests.composed import build as build_composed
 from tests.models import build, images, largest_difference, outputs

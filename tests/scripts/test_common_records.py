@@ -10,7 +10,7 @@ from peft import get_peft_model
 from transformers import AutoModelForImageClassification, TrainingArguments
 
 from mona_peft import MonaConfig
-from mona_peft.tasks.reporting.model_card import load_pretrained_code, model_card
+from mona_peft.tasks.reporting.model_card import model_card
 from mona_peft.tasks.reporting.plots import draw_loss, draw_metric
 from mona_peft.tasks.task import IMAGE_CLASSIFICATION, OBJECT_DETECTION
 from mona_peft.tasks.training.records import hardware, parameter_counts, software
@@ -91,7 +91,7 @@ CLASSES = ["barn owl", "eagle's owl"]
 def make_record(**changes) -> dict:
     record = {
         "base_model": "somebody/swin",
-        "load_base": load_pretrained_code("AutoModelForImageClassification", "somebody/swin", CLASSES),
+        "model": {"model_name_or_path": "somebody/swin"},
         "dataset": "somebody/owls",
         "classes": CLASSES,
         "num_images": {"train": 10, "validation": 2},
@@ -102,6 +102,7 @@ def make_record(**changes) -> dict:
         "results": {"validation": {"loss": 0.5, "top1": 0.75}},
         "parameters": {"base": 1000, "trainable": 50, "adapter": 40, "trainable_share": 0.05},
         "adapter_path": "outputs/owls/adapter",
+        "hub_model_id": None,
         "software": software(),
     }
     return {**record, **changes}
@@ -115,11 +116,16 @@ def test_card_tells_how_to_load_and_what_to_expect(tmp_path):
     assert card.data.datasets == ["somebody/owls"]
     assert card.data.library_name == "peft"
     text = card.text
-    assert text.index("import mona_peft") < text.index("from peft import PeftModel") < text.index("PeftModel.from_pre")
-    assert """id2label={0: 'barn owl', 1: "eagle's owl"}""" in text
+    assert "mona_peft.load('outputs/owls/adapter')" in text
     assert "| validation | 0.7500 |" in text
     assert "5.00% of the model's 1,000" in text
     assert '"learning_rate": 0.001' in text
+
+
+def test_card_of_a_pushed_run_loads_from_its_repository():
+    text = model_card(make_record(hub_model_id="me/owls"), IMAGE_CLASSIFICATION).text
+    assert "mona_peft.load('me/owls')" in text
+    assert "outputs/owls" not in text
 
 
 def test_card_of_a_split_without_large_objects_leaves_their_precision_out():
@@ -128,11 +134,6 @@ def test_card_of_a_split_without_large_objects_leaves_their_precision_out():
     text = model_card(record, OBJECT_DETECTION).text
     assert "| validation | 0.5000 | 0.2500 |" in text
     assert "| test | 0.1250 |  |" in text
-
-
-def test_card_of_many_classes_gives_their_number(tmp_path):
-    lines = load_pretrained_code("AutoModelForImageClassification", "somebody/swin", [str(i) for i in range(300)])
-    assert "num_labels=300" in model_card(make_record(load_base=lines), IMAGE_CLASSIFICATION).text
 
 
 def test_card_gives_the_hub_no_local_folder_as_a_name(tmp_path, swin_folder):

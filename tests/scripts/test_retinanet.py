@@ -16,9 +16,11 @@ from transformers.models.auto.modeling_auto import AutoModelForObjectDetection
 
 from mona_peft import MonaConfig, load_backbone
 from mona_peft.tasks.data.objects.detection import collate, detector_inputs
-from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
+from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.loading import load_dense_model
 from mona_peft.tasks.models.retinanet import RetinaNetConfig, RetinaNetForObjectDetection
 from mona_peft.tasks.objects.evaluation import box_detections
+from mona_peft.tasks.task import OBJECT_DETECTION
 from scripts.train_object_detection import main
 from tests.folders import write_coco, write_voc
 from tests.models import FOUR_STAGES
@@ -63,7 +65,7 @@ def test_without_torchvision_it_says_what_to_install(arguments, tmp_path, monkey
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(ImportError, match=r'pip install -e "\.\[train,torchvision\]"`, or choose another type of'):
+    with pytest.raises(ImportError, match=r'pip install "mona-peft\[train,torchvision\]"`, or choose another type of'):
         main(arguments)
     assert not (tmp_path / "run").exists()
 
@@ -157,8 +159,7 @@ def test_known_classes_keep_their_rows_at_every_anchor(tmp_path):
     pretrained.config.id2label, pretrained.config.label2id = {0: "cat", 1: "dog", 2: "owl"}, {}
     pretrained.save_pretrained(tmp_path)
     args = DenseModelArguments(model_name_or_path=str(tmp_path))
-    auto_classes = {"retinanet": "AutoModelForObjectDetection"}
-    model, _ = load_dense_model(auto_classes, args, ["fox", "owl", "hen", "cat"], tmp_path)
+    model = load_dense_model(OBJECT_DETECTION, args, ["fox", "owl", "hen", "cat"])
     old, new = (some.detector.head.classification_head.cls_logits.bias for some in (pretrained, model))
     old, new = old.view(-1, 3), new.view(-1, 4)  # anchors, classes
     assert torch.equal(new[:, [1, 3]], old[:, [2, 0]])

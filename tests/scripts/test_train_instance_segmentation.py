@@ -134,7 +134,7 @@ def test_run_on_two_processes_and_load_by_the_card(arguments, tmp_path, coco_fol
 
     card = ModelCard.load(run / "adapter" / "README.md")
     assert {"mona", "image-segmentation"} <= set(card.data.tags)
-    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     check = f"""
 import json
 import torch

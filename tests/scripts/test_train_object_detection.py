@@ -74,7 +74,7 @@ print(json.dumps({{"loss": outputs.loss.item(), **found}}))
 
 def reload_code(run: Path, data: Path, folder: str = "adapter") -> str:
     """The code of a run's card, and an evaluation of what it loads on all validation images at once."""
-    (code,) = re.findall(r"```python\n(.*?)```", ModelCard.load(run / folder / "README.md").text, re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", ModelCard.load(run / folder / "README.md").text, re.DOTALL)
     return code + CHECK.format(data=str(data), adapter=str(run / folder))
 
 

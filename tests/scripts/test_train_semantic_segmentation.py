@@ -22,9 +22,11 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from mona_peft.tasks.data.segmentation.dataset import IGNORE_INDEX, EvaluationImages, collate
 from mona_peft.tasks.data.segmentation.loading import SegmentationDataArguments, load_semantic_segmentation
-from mona_peft.tasks.models.backbones import DenseModelArguments, load_dense_model
+from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.loading import load_dense_model
 from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
-from scripts.train_semantic_segmentation import AUTO_CLASSES, main, parse
+from mona_peft.tasks.task import SEMANTIC_SEGMENTATION
+from scripts.train_semantic_segmentation import main, parse
 from tests.folders import SHAPES, write_masks
 from tests.models import FOUR_STAGES, upernet
 from tests.script_runs import ROOT, TORCHRUN, equal_weights, interrupt, run_python, saved_folder, weights
@@ -85,7 +87,7 @@ SETTINGS = {"num_classes": len(SHAPES), "ignore_index": IGNORE_INDEX, "reduce_la
 
 def reloaded(run: Path, method: str) -> torch.nn.Module:
     card = ModelCard.load(run / saved_folder(method) / "README.md")
-    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     names: dict[str, torch.nn.Module] = {}
     exec(code, names)
     return names["model"].eval()
@@ -180,7 +182,7 @@ def test_pictures_ask_for_no_loss_which_other_processes_would_have_to_share(clas
     args = DenseModelArguments(
         backbone=str(classifier), model_type="mask2former", model_config=json.dumps(SMALL["mask2former"])
     )
-    model, _ = load_dense_model(AUTO_CLASSES, args, classes, tmp_path)
+    model = load_dense_model(SEMANTIC_SEGMENTATION, args, classes)
     processor = Mask2FormerImageProcessorPil(size={"height": 32, "width": 32}, ignore_index=IGNORE_INDEX)
     trainer = SemanticSegmentationTrainer(
         model=model,

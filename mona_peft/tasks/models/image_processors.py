@@ -1,26 +1,41 @@
 """Image processors of dense models: of pre-trained ones, and of new ones around a pre-trained backbone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from transformers import BaseImageProcessor, PreTrainedConfig
+from transformers import (
+    BaseImageProcessor,
+    DeformableDetrImageProcessorPil,
+    Mask2FormerImageProcessorPil,
+    MaskFormerImageProcessorPil,
+    PreTrainedConfig,
+    RTDetrImageProcessorPil,
+    SegformerImageProcessorPil,
+)
 
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from mona_peft.tasks.models.backbones import DenseModelArguments
+from mona_peft.tasks.models.arguments import DenseModelArguments
+
+OF_NEW_MODELS = {
+    "upernet": SegformerImageProcessorPil,
+    "mask2former": Mask2FormerImageProcessorPil,
+    "maskformer": MaskFormerImageProcessorPil,
+    "rt_detr": RTDetrImageProcessorPil,
+    "deformable_detr": DeformableDetrImageProcessorPil,
+    "retinanet": DeformableDetrImageProcessorPil,
+}
+"""Classes of the image processors of models that are built around a backbone, by `model_type`."""
 
 PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr", "retinanet")
 """Models that are told which pixels of a batch belong to an image. The others want images of one size: they would take
 the padding for a part of the image, and so of boxes and masks."""
 
 
-def load_image_processor(
-    classes: Mapping[str, type[BaseImageProcessor]], args: DenseModelArguments, size: Sequence[int] | None = None
-) -> BaseImageProcessor:
+def load_image_processor(args: DenseModelArguments, size: Sequence[int] | None = None) -> BaseImageProcessor:
     """Loads the image processor of a model, or makes one with the normalisation of the backbone.
 
     Args:
-        classes: Of the image processors of new models, by `model_type`.
         args: Which model.
         size: In pixels: one number, the side of the squares that images are resized to, or two, the shorter side and
             what the longer one may reach. None: the model's own, or the backbone's.
@@ -38,7 +53,7 @@ def load_image_processor(
     if args.model_name_or_path is not None:
         return known
     moments = {"do_normalize": True, "image_mean": known.image_mean, "image_std": known.image_std}
-    return classes[args.model_type](**{"size": known.size, **given}, **moments)
+    return OF_NEW_MODELS[args.model_type](**{"size": known.size, **given}, **moments)
 
 
 def check_image_sizes(image_processor: BaseImageProcessor, config: PreTrainedConfig) -> None:

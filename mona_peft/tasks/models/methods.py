@@ -28,7 +28,7 @@ from mona_peft.integration.selection import (
 )
 
 if TYPE_CHECKING:
-    from mona_peft.tasks.training.arguments import MethodArguments
+    from mona_peft.tasks.models.arguments import MethodArguments
 
 PAPER_DIM = 64
 """The paper's `bottleneck_dim`, to which the other sizes of its rivals belong."""

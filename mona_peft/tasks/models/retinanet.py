@@ -171,7 +171,7 @@ def _retinanet(body: nn.Module, channels: list[int], config: RetinaNetConfig) ->
     except (ImportError, RuntimeError) as error:
         raise ImportError(
             f"RetinaNet is torchvision's, which can't be imported here ({error}). Install the torchvision that goes "
-            f'with torch {torch.__version__}, for instance by `pip install -e ".[train,torchvision]"`, or choose '
+            f'with torch {torch.__version__}, for instance by `pip install "mona-peft[train,torchvision]"`, or choose '
             "another type of model, such as rt_detr."
         ) from error
     # The two coarsest levels come from the backbone's last map, as in RetinaNet's paper and the Mona authors' setting.

@@ -1,31 +1,57 @@
 """The model card beside what was trained: how to load it, what it was trained on, what it reaches."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mona_peft.integration.card import import_note
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.reporting.pages import table
-from mona_peft.tasks.task import Task
-
-MAX_NAMED_CLASSES = 20
+from mona_peft.tasks.task import (
+    IMAGE_CLASSIFICATION,
+    INSTANCE_SEGMENTATION,
+    OBJECT_DETECTION,
+    SEMANTIC_SEGMENTATION,
+    Task,
+)
 
 BODY = """# {title}
 
 Trained on {dataset}: {num_images} images of {num_classes} classes. {trainable:,} parameters were trained, the head
 included: {share:.2%} of the model's {base:,}. {files}
 
-## Load it
+## Use it
 
 ```python
-{load_code}
+import mona_peft
+
+run = mona_peft.load({run!r})
+model, image_processor, labels = run.model, run.image_processor, run.labels
 ```
 
-{import_note}Images are prepared by `transformers.AutoImageProcessor.from_pretrained({adapter_path!r})`.
+`pip install mona-peft` brings all that this needs{more_to_install}. With transformers' pipeline:
+
+```python
+from transformers import pipeline
+
+predict = pipeline({pipeline_task!r}, model=model, image_processor=image_processor)
+print(predict("path/to/image.jpg"{pipeline_arguments}))
+```
+
+or without it:
+
+```python
+import torch
+from PIL import Image
+
+image = Image.open("path/to/image.jpg").convert("RGB")
+with torch.no_grad():
+    outputs = model(**image_processor(image, return_tensors="pt"))
+{prediction_code}
+```
+
+Folders of images: `mona-peft predict {run} path/to/images --output_dir predictions`.
 
 ## Results
 
@@ -41,50 +67,30 @@ The method, and the arguments of `transformers.TrainingArguments`:
 
 Seed {seed}. Versions: {versions}.
 """
-PART = "What was not trained is not part of these files."
+PREDICTION_CODE = {
+    IMAGE_CLASSIFICATION.command: """\
+print(labels[outputs.logits.argmax(-1).item()])""",
+    SEMANTIC_SEGMENTATION.command: """\
+(class_map,) = image_processor.post_process_semantic_segmentation(outputs, [image.size[::-1]])
+print({labels[number] for number in class_map.unique().tolist()})""",
+    OBJECT_DETECTION.command: """\
+(found,) = image_processor.post_process_object_detection(outputs, threshold=0.5, target_sizes=[image.size[::-1]])
+for box, label, score in zip(found["boxes"], found["labels"], found["scores"]):
+    print(labels[label], f"{score:.2f}", box.tolist())  # left, top, right, bottom in pixels""",
+    INSTANCE_SEGMENTATION.command: """\
+(found,) = image_processor.post_process_instance_segmentation(outputs, target_sizes=[image.size[::-1]])
+for segment in found["segments_info"]:
+    mask = found["segmentation"] == segment["id"]  # (height, width)
+    print(labels[segment["label_id"]], f"{segment['score']:.2f}", mask.sum().item(), "pixels")""",
+}
+"""From the outputs of a model to what it says of an image, by task."""
+
+PIPELINE_ARGUMENTS = {
+    SEMANTIC_SEGMENTATION.command: ', subtask="semantic"',
+    INSTANCE_SEGMENTATION.command: ', subtask="instance"',
+}
+PART = "What was not trained is not part of these files: they are an adapter for the pre-trained model."
 WHOLE = "These files hold the whole model."
-
-
-def load_pretrained_code(auto_class: str, name: str, classes: Sequence[str]) -> list[str]:
-    """Returns the lines of Python that load a pre-trained model, with a head for these classes, as `base`.
-
-    Args:
-        auto_class: Name of the class of transformers that loads it.
-        name: Name on the hub, or folder.
-        classes: Names of the classes.
-    """
-    # Names of classes become part of the loaded model's config; a long list would hide the two lines that matter.
-    numbered = dict(enumerate(classes))
-    labels = f"id2label={numbered!r}" if len(numbered) <= MAX_NAMED_CLASSES else f"num_labels={len(numbered)}"
-    return [
-        f"from transformers import {auto_class}",
-        "",
-        f"base = {auto_class}.from_pretrained(",
-        f"    {name!r}, {labels}, ignore_mismatched_sizes=True",
-        ")",
-    ]
-
-
-def load_code(record: dict[str, Any]) -> str:
-    """Returns the Python code that loads what was trained: the base model with the adapter, or the whole model.
-
-    Args:
-        record: Record of the run, as `run_training` writes it.
-    """
-    if _is_whole(record):
-        return "\n".join(
-            [
-                f"from {record['model_module']} import {record['model_class']}",
-                "",
-                f"model = {record['model_class']}.from_pretrained({record['adapter_path']!r})",
-            ]
-        )
-    lines = [
-        "from peft import PeftModel",
-        *record["load_base"],
-        f"model = PeftModel.from_pretrained(base, {record['adapter_path']!r})",
-    ]
-    return "\n".join(["import mona_peft  # registers the method with PEFT", *lines] if _peft_type(record) else lines)
 
 
 def model_card(record: dict[str, Any], task: Task) -> ModelCard:
@@ -104,9 +110,11 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
         base=record["parameters"]["base"],
         share=record["parameters"]["trainable_share"],
         files=WHOLE if _is_whole(record) else PART,
-        load_code=load_code(record),
-        import_note=f"{import_note(_peft_type(record))} " if _peft_type(record) else "",
-        adapter_path=record["adapter_path"],
+        run=record["hub_model_id"] or record["adapter_path"],
+        pipeline_task=task.pipeline_tag,
+        pipeline_arguments=PIPELINE_ARGUMENTS.get(task.command, ""),
+        prediction_code=PREDICTION_CODE[task.command],
+        more_to_install=" beside torchvision" if record["model"].get("model_type") == "retinanet" else "",
         results=_results_table(record["results"], task),
         settings=json.dumps({**record["method"], **record["training"]}, indent=2),
         seed=record["seed"],

@@ -6,15 +6,12 @@ A preset holds names and values of arguments. It replaces defaults only, so that
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
-
-from mona_peft.tasks.models.methods import METHODS
 
 PRESETS = Path(__file__).resolve().parents[3] / "scripts" / "presets"
 
@@ -71,72 +68,6 @@ REPLACED = {
     "backbone": ("model_name_or_path",),
 }
 """Arguments that name a model, and those of a preset that each takes the place of when it is given by itself."""
-
-
-@dataclass
-class ModelArguments:
-    """Which model is adapted, and how it computes attention."""
-
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Name on the hub, or folder, of a pre-trained model."}
-    )
-    attn_implementation: str | None = field(
-        default=None,
-        metadata={
-            "help": "Attention kernels, 'sdpa' or 'eager'; without it transformers chooses. Under --bf16 on a CPU "
-            "'eager' is twice as fast: PyTorch's fused attention has a slow backward pass there."
-        },
-    )
-
-    @property
-    def base_model(self) -> str | None:
-        """Name or folder of what was pre-trained."""
-        return self.model_name_or_path
-
-
-@dataclass
-class MethodArguments:
-    """What is trained, and how: a method, and the settings that it takes (`METHODS` has which those are)."""
-
-    method: str = field(
-        default="mona",
-        metadata={
-            "choices": list(METHODS),
-            "help": "What is trained besides the task head; "
-            + "; ".join(f"{name}: {method.title}" for name, method in METHODS.items())
-            + ".",
-        },
-    )
-    bottleneck_dim: int = field(
-        default=64,
-        metadata={
-            "help": "Width of the bottleneck of Mona, Adapter and AdaptFormer, rank of LoRA; the sizes of LoRand and "
-            "CoLin are scaled with it, and are their authors' at 64."
-        },
-    )
-    kernel_sizes: list[int] = field(
-        default_factory=lambda: [3, 5, 7], metadata={"help": "Mona: sizes of the depthwise filters, odd."}
-    )
-    dropout: float = field(
-        default=0.1, metadata={"help": "Mona, Adapter, AdaptFormer: dropout before the up projection."}
-    )
-    sites: list[str] = field(
-        default_factory=lambda: ["attention", "mlp"],
-        metadata={
-            "help": "At which half of a block an adapter stands, attention, mlp, or both (AdaptFormer: mlp alone)."
-        },
-    )
-    init_weights: Literal[True, "paper"] = field(
-        default=True,
-        metadata={
-            "help": "True starts at the pre-trained model's outputs, paper with the initialisation of the authors."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        """Check the width, which some methods would scale to another one without a word."""
-        if self.bottleneck_dim < 1:
-            raise ValueError(f"--bottleneck_dim {self.bottleneck_dim}: give a whole number of at least 1.")
 
 
 def find_preset(name_or_path: str) -> Path:

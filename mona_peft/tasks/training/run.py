@@ -8,17 +8,19 @@ from typing import Any
 
 from huggingface_hub import upload_folder
 from peft import PeftModel
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PredictionOutput
 
 from mona_peft.tasks.data.dataset import ImageDataset
 from mona_peft.tasks.data.splits import SplitArguments
+from mona_peft.tasks.models.arguments import MethodArguments, ModelArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.reporting.model_card import model_card
 from mona_peft.tasks.reporting.pictures import PredictionPictures
 from mona_peft.tasks.reporting.plots import plot_curves
 from mona_peft.tasks.task import Task
-from mona_peft.tasks.training.arguments import MethodArguments, ModelArguments, recipe
+from mona_peft.tasks.trained import ADAPTER, MODEL, RECORD, WHOLE_RECORD
+from mona_peft.tasks.training.arguments import recipe
 from mona_peft.tasks.training.records import hardware, parameter_counts, software, write_json
 from mona_peft.tasks.training.run_directory import replace_directory
 
@@ -59,7 +61,6 @@ def run_training(
     *,
     images: Mapping[str, ImageDataset],
     classes: Sequence[str],
-    load_base: Sequence[str],
     dataset: str,
     checkpoint: str | None = None,
     pictures: PredictionPictures | None = None,
@@ -78,7 +79,6 @@ def run_training(
         method_args: The method and its settings.
         images: By split: `train`, `validation` and, where there is one, `test`.
         classes: Names of the classes.
-        load_base: Lines of Python that assign the base model to `base`, their imports first.
         dataset: The dataset, as a person reads it.
         checkpoint: To go on from.
         pictures: Of predictions, before, early in and after training.
@@ -111,7 +111,6 @@ def run_training(
         **_model_class(model.get_base_model() if isinstance(model, PeftModel) else model),
         "base_model": model_args.base_model,
         "model": asdict(model_args),
-        "load_base": list(load_base),
         "dataset": dataset,
         "classes": list(classes),
         "num_images": {split: len(rows) for split, rows in images.items()},
@@ -140,8 +139,10 @@ def _save(trainer: Trainer, task: Task, record: dict[str, Any], built: bool) -> 
     """
     args, model = trainer.args, trainer.model
     whole = isinstance(model, PreTrainedModel)
-    output_dir, folder = Path(args.output_dir), model_dir(args) if whole else adapter_dir(args)
+    output_dir = Path(args.output_dir)
+    folder = output_dir / (MODEL if whole else ADAPTER)
     record["adapter_path"] = folder.as_posix()
+    record["hub_model_id"] = trainer.hub_model_id if args.push_to_hub else None
     # Whole weights where each process has a part of them; asked for by all.
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
@@ -150,10 +151,11 @@ def _save(trainer: Trainer, task: Task, record: dict[str, Any], built: bool) -> 
             trainer.processing_class.save_pretrained(new)
             if built and not whole:
                 model.get_base_model().config.save_pretrained(new)
+            write_json(new / RECORD, {name: value for name, value in record.items() if name != "history"})
             record["adapter_bytes"] = sum(file.stat().st_size for file in new.glob("*.safetensors"))
             model_card(record, task).save(new / "README.md")
         plot_curves({record["method"]["method"]: record["history"]}, output_dir / "curves.png", task)
-        write_json(output_dir / "metrics.json", record)
+        write_json(output_dir / WHOLE_RECORD, record)
         if args.push_to_hub:  # what Trainer pushed are checkpoints
             upload_folder(
                 repo_id=trainer.hub_model_id, folder_path=folder, token=args.hub_token, commit_message="End of training"
@@ -171,16 +173,6 @@ def task_metrics(task: Task, metrics: dict[str, float], split: str) -> dict[str,
     """
     named = {name.removeprefix(f"{split}_"): value for name, value in metrics.items()}
     return {name: value for name, value in named.items() if name in ("loss", *task.metrics)}
-
-
-def adapter_dir(args: TrainingArguments) -> Path:
-    """Returns the folder for the adapter that a run has trained."""
-    return Path(args.output_dir, "adapter")
-
-
-def model_dir(args: TrainingArguments) -> Path:
-    """Returns the folder for a model that a run has trained whole."""
-    return Path(args.output_dir, "model")
 
 
 def _model_class(model: PreTrainedModel) -> dict[str, str]:

@@ -1,0 +1,118 @@
+"""Kinds of dense models, as data: which classes of transformers load them, and how one is built around a backbone."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
+
+from mona_peft.tasks.models import retinanet  # noqa: F401 (makes the auto classes know it)
+from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.task import INSTANCE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
+
+FOUR_STAGES = ("stage1", "stage2", "stage3", "stage4")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a model is built around a backbone.
+
+    Attributes:
+        stages: Stages of the backbone whose feature maps it takes.
+        settings: From channels and strides of these feature maps to what the model's config says of them.
+    """
+
+    stages: tuple[str, ...]
+    settings: Callable[[list[int], list[int]], dict[str, Any]] = lambda channels, strides: {}
+
+
+AUTO_CLASSES: dict[str, dict[str, str]] = {
+    SEMANTIC_SEGMENTATION.command: {
+        "upernet": "AutoModelForSemanticSegmentation",
+        "segformer": "AutoModelForSemanticSegmentation",
+        "mask2former": "AutoModelForUniversalSegmentation",
+        "maskformer": "AutoModelForInstanceSegmentation",
+    },
+    OBJECT_DETECTION.command: dict.fromkeys(
+        ("rt_detr", "deformable_detr", "retinanet", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES),
+        OBJECT_DETECTION.auto_class,
+    ),
+    INSTANCE_SEGMENTATION.command: dict.fromkeys(("mask2former", "maskformer"), INSTANCE_SEGMENTATION.auto_class),
+}
+"""By task: the classes of transformers that load its models, by the `model_type` of their config."""
+
+ARCHITECTURES = {
+    "upernet": Architecture(FOUR_STAGES, lambda channels, strides: {"auxiliary_in_channels": channels[2]}),
+    "mask2former": Architecture(
+        FOUR_STAGES, lambda channels, strides: {"feature_strides": strides, "common_stride": strides[0]}
+    ),
+    "maskformer": Architecture(FOUR_STAGES),
+    "rt_detr": Architecture(
+        FOUR_STAGES[1:], lambda channels, strides: {"encoder_in_channels": channels, "feat_strides": strides}
+    ),
+    "deformable_detr": Architecture(FOUR_STAGES[1:], lambda channels, strides: {"use_timm_backbone": False}),
+    "retinanet": Architecture(FOUR_STAGES[1:]),
+}
+"""Kinds of models that are built around a backbone, by the `model_type` of their config."""
+
+
+def check_is_pretrained(auto_classes: Mapping[str, str], args: DenseModelArguments) -> str:
+    """Returns the type of a pre-trained model.
+
+    Raises:
+        ValueError: It is not for this task, or there are arguments for a new one.
+    """
+    name = args.model_name_or_path
+    if args.model_type or args.model_config:
+        raise ValueError(
+            f"--model_type and --model_config describe a new model, and {name} has a config of its own. Give the one "
+            "or the other."
+        )
+    model_type = AutoConfig.from_pretrained(name).model_type
+    if model_type not in auto_classes:
+        raise ValueError(
+            f"--model {name}: a model of type {model_type}, not one for this task: "
+            f"{', '.join(auto_classes)}. A pre-trained backbone is given with --backbone, beside --model_type."
+        )
+    return model_type
+
+
+def new_config(auto_classes: Mapping[str, str], args: DenseModelArguments, labels: dict[str, dict]) -> PreTrainedConfig:
+    """Returns the config of a new model around a pre-trained backbone.
+
+    Raises:
+        ValueError: No type or backbone is given, they do not go together, or a setting is none.
+    """
+    kinds = [kind for kind in auto_classes if kind in ARCHITECTURES]
+    if args.backbone is None or args.model_type not in kinds:
+        raise ValueError(
+            f"--model_type {args.model_type}, --backbone {args.backbone}: without --model a new model is "
+            f"built, of type {' or '.join(kinds)}, around a pre-trained backbone; for instance `--model_type "
+            f"{kinds[0]} --backbone microsoft/swin-large-patch4-window7-224-in22k`."
+        )
+    architecture = ARCHITECTURES[args.model_type]
+    backbone = AutoConfig.from_pretrained(args.backbone)
+    if not hasattr(backbone, "embed_dim") or not hasattr(backbone, "stage_names"):
+        raise ValueError(f"--backbone {args.backbone}: a model of type {backbone.model_type}, not a Swin or SwinV2.")
+    given = _settings(args.model_config)
+    backbone.update({**given.pop("backbone_config", {}), "out_features": list(architecture.stages)})
+    levels = [FOUR_STAGES.index(stage) for stage in architecture.stages]
+    channels = [backbone.embed_dim * 2**level for level in levels]
+    strides = [backbone.patch_size * 2**level for level in levels]
+    settings = {**architecture.settings(channels, strides), **given}
+    config = AutoConfig.for_model(args.model_type, **settings, **labels, backbone_config=backbone)
+    if unknown := [name for name in given if name not in type(config)().to_dict()]:
+        raise ValueError(f"--model_config: the config of {args.model_type} has no {', '.join(unknown)}.")
+    return config
+
+
+def _settings(model_config: str | dict[str, Any] | None) -> dict[str, Any]:
+    """Returns the settings that are given as JSON on the command line, or in a preset."""
+    if not isinstance(model_config, str):
+        return dict(model_config or {})
+    try:
+        return dict(json.loads(model_config))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise ValueError(f"--model_config {model_config}: not an object in JSON ({error}).") from error
