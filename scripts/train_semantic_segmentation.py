@@ -107,8 +107,6 @@ def train(
         splits, classes = digit_scene_maps(), SCENE_CLASSES
     else:
         splits, classes = load_semantic_segmentation(data_args, args.seed)
-    base_model, load_base = load_dense_model(AUTO_CLASSES, model_args, classes, adapter_dir(args))
-    splits, classes = load_semantic_segmentation(data_args, args.seed)
     base_model = load_dense_model(SEMANTIC_SEGMENTATION, model_args, classes)
     size = [data_args.image_size] if model_args.model_name_or_path is None else None
     image_processor = load_image_processor(model_args, size)
