@@ -218,7 +218,7 @@ def test_boxes_follow_crop_and_flip():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model_name_or_path", "no/such-model"], "--model_name_or_path no/such-model: neither a folder"),
+        (["--model_name_or_path", "no/such-model"], "--model no/such-model: neither a folder"),
         (["--image_size", "400", "600"], r"type rt_detr takes images of one size.*--image_size 640"),
         (["--test_split", "minival"], "--test_split minival: the dataset has no such split. It has: train, val"),
         (["--model_type", "rt_detr"], "describe a new model"),
