@@ -1,0 +1,184 @@
+"""One training of the study: stored tokens of the frozen blocks, a method above them, and what comes out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import expit
+from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
+from torch.utils.data import Dataset
+from transformers import Dinov2ForImageClassification, Trainer, TrainingArguments, set_seed
+
+from mona_peft.tasks.models.methods import METHODS
+from mona_peft.tasks.models.arguments import MethodArguments
+from mona_peft.tasks.training.records import hardware, parameter_counts, software
+from scripts.demonstration.dinov2 import MEAN, STD, dinov2_small
+from scripts.demonstration.frozen_prefix import above, tokens_before
+from scripts.demonstration.solar_cells import CLASSES, SolarCells, load_solar_cells, split, subset
+from scripts.solar_study.plan import SPLIT_SEED, Run
+
+SIZE = 98
+"""Side of the images in pixels; a patch has 14."""
+
+NUM_TRAINING, NUM_VALIDATION = 400, 500
+NUM_EPOCHS, BATCH_SIZE = 8, 16
+MIRRORED = ((), (-1,), (-2,), (-2, -1))
+"""Axes along which an image is flipped; the first is the image itself, and the only one outside of training."""
+
+
+def pixel_values(images: np.ndarray, size: int) -> torch.Tensor:
+    """Returns grey images, (N, H, W) of bytes, as DINOv2 takes them, (N, 3, size, size)."""
+    grey = torch.from_numpy(images).unsqueeze(1).float() / 255
+    small = torch.nn.functional.interpolate(grey, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    return (small - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+
+
+def classifier(attention: str = "eager") -> Dinov2ForImageClassification:
+    """Returns DINOv2-small with a new head for two classes."""
+    return Dinov2ForImageClassification.from_pretrained(
+        dinov2_small(), id2label=dict(enumerate(CLASSES)), attn_implementation=attention
+    )
+
+
+class CellInputs(Dataset):
+    """What the model takes of some cells.
+
+    Args:
+        inputs: (N, V, ...), of all cells, in V mirrorings.
+        labels: (N,), of all cells.
+        numbers: Which cells.
+        is_mirrored: Whether each is drawn in any of its mirrorings.
+    """
+
+    def __init__(self, inputs: torch.Tensor, labels: np.ndarray, numbers: np.ndarray, is_mirrored: bool) -> None:
+        self.inputs, self.labels, self.numbers = inputs, labels, numbers
+        self.num_variants = inputs.shape[1] if is_mirrored else 1
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number = self.numbers[index]
+        variant = int(torch.randint(self.num_variants, ()))
+        return {"pixel_values": self.inputs[number, variant].float(), "labels": int(self.labels[number])}
+
+
+@dataclass
+class Bench:
+    """Everything that runs share."""
+
+    cells: SolarCells
+
+    def __post_init__(self) -> None:
+        self.stored: dict[int, torch.Tensor] = {}
+
+    @cached_property
+    def parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the 1,968 cells to draw from and of the 656 test cells."""
+        return split(self.cells, SPLIT_SEED)
+
+    def inputs(self, first_block: int) -> torch.Tensor:
+        """Returns the tokens of all cells before a block, in all mirrorings; only the last asked for are kept."""
+        if first_block not in self.stored:
+            self.stored.clear()
+            pixels, model = pixel_values(self.cells.images, SIZE), classifier()
+            every = [tokens_before(model, first_block, pixels.flip(axes)).bfloat16() for axes in MIRRORED]
+            self.stored[first_block] = torch.stack(every, dim=1)
+        return self.stored[first_block]
+
+    def drawn(self, seed: int) -> dict[str, np.ndarray]:
+        """Returns numbers of the training, validation and test cells of a seed; no two parts share one."""
+        pool, test = self.parts
+        training = subset(self.cells, pool, NUM_TRAINING, seed)
+        rest = np.setdiff1d(pool, training)
+        return {"train": training, "validation": subset(self.cells, rest, NUM_VALIDATION, seed), "test": test}
+
+
+def load_bench() -> Bench:
+    """Loads the cells."""
+    return Bench(load_solar_cells())
+
+
+def train(bench: Bench, run: Run) -> dict[str, Any]:
+    """Trains and evaluates once.
+
+    Returns:
+        The record: settings, results by part, the scores of the test cells, parameters, time, versions, machine.
+    """
+    row, inputs = run.row, bench.inputs(run.row.first_block)
+    drawn = bench.drawn(run.seed)
+    parts = {name: CellInputs(inputs, bench.cells.labels, numbers, name == "train") for name, numbers in drawn.items()}
+    set_seed(run.seed)
+    model = classifier().requires_grad_(False)  # the frozen blocks; methods decide on what is above them
+    method_args = MethodArguments(method=row.method, **row.settings)
+    with above(model, row.first_block), TemporaryDirectory() as folder:
+        adapted = METHODS[row.method](model, method_args)
+        trainer = Trainer(model=adapted, args=training_arguments(folder, run), train_dataset=parts["train"])
+        started = time.process_time()
+        trainer.train()
+        seconds = time.process_time() - started
+        scores = {name: _scores(trainer, parts[name]) for name in ("validation", "test")}
+    labels = {name: bench.cells.labels[drawn[name]] for name in scores}
+    return {
+        "row": row.name,
+        "learning_rate": run.rate,
+        "seed": run.seed,
+        "settings": {
+            **{"method": row.method, **METHODS[row.method].settings(method_args)},
+            **{"first_block": row.first_block, "size": SIZE, "weight_decay": row.weight_decay},
+            **{"epochs": NUM_EPOCHS, "batch_size": BATCH_SIZE, "split_seed": SPLIT_SEED},
+        },
+        "num_images": {name: len(numbers) for name, numbers in drawn.items()},
+        "results": {name: metrics(labels[name], scores[name]) for name in scores},
+        "test_scores": [round(float(score), 6) for score in scores["test"]],
+        "parameters": parameter_counts(adapted),
+        "cpu_seconds": round(seconds, 1),
+        "loss": [round(entry["loss"], 4) for entry in trainer.state.log_history if "loss" in entry],
+        "software": software(),
+        "hardware": hardware(trainer.args.device),
+    }
+
+
+def training_arguments(folder: str, run: Run) -> TrainingArguments:
+    """Returns what is the same for all rows, and a run's own rate, seed and weight decay."""
+    return TrainingArguments(
+        output_dir=folder,
+        seed=run.seed,
+        learning_rate=run.rate,
+        weight_decay=run.row.weight_decay,
+        num_train_epochs=NUM_EPOCHS,
+        per_device_train_batch_size=BATCH_SIZE,
+        per_device_eval_batch_size=64,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        max_grad_norm=5.0,
+        bf16=True,
+        use_cpu=not torch.accelerator.is_available(),
+        save_strategy="no",
+        logging_strategy="epoch",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+
+
+def metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Returns area under the ROC curve, balanced accuracy, accuracy and log loss of probabilities of a defect."""
+    return {
+        "auc": round(float(roc_auc_score(labels, scores)), 5),
+        "balanced_accuracy": round(float(balanced_accuracy_score(labels, scores > 0.5)), 5),
+        "accuracy": round(float(((scores > 0.5) == labels).mean()), 5),
+        "loss": round(float(log_loss(labels, scores)), 5),
+    }
+
+
+def _scores(trainer: Trainer, part: CellInputs) -> np.ndarray:
+    logits = trainer.predict(part).predictions.astype(np.float64)
+    return expit(logits[:, 1] - logits[:, 0])
