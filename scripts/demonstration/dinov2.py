@@ -99,7 +99,7 @@ def weights_of(graph: "onnx.GraphProto") -> dict[str, torch.Tensor]:  # noqa: F8
 
 
 def processor_settings(size: int, resized: int | None = None) -> dict[str, object]:
-    """Returns the settings of an image processor for images of `size` x `size` pixels, cut out of larger ones or whole."""
+    """Returns the settings of an image processor for `size` x `size` pixels, cut out of larger images or whole."""
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,

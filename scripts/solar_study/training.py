@@ -15,8 +15,8 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from torch.utils.data import Dataset
 from transformers import Dinov2ForImageClassification, Trainer, TrainingArguments, set_seed
 
-from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.models.arguments import MethodArguments
+from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.training.records import hardware, parameter_counts, software
 from scripts.demonstration.dinov2 import MEAN, STD, dinov2_small
 from scripts.demonstration.frozen_prefix import above, tokens_before
