@@ -91,18 +91,64 @@ def overlay_boxes(
     """
     factor = max(1, -(-side // max(image.size)))
     picture = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    draw, font, colours = ImageDraw.Draw(picture), ImageFont.load_default(20), palette(len(names))
+    size = _text_size(picture)
+    draw, font, colours = ImageDraw.Draw(picture), ImageFont.load_default(size), palette(len(names))
     for number, (box, label) in enumerate(zip(boxes, classes, strict=True)):
         left, top, right, bottom = (float(edge) * factor for edge in box)
         colour = tuple(int(level) for level in colours[label])
         # Pillow draws the last pixel too.
-        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=2)
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=size // 10)
         text = names[label] if scores is None else f"{names[label]} {scores[number]:.2f}"
         height = draw.textbbox((left, top), text, font)[3] - top
         at = (left, top - height if top >= height else top)
         draw.rectangle(draw.textbbox(at, text, font), fill=colour)
         draw.text(at, text, "black", font)
     return picture
+
+
+def overlay_text(image: Image.Image, lines: Sequence[str], side: int = 288) -> Image.Image:
+    """Writes lines of text into the left upper corner of an image, enlarged for that if it is small.
+
+    Args:
+        image: In RGB.
+        lines: Of text.
+        side: As `overlay_boxes` takes it.
+    """
+    factor = max(1, -(-side // max(image.size)))
+    picture = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_text_size(picture))
+    left, top, right, bottom = draw.multiline_textbbox((4, 4), "\n".join(lines), font)
+    draw.rectangle((left - 4, top - 4, right + 4, bottom + 4), "white")
+    draw.multiline_text((4, 4), "\n".join(lines), "black", font)
+    return picture
+
+
+def paste_legend(image: Image.Image, legend: Mapping[str, np.ndarray], side: int = 288) -> Image.Image:
+    """Sets the names of classes beside an image, each on its colour; the image is enlarged if it is small.
+
+    Args:
+        image: In RGB.
+        legend: Colours (3,) by what they stand for.
+        side: As `overlay_boxes` takes it.
+    """
+    factor = max(1, -(-side // max(image.size)))
+    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    size = _text_size(image)
+    font, line = ImageFont.load_default(size), round(1.5 * size)
+    width = max((round(font.getlength(name)) for name in legend), default=0) + 8 if legend else 0
+    picture = Image.new("RGB", (image.width + width, max(image.height, line * len(legend))), "white")
+    picture.paste(image)
+    draw = ImageDraw.Draw(picture)
+    for number, (name, colour) in enumerate(legend.items()):
+        top = number * line
+        draw.rectangle((image.width, top, picture.width, top + line - 1), tuple(int(level) for level in colour))
+        draw.text((image.width + 4, top + line / 2), name, "black", font, anchor="lm")
+    return picture
+
+
+def _text_size(picture: Image.Image) -> int:
+    """Returns the size of letters that are to be read on a picture."""
+    return max(20, max(picture.size) // 50)
 
 
 def save_panel(
