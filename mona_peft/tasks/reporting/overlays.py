@@ -94,13 +94,14 @@ def overlay_boxes(
     size = _text_size(picture)
     draw, font, colours = ImageDraw.Draw(picture), ImageFont.load_default(size), palette(len(names))
     for number, (box, label) in enumerate(zip(boxes, classes, strict=True)):
-        left, top, right, bottom = (float(edge) * factor for edge in box)
+        left, top, right, under = (float(edge) * factor for edge in box)
         colour = tuple(int(level) for level in colours[label])
         # Pillow draws the last pixel too.
-        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=size // 10)
+        draw.rectangle((left, top, max(left, right - 1), max(top, under - 1)), outline=colour, width=size // 10)
         text = names[label] if scores is None else f"{names[label]} {scores[number]:.2f}"
-        height = draw.textbbox((left, top), text, font)[3] - top
-        at = (left, top - height if top >= height else top)
+        _, _, end, bottom = draw.textbbox((left, top), text, font)
+        height = bottom - top
+        at = (max(0, min(left, picture.width - (end - left))), top - height if top >= height else top)
         draw.rectangle(draw.textbbox(at, text, font), fill=colour)
         draw.text(at, text, "black", font)
     return picture
