@@ -29,11 +29,12 @@ class Format(ABC):
     precisions: tuple[str, ...]
 
     def check(self) -> None:
-        """Checks that what it needs is installed.
+        """Checks that what it needs is installed; this much always is.
 
         Raises:
             ValueError: It is not; says how to install it.
         """
+        return
 
     @abstractmethod
     def write(self, model: TensorsOut, example: torch.Tensor, precision: str, folder: Path) -> str | None:

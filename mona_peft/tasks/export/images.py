@@ -1,4 +1,4 @@
-"""How images become the input of an exported model, of which the size is fixed: done, and described in words of JSON."""
+"""How images become the input of an exported model, of which the size is fixed: done, and described in JSON."""
 
 from collections.abc import Sequence
 from pathlib import Path
