@@ -34,8 +34,13 @@ def equal_weights(actual: Path, expected: Path) -> bool:
 
 
 def run_python(*args: str) -> str:
-    command = [sys.executable, *args]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    result = run_command(*args)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def run_command(*args: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True)
 
 
 def interrupt(monkeypatch, steps: int) -> None:
