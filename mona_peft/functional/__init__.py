@@ -2,6 +2,5 @@
 
 `formula` is the paper's, to be read; all else computes the same with less time and memory. `dispatch` chooses;
 `folding` joins parameters that act one after the other; `fast` is the autograd function, made of `steps`, `depthwise`
-convolution and seeded `dropout`; `inference` keeps folded weights from call to call. `triton` holds
-kernels for a GPU that do what `fast` does, for those who ask for them.
+convolution and seeded `dropout`. `triton` holds kernels for a GPU that do what `fast` does, for those who ask for them.
 """

@@ -10,7 +10,6 @@ from mona_peft.functional import steps
 from mona_peft.functional.fast import mona_fast
 from mona_peft.functional.folding import FoldedWeights, can_fold, fold
 from mona_peft.functional.formula import Settings, Weights, mona_formula
-from mona_peft.functional.inference import InferenceFold
 from mona_peft.functional.triton import chosen_engine
 
 
@@ -19,7 +18,6 @@ def mona_delta(
     grid: Grid,
     weights: Weights,
     settings: Settings,
-    inference_fold: InferenceFold | None,
 ) -> torch.Tensor:
     """Compute what a Mona adds to a token map.
 
@@ -28,14 +26,13 @@ def mona_delta(
         grid: (H, W).
         weights: The parameters.
         settings: The settings.
-        inference_fold: Keeps the folded weights; None in training.
 
     Returns:
         `delta` of the shape and dtype of `hidden_states`.
     """
     if not _runs_folded(hidden_states, settings):
         return mona_formula(hidden_states, grid, weights, settings).to(hidden_states.dtype)
-    folded = _fold(hidden_states, weights, settings, inference_fold)
+    folded = _fold(hidden_states, weights, settings)
     if _is_followed(hidden_states):
         with steps.without_autocast(hidden_states.device.type):
             return steps.mona_folded(hidden_states, grid, folded, settings.dropout)
@@ -48,13 +45,12 @@ def add_mona_(
     grid: Grid,
     weights: Weights,
     settings: Settings,
-    inference_fold: InferenceFold | None,
 ) -> torch.Tensor:
     """Add `mona_delta` to `hidden_states` in place and return them; arguments as there."""
     if not _runs_folded(hidden_states, settings) or _is_followed(hidden_states) or not hidden_states.is_contiguous():
         # From a copy: what these ways keep is their input.
-        return hidden_states.add_(mona_delta(hidden_states.clone(), grid, weights, settings, inference_fold))
-    folded = _fold(hidden_states, weights, settings, inference_fold)
+        return hidden_states.add_(mona_delta(hidden_states.clone(), grid, weights, settings))
+    folded = _fold(hidden_states, weights, settings)
     engine = chosen_engine(hidden_states, folded)
     return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=True, engine=engine)
 
@@ -80,17 +76,8 @@ def _is_followed(hidden_states: torch.Tensor) -> bool:
     )
 
 
-def _fold(
-    hidden_states: torch.Tensor,
-    weights: Weights,
-    settings: Settings,
-    inference_fold: InferenceFold | None,
-) -> FoldedWeights:
+def _fold(hidden_states: torch.Tensor, weights: Weights, settings: Settings) -> FoldedWeights:
     device_type = hidden_states.device.type
     dtype = steps.autocast_dtype(device_type)
     with steps.without_autocast(device_type):
-        # A graph folds by itself: what was kept may be of other parameters, or another dtype, than it is made for.
-        keeps = not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled())
-        if inference_fold is not None and keeps:
-            return inference_fold.get(weights, settings, dtype)
         return fold(weights, settings, dtype)

@@ -6,7 +6,7 @@ section 3; earlier "Adapter is All You Need for Tuning Visual Tasks", arXiv:2311
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -18,7 +18,6 @@ from mona_peft.config import ResidualAdapterConfig
 from mona_peft.functional.dispatch import add_mona_, mona_delta
 from mona_peft.functional.folding import can_fold
 from mona_peft.functional.formula import FilterReduction, NormPosition, Settings, Weights
-from mona_peft.functional.inference import InferenceFold
 from mona_peft.host.block import AdaptedBlock, ResidualAdapter
 from mona_peft.integration.layer import ResidualAdapterLayer
 from mona_peft.integration.residual_tuner import ResidualAdapterModel
@@ -90,8 +89,6 @@ class Mona(ResidualAdapter):
         self.pw_bias = nn.Parameter(torch.empty(bottleneck_dim))
         self.up_weight = nn.Parameter(torch.empty(dim, bottleneck_dim))
         self.up_bias = nn.Parameter(torch.empty(dim))
-        self._inference_fold = InferenceFold()
-        self.register_load_state_dict_post_hook(_fold_after_loading)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -142,7 +139,7 @@ class Mona(ResidualAdapter):
         """
         self._check_grid(hidden_states, grid)
         compute = add_mona_ if in_place else mona_delta
-        return compute(hidden_states, grid, *self._arguments())
+        return compute(hidden_states, grid, self.weights(), self.settings())
 
     @property
     def adds_in_place(self) -> bool:
@@ -176,45 +173,12 @@ class Mona(ResidualAdapter):
         """Return the settings as the functions in `mona_peft.functional` take them."""
         return Settings(self.norm_position, self.filter_reduction, self.dropout if self.training else 0.0)
 
-    def _arguments(self) -> tuple[Weights, Settings, InferenceFold | None]:
-        return self.weights(), self.settings(), None if self.training else self._inference_fold
-
-    def train(self, mode: bool = True) -> Mona:
-        """Set training or evaluation mode; for evaluation, weights are folded once and for all."""
-        super().train(mode)
-        self._fold_again()
-        return self
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> Mona:
-        super()._apply(fn, recurse)
-        self._fold_again()
-        return self
-
-    def _fold_again(self) -> None:
-        """Fold now what evaluation will need: an exporter that follows the next call sees no real weights."""
-        self._inference_fold.clear()
-        if not self.training and can_fold(self.settings()) and self._has_all_weights():
-            self._inference_fold.get(self.weights(), self.settings(), None)
-
-    def _has_all_weights(self) -> bool:
-        # Not on the meta device, nor sharded, when modules hold other shapes, types or freed memory.
-        return self.down_weight.shape == (self.bottleneck_dim, self.dim) and all(
-            type(parameter.data) is torch.Tensor
-            and parameter.device.type != "meta"
-            and parameter.untyped_storage().nbytes() > 0
-            for parameter in self.parameters()
-        )
-
     def extra_repr(self) -> str:
         """Show the settings in `repr`."""
         return (
             f"{self.dim}, bottleneck_dim={self.bottleneck_dim}, kernel_sizes={self.kernel_sizes}, "
             f"dropout={self.dropout}, norm_position={self.norm_position!r}, filter_reduction={self.filter_reduction!r}"
         )
-
-
-def _fold_after_loading(mona: Mona, incompatible_keys: object) -> None:
-    mona._fold_again()
 
 
 @dataclass
