@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mona_peft.blocks import BlockAnatomy, register_block
+from mona_peft.config import ResidualAdapterConfig
+from mona_peft.host.block import ResidualAdapter
 from mona_peft.integration.hotswap import hotswap_adapter
 from mona_peft.integration.registration import register_method
 from mona_peft.interop.official_checkpoints import load_official_checkpoint, official_state_dict
@@ -38,6 +40,8 @@ __all__ = [
     "MonaConfig",
     "MonaLayer",
     "MonaModel",
+    "ResidualAdapter",
+    "ResidualAdapterConfig",
     "__version__",
     "hotswap_adapter",
     "load",
@@ -45,17 +49,8 @@ __all__ = [
     "load_official_checkpoint",
     "official_state_dict",
     "register_block",
+    "register_method",
 ]
-
-for _config_cls, _model_cls in (
-    (MonaConfig, MonaModel),
-    (AdapterConfig, AdapterModel),
-    (AdaptFormerConfig, AdaptFormerModel),
-    (LoRandConfig, LoRandModel),
-    (CoLinConfig, CoLinModel),
-    (BitFitConfig, BitFitModel),
-):
-    register_method(_config_cls, _model_cls)
 
 
 def load(run: str | Path, base_model: str | None = None, revision: str | None = None) -> TrainedRun:

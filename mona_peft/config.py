@@ -9,12 +9,14 @@ from typing import Any, ClassVar, Literal
 
 from peft import PeftConfig, PeftType
 
-from mona_peft.blocks import SITES
-from mona_peft.files.checks import check_weight_file
-from mona_peft.files.saving import finish_interrupted_save
+from mona_peft.blocks import SITES, BlockAnatomy
+from mona_peft.files.state import check_weights, current_config
+from mona_peft.files.weights import WEIGHTS_NAME
 from mona_peft.host.block import ResidualAdapter
 from mona_peft.host.placement import AfterResidual, Placement
-from mona_peft.integration.selection import TASK_HEAD
+
+TASK_HEAD = "task-head"
+"""Value of `modules_to_save` that stands for all that stands outside the backbone."""
 
 INIT_WEIGHTS = (True, False, "paper")
 
@@ -124,11 +126,19 @@ class MethodConfig(PeftConfig):
             ValueError: If the adapter is in a local folder and its weights are missing, damaged or pickled: loading
                 then fails before a model is touched.
         """
-        finish_interrupted_save(Path(pretrained_model_name_or_path, subfolder or ""))
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
         # PEFT saves the configuration of an adapter for inference; one saved by itself has no weights to miss.
-        check_weight_file(pretrained_model_name_or_path, subfolder, is_needed=config.inference_mode)
+        check_weights(Path(pretrained_model_name_or_path, subfolder or ""), is_needed=config.inference_mode)
         return config
+
+    @classmethod
+    def from_json_file(cls, path_json_file: str | Path, **kwargs: Any) -> dict[str, Any]:
+        """Read a file with a configuration, or the newer one that a killed save has left beside it."""
+        file = Path(path_json_file)
+        weights = file.with_name(WEIGHTS_NAME)
+        if weights.is_file():
+            file = current_config(file, weights.read_bytes())
+        return super().from_json_file(str(file), **kwargs)
 
     @classmethod
     def check_kwargs(cls, **kwargs: Any) -> dict[str, Any]:
@@ -173,8 +183,10 @@ class ResidualAdapterConfig(MethodConfig):
     )
 
     adapts = "whole blocks"
-    place: ClassVar[type[Placement]] = AfterResidual
+    placement: ClassVar[type[Placement]] = AfterResidual
     """Where in a block the method's adapters stand."""
+    child_name: ClassVar[str] = ""
+    """Name of the block's child with the adapters; what names of weights begin with. Empty: the method's name."""
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
@@ -184,11 +196,20 @@ class ResidualAdapterConfig(MethodConfig):
         self._check_items("layers_to_transform", int, "whole numbers")
         self._normalise_names("exclude_modules")
         sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites or ())
-        if not sites or not set(sites) <= set(self.place.sites):
-            raise ValueError(f"sites={self.sites!r}: choose from {self.place.sites}.")
+        if not sites or not set(sites) <= set(self.placement.sites):
+            raise ValueError(f"sites={self.sites!r}: choose from {self.placement.sites}.")
         self.sites = sites
         self._check_choice("init_weights", INIT_WEIGHTS)
         self._check_choice("recompute_mlp", (True, False))
+
+    @classmethod
+    def child(cls) -> str:
+        """Return the name of the block's child with the adapters."""
+        return cls.child_name or cls.method
+
+    def sites_in(self, anatomy: BlockAnatomy) -> tuple[str, ...]:
+        """Return the sites at which a block of this anatomy gets an adapter."""
+        return tuple(site for site in self.sites if site in self.placement.sites_of(anatomy))
 
     def make_adapter(self, dim: int) -> ResidualAdapter:
         """Build one adapter of this method for blocks of `dim` channels, at its settings here."""

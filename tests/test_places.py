@@ -62,7 +62,7 @@ def test_block_equals_naive_block(name, config, naive):
     """The map is padded to windows inside the block, and the windows are shifted."""
     stock = BLOCKS[name][0]().requires_grad_(False).eval()
     block = adapted(stock, config)
-    layer = getattr(block, block.adapter_layer_name)
+    layer = getattr(block, block.child_name)
     x = torch.randn(2, GRID[0] * GRID[1], DIM, requires_grad=True)
     ours, theirs = block(x, GRID)[0], naive(stock, name, layer, x)
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)

@@ -74,14 +74,14 @@ def change_first(outputs: Any, change: Callable[[torch.Tensor], torch.Tensor]) -
 
 
 class AdaptedBlock:
-    """Mixin in front of a block's class; the adapters are in the child named `adapter_layer_name`."""
+    """Mixin in front of a block's class; the adapters are in the child named `child_name`."""
 
-    adapter_layer_name: str
+    child_name: str
     stock_class: type[nn.Module]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the block; the grid of the patches enters here, outside of gradient checkpointing."""
-        adapter_layer = getattr(self, self.adapter_layer_name)
+        adapter_layer = getattr(self, self.child_name)
         if not adapter_layer.disable_adapters:
             kwargs |= adapter_layer.token_map.source.keywords()
         return super().__call__(*args, **kwargs)
@@ -97,7 +97,7 @@ class AdaptedBlock:
             adapter_names: Names of the adapters of each sample; without them the active adapters take part.
             kwargs: Further arguments of the stock block.
         """
-        adapter_layer = getattr(self, self.adapter_layer_name)
+        adapter_layer = getattr(self, self.child_name)
         if not adapter_layer.is_active(adapter_names):
             kwargs.pop(PATCH_GRID, None)
             return self.stock_class.forward(self, hidden_states, *args, **kwargs)
@@ -106,9 +106,9 @@ class AdaptedBlock:
             rows_by_adapter(adapter_names, hidden_states.shape[0])  # raises unless there is a name for each sample
         anatomy = adapter_layer.anatomy
         grid = adapter_layer.token_map.source.read(hidden_states, args, kwargs)
-        place = adapter_layer.place(adapter_layer, grid, adapter_names)
+        placement = adapter_layer.config_cls.placement(adapter_layer, grid, adapter_names)
         stand_ins = recomputed_branch(self, anatomy.mlp_branch) if adapter_layer.recomputes_mlp else {}
-        taps = {name: tap(stand_ins.get(name, getattr(self, name))) for name, tap in place.taps().items()}
+        taps = {name: tap(stand_ins.get(name, getattr(self, name))) for name, tap in placement.taps().items()}
         outputs = self.stock_class.forward(_BlockView(self, stand_ins | taps), hidden_states, *args, **kwargs)
         missed = [name for name, tap in taps.items() if not tap.reached]
         if missed:
@@ -116,7 +116,7 @@ class AdaptedBlock:
                 f"{self.stock_class.__name__} did not call its {missed}, so its anatomy in `mona_peft.blocks` is "
                 "wrong for this version. Register the right one with `mona_peft.register_block`."
             )
-        return outputs if anatomy.mlp_exit is not None else change_first(outputs, place.at_end)
+        return outputs if anatomy.mlp_exit is not None else change_first(outputs, placement.at_end)
 
     def _get_name(self) -> str:
-        return f"{self.adapter_layer_name.capitalize()}{self.stock_class.__name__}"
+        return f"{self.child_name.capitalize()}{self.stock_class.__name__}"

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from mona_peft.config import TASK_HEAD, MethodConfig
 from mona_peft.host.class_swap import swap_class
 from mona_peft.host.per_sample import run_per_sample
-from mona_peft.integration.selection import TASK_HEAD, backbone_of, modules_outside, parameters_outside
-
-if TYPE_CHECKING:
-    from mona_peft.config import MethodConfig
-
+from mona_peft.integration.selection import backbone_of, modules_outside, parameters_outside
 
 RESOLVED = "_task_head"
 """Attribute of a configuration that asked for the task head: the names of its modules in the model it was used for."""
@@ -31,20 +28,10 @@ def resolve_modules_to_save(model: nn.Module, config: MethodConfig) -> list[str]
     if config.modules_to_save is None:
         _warn_of_frozen_head(model, config)
         return None
+    heads = head_names(model, config)
     if config.modules_to_save != TASK_HEAD:
-        _check_names(model, config.modules_to_save)
-        _check_same_head(model, config)
-        return config.modules_to_save
-
-    backbone = backbone_of(model)
-    heads = modules_outside(model, backbone)
-    if not heads:
-        raise ValueError(
-            f"modules_to_save='task-head', but no head of {type(model).__name__} can be told from its backbone: it has "
-            "none, or the adapted blocks are those of several backbones. Leave modules_to_save out, add a head to the "
-            "model first, or name what is to be trained: modules_to_save=['name', ...]."
-        )
-    bare = parameters_outside(model, backbone, heads)
+        return heads
+    bare = parameters_outside(model, backbone_of(model), heads)
     if bare:
         warnings.warn(
             f"modules_to_save='task-head' trains {heads}, but {bare} stay frozen: they lie directly in a larger "
@@ -53,6 +40,28 @@ def resolve_modules_to_save(model: nn.Module, config: MethodConfig) -> list[str]
             stacklevel=2,
         )
     setattr(config, RESOLVED, heads)
+    return heads
+
+
+def head_names(model: nn.Module, config: MethodConfig) -> list[str]:
+    """Return the names of the modules of a model, or their endings, that `config.modules_to_save` means.
+
+    Raises:
+        ValueError: As `resolve_modules_to_save` does.
+    """
+    if config.modules_to_save is None:
+        return []
+    if config.modules_to_save != TASK_HEAD:
+        _check_names(model, config.modules_to_save)
+        _check_same_head(model, config)
+        return config.modules_to_save
+    heads = modules_outside(model, backbone_of(model))
+    if not heads:
+        raise ValueError(
+            f"modules_to_save='task-head', but no head of {type(model).__name__} can be told from its backbone: it has "
+            "none, or the adapted blocks are those of several backbones. Leave modules_to_save out, add a head to the "
+            "model first, or name what is to be trained: modules_to_save=['name', ...]."
+        )
     return heads
 
 

@@ -59,11 +59,13 @@ class ResidualAdapterLayer(FreeTunerLayer):
     Attributes:
         dim: Width C of the block; `in_features` and `out_features` are the same.
         anatomy: The block's anatomy.
-        place: Where in the block the adapters stand.
         recompute_mlp: Whether an adapter asks for the MLP branch to be recomputed, by its name.
         adapter_weights: Factor of each active adapter's output; an adapter that is not named has 1.
         trained_heads: The heads of the whole model that PEFT trains and saves.
     """
+
+    config_cls: type[ResidualAdapterConfig]
+    """Configuration of the method."""
 
     # What PEFT deletes of an adapter besides its modules.
     other_param_names = ("recompute_mlp", "adapter_weights")
@@ -83,24 +85,30 @@ class ResidualAdapterLayer(FreeTunerLayer):
 
     def update_layer(self, adapter_name: str, config: ResidualAdapterConfig, block: nn.Module) -> None:
         """Add the adapters called `adapter_name` at the sites that `config` names, on the device of `block`."""
-        self.place = config.place
         self.recompute_mlp[adapter_name] = config.recompute_mlp
         device, dtype = _device_and_dtype(block)
-        for site, adapters in self._adapters_by_site().items():
-            if site in config.sites and site in self.place.sites_of(self.anatomy):
-                adapter = config.make_adapter(self.dim).train(block.training)
-                adapter.reset_parameters(config.init_weights)
-                if next(adapter.parameters()).device.type != "meta":
-                    adapter = adapter.to(device, dtype)
-                adapters[adapter_name] = adapter
+        for site in config.sites_in(self.anatomy):
+            adapter = config.make_adapter(self.dim).train(block.training)
+            adapter.reset_parameters(config.init_weights)
+            if next(adapter.parameters()).device.type != "meta":
+                adapter = adapter.to(device, dtype)
+            self._adapters_by_site()[site][adapter_name] = adapter
+
+    @classmethod
+    def child_of(cls, site: str) -> str:
+        """Return the name of the layer's child with the adapters at a site."""
+        return dict(zip(SITES, cls.adapter_layer_names, strict=True))[site]
 
     def _adapters_by_site(self) -> dict[str, nn.ModuleDict]:
         return {site: getattr(self, name) for site, name in zip(SITES, self.adapter_layer_names, strict=True)}
 
     def set_adapter(self, *args: Any, **kwargs: Any) -> None:
-        """Make adapters active, as `BaseTunerLayer.set_adapter` does, each with the weight 1."""
+        """Make adapters active, as `BaseTunerLayer.set_adapter` does; others than now have the weight 1."""
+        before = set(self.active_adapters)
         super().set_adapter(*args, **kwargs)
-        self.adapter_weights = {}
+        # PEFT calls this with the same names whenever an adapter is added, loaded or switched on again.
+        if set(self.active_adapters) != before:
+            self.adapter_weights = {}
 
     def enable_adapters(self, enabled: bool) -> None:
         """Switch the adapters, and the trained heads with them, on or off."""
@@ -188,6 +196,10 @@ class ResidualAdapterLayer(FreeTunerLayer):
         raise NotImplementedError(MERGE_MESSAGE)
 
 
-def _device_and_dtype(block: nn.Module) -> tuple[torch.device, torch.dtype]:
-    norm_weight = getattr(block, anatomy_of(block).norm).weight
-    return norm_weight.device, norm_weight.dtype
+def _device_and_dtype(block: nn.Module) -> tuple[torch.device | None, torch.dtype]:
+    """Return where a block computes, and in which type; no device where its weights are nowhere yet."""
+    norm = getattr(block, anatomy_of(block).norm)
+    if norm.weight.device.type != "meta":
+        return norm.weight.device, norm.weight.dtype
+    # accelerate's offloading leaves weights on the meta device between calls; its hook knows where they are used.
+    return getattr(getattr(norm, "_hf_hook", None), "execution_device", None), norm.weight.dtype

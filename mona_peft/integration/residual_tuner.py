@@ -12,17 +12,16 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import _ExcludedModule
 from torch import nn
 
-from mona_peft.blocks import check_mlp_branch, forget_patch_grids, token_map_of, width_of
+from mona_peft.blocks import anatomy_of, check_mlp_branch, forget_patch_grids, token_map_of, width_of
 from mona_peft.config import ResidualAdapterConfig
-from mona_peft.files.checks import check_adapter_state
-from mona_peft.host.block import AdaptedBlock
+from mona_peft.host.block import AdaptedBlock, ResidualAdapter
 from mona_peft.host.class_swap import restore_class, swap_class
 from mona_peft.host.per_sample import BASE, adapters_per_sample
 from mona_peft.integration.checkpointing import support_reentrant_checkpointing, withdraw_checkpointing_support
+from mona_peft.integration.fit import check_loaded_state
 from mona_peft.integration.frozen_norms import freeze_batch_norms, unfreeze_batch_norms
 from mona_peft.integration.heads import trained_heads
 from mona_peft.integration.layer import MERGE_MESSAGE, ResidualAdapterLayer
-from mona_peft.integration.renamed_blocks import rename_blocks
 from mona_peft.integration.selection import BlockSelection, backbone_of, select_blocks
 from mona_peft.integration.tuner import MethodModel
 
@@ -30,7 +29,7 @@ from mona_peft.integration.tuner import MethodModel
 def _check_before_load(
     tuner: ResidualAdapterModel, state_dict: dict[str, torch.Tensor], prefix: str, *load_arguments: Any
 ) -> None:
-    check_adapter_state(tuner, state_dict, prefix)
+    check_loaded_state(tuner, state_dict, prefix)
 
 
 class ResidualAdapterModel(MethodModel):
@@ -48,14 +47,29 @@ class ResidualAdapterModel(MethodModel):
     @property
     def weight_names(self) -> re.Pattern[str]:
         """What the names of adapter weights match; see `MethodModel`."""
-        layer = re.escape(f"{self.block_mixin.adapter_layer_name}.{self.prefix}")
+        layer = re.escape(f"{self.block_mixin.child_name}.{self.prefix}")
         return re.compile(rf"(?:^|.*\.){layer}[^.]+\.(?:(?P<adapter>[^.]+)\.)?[^.]+$")
 
-    def rename_weights(
-        self, state_dict: dict[str, torch.Tensor], prefix: str, adapter_name: str, is_named: bool = True
-    ) -> None:
-        """Give weights of an adapter, in place, the names that they have in this model; see `rename_blocks`."""
-        rename_blocks(self, state_dict, prefix, adapter_name, is_named)
+    @classmethod
+    def block_pattern(cls) -> re.Pattern[str]:
+        """Return what matches the names of a block's weights in a file; see `MethodModel`."""
+        layer = re.escape(f"{cls.block_mixin.child_name}.{cls.prefix}")
+        return re.compile(rf"(?P<block>.*)\.(?P<rest>{layer}[^.]+\.[^.]+)")
+
+    @classmethod
+    def adapter_tensors(cls, model: nn.Module, config: ResidualAdapterConfig) -> dict[str, torch.Tensor]:
+        """Return tensors of the shapes of an adapter's weights, by their names in its file; see `MethodModel`."""
+        chosen = select_blocks(model, config).chosen
+        adapters = cls._meta_adapters([model.get_submodule(name) for name in sorted(chosen)], config)
+        tensors = {}
+        for name, block in model.named_modules():
+            if name not in chosen:
+                continue
+            for site in config.sites_in(anatomy_of(block)):
+                layer = ".".join([name, cls.block_mixin.child_name, cls.tuner_layer_cls.child_of(site)])
+                weights = adapters[width_of(block)].state_dict()
+                tensors |= {f"{layer}.{weight}".lstrip("."): tensor for weight, tensor in weights.items()}
+        return tensors
 
     def inject_adapter(
         self,
@@ -74,10 +88,10 @@ class ResidualAdapterModel(MethodModel):
         """
         config = self.peft_config[adapter_name]
         self._selection: BlockSelection = select_blocks(model, config)
-        self._check_blocks([model.get_submodule(name) for name in sorted(self._selection.chosen)], config)
+        self._meta_adapters([model.get_submodule(name) for name in sorted(self._selection.chosen)], config)
         if state_dict is not None:
             # PEFT takes what stands before the prefix for the adapted module; here that is the layer in the block.
-            layer_name = self.block_mixin.adapter_layer_name
+            layer_name = self.block_mixin.child_name
             # And the keys of a saved adapter begin with the modules of a PeftModel.
             state_dict = {
                 key.removeprefix("base_model.model.").replace(f".{layer_name}.{self.prefix}", f".{self.prefix}"): value
@@ -90,10 +104,15 @@ class ResidualAdapterModel(MethodModel):
         freeze_batch_norms(model)
         support_reentrant_checkpointing(model.get_submodule(backbone_of(model)))
 
-    def _check_blocks(self, blocks: list[nn.Module], config: ResidualAdapterConfig) -> None:
-        """Refuse blocks that have adapters of another method, and settings that do not go with them."""
+    @classmethod
+    def _meta_adapters(cls, blocks: list[nn.Module], config: ResidualAdapterConfig) -> dict[int, ResidualAdapter]:
+        """Return an adapter without memory for each width among blocks.
+
+        Raises:
+            ValueError: If blocks have adapters of another method, or settings do not go with them.
+        """
         for block in blocks:
-            if isinstance(block, AdaptedBlock) and not isinstance(block, self.block_mixin):
+            if isinstance(block, AdaptedBlock) and not isinstance(block, cls.block_mixin):
                 raise ValueError(
                     "The blocks have adapters of another method already, and a block runs with those of one. Take them "
                     f"off with unload() before {config.title} is attached."
@@ -101,8 +120,7 @@ class ResidualAdapterModel(MethodModel):
             if config.recompute_mlp:
                 check_mlp_branch(block)
         with torch.device("meta"):
-            for width in {width_of(block) for block in blocks}:
-                config.make_adapter(width)
+            return {width: config.make_adapter(width) for width in {width_of(block) for block in blocks}}
 
     def _layers(self) -> list[ResidualAdapterLayer]:
         return [module for module in self.model.modules() if isinstance(module, self.tuner_layer_cls)]
@@ -119,7 +137,7 @@ class ResidualAdapterModel(MethodModel):
         parent: nn.Module,
         current_key: str,
     ) -> None:
-        layer_name = self.block_mixin.adapter_layer_name
+        layer_name = self.block_mixin.child_name
         if not isinstance(target, self.block_mixin):
             layer = self.tuner_layer_cls(target, token_map_of(self.model, current_key))
             swap_class(target, self.block_mixin)
@@ -144,7 +162,7 @@ class ResidualAdapterModel(MethodModel):
         return {
             key: tensor
             for key, tensor in state_dict.items()
-            if f".{cls.block_mixin.adapter_layer_name}.{cls.prefix}" in f".{key}"
+            if f".{cls.block_mixin.child_name}.{cls.prefix}" in f".{key}"
         }
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
@@ -152,7 +170,7 @@ class ResidualAdapterModel(MethodModel):
             raise NotImplementedError(MERGE_MESSAGE)
         for module in list(self.model.modules()):
             if isinstance(module, self.block_mixin):
-                delattr(module, self.block_mixin.adapter_layer_name)
+                delattr(module, self.block_mixin.child_name)
                 restore_class(module, self.block_mixin)
         unfreeze_batch_norms(self.model)
         withdraw_checkpointing_support(self.model)

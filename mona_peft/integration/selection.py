@@ -5,20 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 
 from mona_peft.blocks import KNOWN_BLOCKS, anatomy_of, check_token_map, is_known_block, refusals
-
-if TYPE_CHECKING:
-    from mona_peft.config import MethodConfig, ResidualAdapterConfig
-
-TASK_HEAD = "task-head"
-"""Value of `modules_to_save` that stands for all that stands outside the backbone."""
-
+from mona_peft.config import TASK_HEAD, MethodConfig, ResidualAdapterConfig
 
 IDLE_IN_BACKBONES = {"SwinBackbone": ("swin.layernorm",), "MaskFormerSwinBackbone": ("model.layernorm",)}
 """By class of backbone, modules in it whose output nothing uses: a norm in whose place it has its own."""
@@ -78,8 +71,8 @@ def select_blocks(model: nn.Module, config: ResidualAdapterConfig) -> BlockSelec
         )
     for name in sorted(chosen):
         check_token_map(model, name)
-        config.place.check(model.get_submodule(name), config.sites)
-    sites = {site for name in chosen for site in config.place.sites_of(anatomy_of(model.get_submodule(name)))}
+        config.placement.check(model.get_submodule(name), config.sites)
+    sites = {site for name in chosen for site in config.placement.sites_of(anatomy_of(model.get_submodule(name)))}
     if not sites & set(config.sites):
         kinds = sorted({type(model.get_submodule(name)).__name__ for name in chosen})
         advice = f"Give sites={sorted(sites)!r}." if sites else "Choose another method for this model."

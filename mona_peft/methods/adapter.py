@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mona_peft.host.block import AdaptedBlock
 from mona_peft.host.placement import OnBranch
-from mona_peft.integration.layer import ResidualAdapterLayer
-from mona_peft.integration.residual_tuner import ResidualAdapterModel
+from mona_peft.integration.registration import register_method
 from mona_peft.methods.bottleneck import Bottleneck, BottleneckConfig
 
 
@@ -35,29 +33,14 @@ class AdapterConfig(BottleneckConfig):
 
     method = "adapter"
     title = "Adapter"
-    place = OnBranch
+    placement = OnBranch
+    # Not `adapter`, which modules of other models have in their names: PEFT trains whatever contains the prefix.
+    child_name = "houlsby"
 
     def make_adapter(self, dim: int) -> Bottleneck:
         """Build one bottleneck for blocks of `dim` channels."""
         return Bottleneck(dim, self.bottleneck_dim, self.dropout)
 
 
-class AdapterLayer(ResidualAdapterLayer):
-    """The adapters of one block, by site and adapter name."""
-
-    adapter_layer_names = ("houlsby_attn", "houlsby_mlp")
-
-
-class AdapterBlock(AdaptedBlock):
-    """A block whose child `houlsby` is its `AdapterLayer`."""
-
-    adapter_layer_name = "houlsby"
-
-
-class AdapterModel(ResidualAdapterModel):
-    """Puts a bottleneck on the attention's output and on the MLP's output of every targeted block; see `MonaModel`."""
-
-    # Not `adapter_`, which modules of other models have in their names: PEFT trains whatever contains the prefix.
-    prefix = "houlsby_"
-    tuner_layer_cls = AdapterLayer
-    block_mixin = AdapterBlock
+AdapterModel = register_method(AdapterConfig)
+AdapterLayer = AdapterModel.tuner_layer_cls

@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mona_peft.blocks import MLP
-from mona_peft.host.block import AdaptedBlock
 from mona_peft.host.placement import BesideMlp
-from mona_peft.integration.layer import ResidualAdapterLayer
-from mona_peft.integration.residual_tuner import ResidualAdapterModel
+from mona_peft.integration.registration import register_method
 from mona_peft.methods.bottleneck import Bottleneck, BottleneckConfig
 
 
@@ -41,7 +39,7 @@ class AdaptFormerConfig(BottleneckConfig):
 
     method = "adaptformer"
     title = "AdaptFormer"
-    place = BesideMlp
+    placement = BesideMlp
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
@@ -53,21 +51,5 @@ class AdaptFormerConfig(BottleneckConfig):
         return Bottleneck(dim, self.bottleneck_dim, self.dropout, self.scale)
 
 
-class AdaptFormerLayer(ResidualAdapterLayer):
-    """The bottlenecks of one block, by adapter name; those of the attention stay empty."""
-
-    adapter_layer_names = ("adaptformer_attn", "adaptformer_mlp")
-
-
-class AdaptFormerBlock(AdaptedBlock):
-    """A block whose child `adaptformer` is its `AdaptFormerLayer`."""
-
-    adapter_layer_name = "adaptformer"
-
-
-class AdaptFormerModel(ResidualAdapterModel):
-    """Puts a bottleneck beside the MLP of every targeted block; see `MonaModel`."""
-
-    prefix = "adaptformer_"
-    tuner_layer_cls = AdaptFormerLayer
-    block_mixin = AdaptFormerBlock
+AdaptFormerModel = register_method(AdaptFormerConfig)
+AdaptFormerLayer = AdaptFormerModel.tuner_layer_cls

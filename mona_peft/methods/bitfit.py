@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 from mona_peft.config import MethodConfig
 from mona_peft.integration.layer import FreeTunerLayer
+from mona_peft.integration.registration import register_method
 from mona_peft.integration.selection import backbone_prefix, idle_modules, is_saved_whole
 from mona_peft.integration.tuner import MethodModel
 
@@ -115,7 +116,20 @@ class BitFitModel(MethodModel):
             state_dict = {re.sub(r"\.parametrizations\.\w+\.0\.", ".", key): value for key, value in state_dict.items()}
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
 
-    def _biased_modules(self, model: nn.Module, config: BitFitConfig) -> dict[str, list[str]]:
+    @classmethod
+    def adapter_tensors(cls, model: nn.Module, config: BitFitConfig) -> dict[str, torch.Tensor]:
+        """Return tensors of the shapes of an adapter's weights, by their names in its file; see `MethodModel`."""
+        tensors = {}
+        for name, parameters in cls._biased_modules(model, config).items():
+            module = model.get_submodule(name)
+            for parameter in parameters:
+                adapted = parametrize.is_parametrized(module, parameter)
+                value = module.parametrizations[parameter].original if adapted else module.get_parameter(parameter)
+                tensors[f"{name}.parametrizations.{parameter}.0.bitfit_shift".lstrip(".")] = value
+        return tensors
+
+    @staticmethod
+    def _biased_modules(model: nn.Module, config: BitFitConfig) -> dict[str, list[str]]:
         """Return the names of the parameters to be trained, by the name of their module."""
         inside = backbone_prefix(model)
         idle = tuple(f"{name}." for name in idle_modules(model))
@@ -247,3 +261,6 @@ def _give_back(module: nn.Module, merge: bool) -> None:
     del module.parametrizations
     for name, value in values.items():
         module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+
+
+register_method(BitFitConfig, BitFitModel)

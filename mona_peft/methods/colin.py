@@ -16,10 +16,9 @@ from torch.nn import functional as F
 
 from mona_peft.blocks import Grid
 from mona_peft.config import ResidualAdapterConfig
-from mona_peft.host.block import AdaptedBlock, ResidualAdapter
+from mona_peft.host.block import ResidualAdapter
 from mona_peft.host.placement import AfterResidual
-from mona_peft.integration.layer import ResidualAdapterLayer
-from mona_peft.integration.residual_tuner import ResidualAdapterModel
+from mona_peft.integration.registration import register_method
 
 MAX_DIM, MAX_BRANCHES, MAX_KERNEL_SIZE = 2**15, 64, 255
 """Limits that no model reaches; a configuration from elsewhere shall not ask for more memory than there is."""
@@ -206,7 +205,7 @@ class CoLinConfig(ResidualAdapterConfig):
 
     method = "colin"
     title = "CoLin"
-    place = AfterResidual
+    placement = AfterResidual
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
@@ -229,21 +228,5 @@ class CoLinConfig(ResidualAdapterConfig):
         return CoLin(dim, *sizes, self.orthogonality_weight)
 
 
-class CoLinLayer(ResidualAdapterLayer):
-    """The CoLins of one block, by site and adapter name."""
-
-    adapter_layer_names = ("colin_attn", "colin_mlp")
-
-
-class CoLinBlock(AdaptedBlock):
-    """A block whose child `colin` is its `CoLinLayer`."""
-
-    adapter_layer_name = "colin"
-
-
-class CoLinModel(ResidualAdapterModel):
-    """Puts a CoLin after the attention's residual and after the MLP's of every targeted block; see `MonaModel`."""
-
-    prefix = "colin_"
-    tuner_layer_cls = CoLinLayer
-    block_mixin = CoLinBlock
+CoLinModel = register_method(CoLinConfig)
+CoLinLayer = CoLinModel.tuner_layer_cls

@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from mona_peft.blocks import Grid
 from mona_peft.config import ResidualAdapterConfig
-from mona_peft.host.block import AdaptedBlock, ResidualAdapter
+from mona_peft.host.block import ResidualAdapter
 from mona_peft.host.placement import OnBranch
-from mona_peft.integration.layer import ResidualAdapterLayer
-from mona_peft.integration.residual_tuner import ResidualAdapterModel
+from mona_peft.integration.registration import register_method
 
 MAX_BRANCHES, MAX_KERNEL_DIM, MAX_REDUCTION = 64, 2**10, 2**10
 """Limits that no model reaches; a configuration from elsewhere shall not ask for more memory than there is."""
@@ -111,7 +110,7 @@ class LoRandConfig(ResidualAdapterConfig):
 
     method = "lorand"
     title = "LoRand"
-    place = OnBranch
+    placement = OnBranch
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
@@ -125,21 +124,5 @@ class LoRandConfig(ResidualAdapterConfig):
         return LoRand(dim, self.num_branches, self.kernel_dim, self.reduction)
 
 
-class LoRandLayer(ResidualAdapterLayer):
-    """The LoRands of one block, by site and adapter name."""
-
-    adapter_layer_names = ("lorand_attn", "lorand_mlp")
-
-
-class LoRandBlock(AdaptedBlock):
-    """A block whose child `lorand` is its `LoRandLayer`."""
-
-    adapter_layer_name = "lorand"
-
-
-class LoRandModel(ResidualAdapterModel):
-    """Puts a LoRand on the attention's output and on the MLP's output of every targeted block; see `MonaModel`."""
-
-    prefix = "lorand_"
-    tuner_layer_cls = LoRandLayer
-    block_mixin = LoRandBlock
+LoRandModel = register_method(LoRandConfig)
+LoRandLayer = LoRandModel.tuner_layer_cls

@@ -18,9 +18,8 @@ from mona_peft.config import ResidualAdapterConfig
 from mona_peft.functional.dispatch import add_mona_, mona_delta
 from mona_peft.functional.folding import can_fold
 from mona_peft.functional.formula import FilterReduction, NormPosition, Settings, Weights
-from mona_peft.host.block import AdaptedBlock, ResidualAdapter
-from mona_peft.integration.layer import ResidualAdapterLayer
-from mona_peft.integration.residual_tuner import ResidualAdapterModel
+from mona_peft.host.block import ResidualAdapter
+from mona_peft.integration.registration import register_method
 
 NORM_POSITIONS = get_args(NormPosition)
 FILTER_REDUCTIONS = get_args(FilterReduction)
@@ -251,36 +250,5 @@ class MonaConfig(ResidualAdapterConfig):
         )
 
 
-class MonaLayer(ResidualAdapterLayer):
-    """The Monas of one block, by site and adapter name: `mona_attn` and `mona_mlp`."""
-
-    adapter_layer_names = ("mona_attn", "mona_mlp")
-
-
-class MonaBlock(AdaptedBlock):
-    """A block whose child `mona` is its `MonaLayer`."""
-
-    # Not `mona_...`: PEFT takes keys that contain the prefix for adapter internals.
-    adapter_layer_name = "mona"
-
-
-class MonaModel(ResidualAdapterModel):
-    """Puts a Mona after the attention residual and after the MLP residual of every targeted block.
-
-    Args:
-        model: Model to adapt; the stock blocks of its backbone stay where they are and keep their names.
-        config: A `MonaConfig`.
-        adapter_name: Name of the adapter.
-        low_cpu_mem_usage: Create the adapter's weights on the meta device.
-
-    Example:
-        >>> from peft import get_peft_model
-        >>> from transformers import SwinConfig, SwinForImageClassification
-        >>> from mona_peft import MonaConfig
-        >>> model = SwinForImageClassification(SwinConfig())
-        >>> model = get_peft_model(model, MonaConfig(modules_to_save="task-head"))
-    """
-
-    prefix = "mona_"
-    tuner_layer_cls = MonaLayer
-    block_mixin = MonaBlock
+MonaModel = register_method(MonaConfig)
+MonaLayer = MonaModel.tuner_layer_cls
