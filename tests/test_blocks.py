@@ -17,7 +17,6 @@ from transformers import (
 
 from mona_peft import BlockAnatomy, MonaConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS
-from mona_peft.blocks.grid import PatchGrid
 from mona_peft.blocks.layout import from_tokens, to_tokens
 from tests import tiny_configs
 from tests.backbones import build, image
@@ -164,10 +163,3 @@ def test_layouts_are_undone(layout, strides):
     assert torch.equal(to_tokens(hidden, layout, (4, 8), strides), tokens)
     shapes = {"BNC": (2, 32, 3), "BHWC": (2, 4, 8, 3), "BCHW": (2, 3, 4, 8)}
     assert hidden.shape == shapes[layout]
-
-
-def test_remembered_grid_is_not_copied():
-    hook = PatchGrid()
-    hook(nn.Identity(), (), torch.zeros(1, 3, 4, 5))
-    assert hook.read() == (4, 5)
-    assert hook.__getstate__()["grid"] is None

@@ -104,11 +104,25 @@ def test_one_configuration_for_models_with_different_heads():
     assert first.peft_config["default"].modules_to_save == ["classifier"]
 
 
-def test_adapter_name_with_a_dot(saved):
+@pytest.mark.parametrize("name", ["v1.0", "", "a/b", "..", "keys"])
+def test_name_that_no_module_can_have(name, saved):
+    """It is refused by every way of naming an adapter, before anything changes."""
+    message = r"adapter_name=.*modules and folders are called by it"
+    plain = build("swin")
+    keys = list(plain.state_dict())
+    for attach in (
+        lambda: get_peft_model(plain, MonaConfig(), name),
+        lambda: PeftModel.from_pretrained(plain, saved, name),
+        lambda: plain.load_adapter(str(saved), name),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attach()
+        assert list(plain.state_dict()) == keys
     model = get_peft_model(build("swin"), MonaConfig())
-    with pytest.raises(ValueError, match=r"adapter_name='v1.0': PyTorch takes no '.'.*such as 'v1_0'"):
-        model.load_adapter(saved, "v1.0")
-    assert list(model.peft_config) == ["default"]
+    for add in (lambda: model.load_adapter(saved, name), lambda: model.add_adapter(name, MonaConfig())):
+        with pytest.raises(ValueError, match=message):
+            add()
+        assert list(model.peft_config) == ["default"]
 
 
 @pytest.fixture

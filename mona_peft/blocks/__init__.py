@@ -11,8 +11,9 @@ from mona_peft.blocks.families import (
     register_block,
     width_of,
 )
-from mona_peft.blocks.grid import PATCH_GRID, forget_patch_grids
+from mona_peft.blocks.grid import PATCH_GRID
 from mona_peft.blocks.layout import Grid
+from mona_peft.blocks.patch_grids import forget_patch_grids
 from mona_peft.blocks.token_map import TokenMap, check_token_map, token_map_of
 
 __all__ = [

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mona_peft.blocks.layout import Grid, grid_of_map
+from mona_peft.blocks.patch_grids import PatchGrids
 
 PATCH_GRID = "patch_grid"
 """Keyword with which an adapted block hands itself the grid of the patch projection."""
@@ -26,7 +27,7 @@ class GridOfMap:
 
     layout: str
 
-    def keywords(self) -> dict[str, Grid]:
+    def keywords(self, hidden_states: torch.Tensor) -> dict[str, Grid]:
         """Nothing has to be handed in."""
         return {}
 
@@ -64,7 +65,7 @@ class GridArguments:
             )
         return cls(names, tuple(arguments.index(name) for name in names))
 
-    def keywords(self) -> dict[str, Grid]:
+    def keywords(self, hidden_states: torch.Tensor) -> dict[str, Grid]:
         """Nothing has to be handed in."""
         return {}
 
@@ -84,97 +85,31 @@ class GridArguments:
         return height, width
 
 
-class PatchGrid:
-    """Forward hook of a patch projection: remembers the grid (H, W) of its last output.
-
-    The grid is handed to each block as an argument of its call, outside of gradient checkpointing: what is recomputed
-    in the backward pass then sees the grid of its own forward pass, not that of a later one. Where more than a block is
-    recomputed at once, the grid is read anew; it is the right one unless several sizes went through, which raises.
-    """
-
-    def __init__(self) -> None:
-        self.grid: Grid | None = None
-        self._unused: set[Grid] = set()
-        self._was_recomputed = False
-
-    def __call__(self, projection: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        """Remember the grid of `output`, of shape (B, C, H, W)."""
-        height, width = output.shape[2:4]
-        self.grid = (height, width)
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return
-        if self._was_recomputed:
-            self._unused, self._was_recomputed = set(), False
-        self._unused.add(self.grid)
-
-    def read(self) -> Grid:
-        """Return the grid of the last image.
-
-        Raises:
-            RuntimeError: If no image went through the patch projection, or several grids did whose backward pass is
-                still to come and a block is recomputed in it without having been handed its own.
-        """
-        if self.grid is None:
-            raise RuntimeError(
-                "The grid of the patches is not known: no image went through the patch projection. Call the whole "
-                "model, not a block of it."
-            )
-        if not torch.compiler.is_compiling() and _in_backward_pass():
-            self._was_recomputed = True
-            if len(self._unused) > 1:
-                raise RuntimeError(
-                    f"Images of several grids, {sorted(self._unused)}, share one backward pass, and gradient "
-                    "checkpointing recomputes more than single blocks, so it is not known which grid belongs to "
-                    "which block. Call backward() after each size, or leave gradient checkpointing off."
-                )
-        return self.grid
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and files hold no grid: it belongs to the last call."""
-        return vars(PatchGrid())
-
-
-def _in_backward_pass() -> bool:
-    return torch._C._current_graph_task_id() != -1
-
-
-def patch_grid_of(projection: nn.Module) -> PatchGrid:
-    """Return the hook that remembers the grid of `projection`, registering it if there is none yet."""
-    for hook in projection._forward_hooks.values():
-        if isinstance(hook, PatchGrid):
-            return hook
-    hook = PatchGrid()
-    projection.register_forward_hook(hook)
-    return hook
-
-
-def forget_patch_grids(model: nn.Module) -> None:
-    """Take all `PatchGrid` hooks off a model."""
-    for module in model.modules():
-        for key, hook in list(module._forward_hooks.items()):
-            if isinstance(hook, PatchGrid):
-                del module._forward_hooks[key]
-
-
 @dataclass
 class GridOfPatches:
     """Reads (H, W) from the patch projection that the block's tokens come from.
 
     Attributes:
-        projection: Remembers the grid of the patches.
+        projection: Remembers the grids of the patches.
         pooling: (vertical, horizontal) factors by which stages in front of the block made the grid smaller.
+        num_prefix: Number of prefix tokens, once it is known; tells grids apart.
     """
 
-    projection: PatchGrid
+    projection: PatchGrids
     pooling: tuple[tuple[int, int], ...] = ()
+    num_prefix: int | None = None
 
-    def keywords(self) -> dict[str, Grid]:
+    def keywords(self, hidden_states: torch.Tensor) -> dict[str, Grid]:
         """Return the keyword argument that carries the grid of the patches into the block."""
-        return {PATCH_GRID: self.projection.read()}
+        return {PATCH_GRID: self.projection.read(self, hidden_states)}
 
     def read(self, hidden_states: torch.Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> Grid:
         """Return (H, W), and take the keyword of `keywords` out of `kwargs`."""
-        height, width = kwargs.pop(PATCH_GRID, None) or self.projection.read()
+        return self.pooled(kwargs.pop(PATCH_GRID, None) or self.projection.read(self, hidden_states))
+
+    def pooled(self, grid: Grid) -> Grid:
+        """Return the grid of the block's tokens, given that of the patches."""
+        height, width = grid
         for vertical, horizontal in self.pooling:
             height, width = height // vertical, width // horizontal
         return height, width

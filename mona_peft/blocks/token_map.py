@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from mona_peft.blocks.families import anatomy_of
-from mona_peft.blocks.grid import GridArguments, GridOfMap, GridOfPatches, patch_grid_of
+from mona_peft.blocks.grid import GridArguments, GridOfMap, GridOfPatches
 from mona_peft.blocks.layout import Grid, Strides, from_tokens, to_tokens
+from mona_peft.blocks.patch_grids import patch_grids_of
 
 
 @dataclass
@@ -67,11 +68,11 @@ def token_map_of(model: nn.Module, name: str) -> TokenMap:
         return TokenMap(GridArguments.of(block, anatomy.grid_arguments), anatomy.layout, entry_layout)
     if anatomy.patch_projection is None:
         return TokenMap(GridOfMap(anatomy.layout), anatomy.layout, entry_layout)
-    projection = patch_grid_of(_patch_projection(model, name, anatomy.patch_projection))
+    grids = patch_grids_of(*_patch_projection(model, name, anatomy.patch_projection))
     if anatomy.unroll_schedule is None:
-        return TokenMap(GridOfPatches(projection), anatomy.layout, entry_layout)
+        return TokenMap(GridOfPatches(grids), anatomy.layout, entry_layout)
     pooling, strides = _unrolling(model, name, anatomy.unroll_schedule)
-    return TokenMap(GridOfPatches(projection, pooling), anatomy.layout, entry_layout, strides)
+    return TokenMap(GridOfPatches(grids, pooling), anatomy.layout, entry_layout, strides)
 
 
 def _around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -82,7 +83,8 @@ def _around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
         yield around, model.get_submodule(around)
 
 
-def _patch_projection(model: nn.Module, name: str, ending: str) -> nn.Module:
+def _patch_projection(model: nn.Module, name: str, ending: str) -> tuple[nn.Module, nn.Module]:
+    """Return the patch projection of a block, and the nearest module around both."""
     for around, module in _around(model, name):
         found = {child: m for child, m in module.named_modules() if child == ending or child.endswith(f".{ending}")}
         if len(found) > 1:
@@ -92,7 +94,7 @@ def _patch_projection(model: nn.Module, name: str, ending: str) -> nn.Module:
                 "`mona_peft.register_block(..., BlockAnatomy(patch_projection=...))`."
             )
         if found:
-            return next(iter(found.values()))
+            return next(iter(found.values())), module
     convolutions = [child for child, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     raise ValueError(
         f"The anatomy of {name} takes the grid from {ending!r}, but no module of that name is around it. The model's "

@@ -83,7 +83,8 @@ class AdaptedBlock:
         """Call the block; the grid of the patches enters here, outside of gradient checkpointing."""
         adapter_layer = getattr(self, self.child_name)
         if not adapter_layer.disable_adapters:
-            kwargs |= adapter_layer.token_map.source.keywords()
+            hidden_states = args[0] if args else kwargs["hidden_states"]
+            kwargs |= adapter_layer.token_map.source.keywords(hidden_states)
         return super().__call__(*args, **kwargs)
 
     def forward(

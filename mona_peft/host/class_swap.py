@@ -59,12 +59,22 @@ def restore_class(module: nn.Module, mixin: type) -> None:
 
 def _set_class(module: nn.Module, new_class: type[nn.Module]) -> None:
     instance_attributes = vars(module)
-    if "forward" in instance_attributes and "_old_forward" not in instance_attributes:
+    hooked = "_old_forward" in instance_attributes
+    if not hooked and _is_own_forward(module, instance_attributes.get("forward")):
+        # What accelerate leaves behind when it removes its hooks: the class says the same.
+        del instance_attributes["forward"]
+    if "forward" in instance_attributes and not hooked:
         raise ValueError(
             f"The forward of this {type(module).__name__} was replaced on the instance, so the adapter could not run. "
             "Undo that replacement before the adapter is attached."
         )
     module.__class__ = new_class
     # accelerate's hooks call the forward that they found, bound to the class of that time.
-    if "_old_forward" in instance_attributes:
+    if hooked:
         module._old_forward = new_class.forward.__get__(module)
+
+
+def _is_own_forward(module: nn.Module, forward: Any) -> bool:
+    """Whether a `forward` on the instance is nothing but that of its class, bound."""
+    own = [cls.__dict__["forward"] for cls in type(module).__mro__ if "forward" in cls.__dict__]
+    return getattr(forward, "__self__", None) is module and getattr(forward, "__func__", None) in own
