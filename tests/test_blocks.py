@@ -17,7 +17,7 @@ from transformers import (
 
 from mona_peft import BlockAnatomy, MonaConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS
-from mona_peft.blocks.layout import from_tokens, to_tokens
+from mona_peft.blocks.layout import Layout, from_tokens, to_tokens
 from tests import tiny_configs
 from tests.backbones import build, image
 
@@ -159,7 +159,7 @@ def test_an_entry_that_is_never_called(register):
 @pytest.mark.parametrize("layout", ["BNC", "BHWC", "BCHW"])
 def test_layouts_are_undone(layout, strides):
     tokens = torch.randn(2, 4 * 8, 3)
-    hidden = from_tokens(tokens, layout, (4, 8), strides)
-    assert torch.equal(to_tokens(hidden, layout, (4, 8), strides), tokens)
+    hidden = from_tokens(tokens, Layout(layout), (4, 8), strides)
+    assert torch.equal(to_tokens(hidden, Layout(layout), (4, 8), strides), tokens)
     shapes = {"BNC": (2, 32, 3), "BHWC": (2, 4, 8, 3), "BCHW": (2, 3, 4, 8)}
     assert hidden.shape == shapes[layout]

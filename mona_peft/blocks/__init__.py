@@ -7,12 +7,13 @@ from mona_peft.blocks.families import (
     anatomy_of,
     check_mlp_branch,
     is_known_block,
+    norm_of,
     refusals,
     register_block,
     width_of,
 )
 from mona_peft.blocks.grid import PATCH_GRID
-from mona_peft.blocks.layout import Grid
+from mona_peft.blocks.layout import Grid, Layout
 from mona_peft.blocks.patch_grids import forget_patch_grids
 from mona_peft.blocks.token_map import TokenMap, check_token_map, token_map_of
 
@@ -25,12 +26,14 @@ __all__ = [
     "SITES",
     "BlockAnatomy",
     "Grid",
+    "Layout",
     "TokenMap",
     "anatomy_of",
     "check_mlp_branch",
     "check_token_map",
     "forget_patch_grids",
     "is_known_block",
+    "norm_of",
     "refusals",
     "register_block",
     "token_map_of",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mona_peft.blocks.layout import LAYOUTS
+from mona_peft.blocks.layout import Layout
 
 ATTENTION, MLP = "attention", "mlp"
 SITES = (ATTENTION, MLP)
@@ -23,8 +23,9 @@ class BlockAnatomy:
         mlp_entry: Name of the submodule that alone receives `h`: the norm before the MLP, or the MLP's first part in
             blocks that normalise after it. `None` for a block with one residual (ConvNeXt): there is no `h`, and the
             only site is the block's end, `"mlp"`.
-        norm: Name of a norm of the block; the length of its weight is the width C.
-        mlp_branch: Names of the submodules of the MLP branch, `mlp_entry` first, in the order in which hidden states go
+        norm: Name of a norm of the block, also of one further inside (`"layer.1.normalization"`): the length of its
+            weight is the width C, and its device and type are those of the block.
+        mlp_branch: Names of the submodules of the MLP branch behind `mlp_entry`, in the order in which hidden states go
             through them and nothing else; without them the branch cannot be recomputed (`recompute_mlp`), and no
             adapter can stand on its output.
         attention_branch: Name of the last submodule of the attention branch, whose output (or the first of its
@@ -37,11 +38,13 @@ class BlockAnatomy:
             two.
         patch_projection: Ending of the name of the convolution whose output map has the tokens' grid, for blocks that
             are told nothing. It is looked for in the nearest module around the block.
-        layout: How the block's hidden states lie, one of `LAYOUTS`.
+        layout: How the block's hidden states lie, a `Layout` or its name.
         mlp_entry_layout: How they lie where the MLP branch enters, if otherwise.
         mlp_exit: Name of the submodule that alone receives `out`, in blocks that go on behind it; blocks without this
             submodule end there.
-        post_norm: (name of a flag of the block, `mlp_entry` where the flag is set), for classes of both kinds.
+        post_norm_flag: Name of the block's attribute that says whether it normalises after its branches, for classes
+            of both kinds.
+        post_norm_mlp_entry: `mlp_entry` where the flag is set.
         unroll_schedule: Name of the attribute, of a module around the block, with the strides by which the tokens of
             each stage are unrolled into mask units (Hiera).
         vision_config: Path in the block to the configuration of its tower, for classes that text towers use too; only
@@ -55,10 +58,11 @@ class BlockAnatomy:
     norm: str
     grid_arguments: tuple[str, ...] = ()
     patch_projection: str | None = None
-    layout: str = "BNC"
-    mlp_entry_layout: str | None = None
+    layout: Layout = Layout.BNC
+    mlp_entry_layout: Layout | None = None
     mlp_exit: str | None = None
-    post_norm: tuple[str, str] | None = None
+    post_norm_flag: str | None = None
+    post_norm_mlp_entry: str | None = None
     unroll_schedule: str | None = None
     vision_config: str | None = None
     mlp_branch: tuple[str, ...] = ()
@@ -68,15 +72,24 @@ class BlockAnatomy:
     def __post_init__(self) -> None:
         """Check the fields against each other."""
         for field in ("layout", "mlp_entry_layout"):
-            if getattr(self, field) not in (*LAYOUTS, None):
-                raise ValueError(f"{field}={getattr(self, field)!r}: choose one of {LAYOUTS}.")
+            if getattr(self, field) is not None:
+                object.__setattr__(self, field, Layout.of(field, getattr(self, field)))
+        if self.mlp_branch[:1] == (self.mlp_entry,):
+            object.__setattr__(self, "mlp_branch", tuple(self.mlp_branch[1:]))
+        tapped = (self.mlp_entry, *self.mlp_branch, self.attention_branch, self.mlp_exit, self.post_norm_mlp_entry)
+        inner = [name for name in tapped if name is not None and "." in name]
+        if inner:
+            raise ValueError(
+                f"{inner}: only `norm` may lie further inside. An adapter meets direct children of the block, so name "
+                "those, without a dot."
+            )
         if isinstance(self.grid_arguments, str):
             object.__setattr__(self, "grid_arguments", (self.grid_arguments,))
         sources = (len(self.grid_arguments) > 0) + (self.patch_projection is not None)
-        if sources != (self.layout == "BNC"):
+        if sources != (self.layout is Layout.BNC):
             raise ValueError(
                 f"grid_arguments={self.grid_arguments!r}, patch_projection={self.patch_projection!r}, "
-                f"layout={self.layout!r}: a block of tokens ('BNC') takes its grid (H, W) from exactly one of "
+                f"layout={self.layout.value!r}: a block of tokens ('BNC') takes its grid (H, W) from exactly one of "
                 "grid_arguments and patch_projection, a block of maps from neither."
             )
         if len(self.grid_arguments) > 2:
@@ -84,3 +97,8 @@ class BlockAnatomy:
                 f"grid_arguments={self.grid_arguments!r}: name one argument that holds (H, W), or two, height and "
                 "width."
             )
+
+    @property
+    def whole_mlp_branch(self) -> tuple[str, ...]:
+        """Names of all submodules of the MLP branch, `mlp_entry` first; empty where they are not known."""
+        return (self.mlp_entry, *self.mlp_branch) if self.mlp_branch else ()

@@ -7,28 +7,29 @@ from dataclasses import replace
 from torch import nn
 
 from mona_peft.blocks.anatomy import BlockAnatomy
+from mona_peft.blocks.layout import Layout
 
 _SWIN = BlockAnatomy(
     mlp_entry="layernorm_after",
     norm="layernorm_before",
     grid_arguments=("input_dimensions",),
-    mlp_branch=("layernorm_after", "mlp"),
+    mlp_branch=("mlp",),
     attention_branch="attention",
     fresh_sums=True,
 )
-_THREE_PART_SWIN = replace(_SWIN, mlp_branch=("layernorm_after", "intermediate", "output"))
+_THREE_PART_SWIN = replace(_SWIN, mlp_branch=("intermediate", "output"))
 _VIT = BlockAnatomy(
     mlp_entry="layernorm_after",
     norm="layernorm_before",
     patch_projection="patch_embeddings.projection",
     fresh_sums=True,
 )
-_PLAIN_VIT = replace(_VIT, mlp_branch=("layernorm_after", "mlp"), attention_branch="attention")
+_PLAIN_VIT = replace(_VIT, mlp_branch=("mlp",), attention_branch="attention")
 _DINO = BlockAnatomy(
     mlp_entry="norm2",
     norm="norm1",
     patch_projection="patch_embeddings.projection",
-    mlp_branch=("norm2", "mlp", "layer_scale2"),
+    mlp_branch=("mlp", "layer_scale2"),
     attention_branch="layer_scale1",
     fresh_sums=True,
 )
@@ -37,7 +38,7 @@ _CLIP = BlockAnatomy(
     norm="layer_norm1",
     patch_projection="patch_embedding",
     vision_config="self_attn.config",
-    mlp_branch=("layer_norm2", "mlp"),
+    mlp_branch=("mlp",),
     attention_branch="self_attn",
     fresh_sums=True,
 )
@@ -45,12 +46,12 @@ _PVT = BlockAnatomy(
     mlp_entry="layer_norm_2",
     norm="layer_norm_1",
     grid_arguments=("height", "width"),
-    mlp_branch=("layer_norm_2", "mlp"),
+    mlp_branch=("mlp",),
     attention_branch="attention",
     fresh_sums=True,
 )
-_CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout="BCHW")
-_TIMM_SWIN = BlockAnatomy(mlp_entry="norm2", norm="norm1", layout="BHWC", mlp_entry_layout="BNC")
+_CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout=Layout.BCHW)
+_TIMM_SWIN = BlockAnatomy(mlp_entry="norm2", norm="norm1", layout=Layout.BHWC, mlp_entry_layout=Layout.BNC)
 _TIMM_VIT = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embed.proj")
 
 KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
@@ -59,7 +60,7 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "Swinv2Layer": replace(
         _SWIN,
         mlp_entry="intermediate",
-        mlp_branch=("intermediate", "output", "layernorm_after"),
+        mlp_branch=("output", "layernorm_after"),
         attention_branch="layernorm_before",
     ),
     "MaskFormerSwinLayer": _THREE_PART_SWIN,
@@ -81,20 +82,21 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
         mlp_entry="layernorm_after",
         norm="layernorm_before",
         grid_arguments=("height", "width"),
-        mlp_branch=("layernorm_after", "mlp"),
+        mlp_branch=("mlp",),
         attention_branch="attention",
     ),
     "PvtLayer": _PVT,
     "PvtV2BlockLayer": _PVT,
-    "SamVisionLayer": BlockAnatomy(mlp_entry="layer_norm2", norm="layer_norm1", layout="BHWC"),
+    "SamVisionLayer": BlockAnatomy(mlp_entry="layer_norm2", norm="layer_norm1", layout=Layout.BHWC),
     "VitDetLayer": BlockAnatomy(
-        mlp_entry="norm2", norm="norm1", layout="BCHW", mlp_entry_layout="BHWC", mlp_exit="residual"
+        mlp_entry="norm2", norm="norm1", layout=Layout.BCHW, mlp_entry_layout=Layout.BHWC, mlp_exit="residual"
     ),
     "FocalNetLayer": BlockAnatomy(
         mlp_entry="norm2",
         norm="norm1",
         grid_arguments=("input_dimensions",),
-        post_norm=("use_post_layernorm", "mlp"),
+        post_norm_flag="use_post_layernorm",
+        post_norm_mlp_entry="mlp",
     ),
     # Its first block of a stage pools and widens the tokens before the MLP branch, hence the second norm.
     "HieraLayer": BlockAnatomy(
@@ -163,20 +165,20 @@ def refusals(model: nn.Module) -> dict[str, str]:
 def anatomy_of(block: nn.Module) -> BlockAnatomy:
     """Return the anatomy of a known block, checked against this very block.
 
-    What depends on the block is settled: `post_norm` has chosen `mlp_entry`, `mlp_exit` is there or None.
+    What depends on the block is settled: `post_norm_flag` has chosen `mlp_entry`, `mlp_exit` is there or None.
 
     Raises:
         ValueError: If a submodule that the anatomy names does not exist.
     """
     class_name = _row(block)
     anatomy = KNOWN_BLOCKS[class_name]
-    if anatomy.post_norm is not None and getattr(block, anatomy.post_norm[0]):
-        anatomy = replace(anatomy, mlp_entry=anatomy.post_norm[1])
+    if anatomy.post_norm_flag is not None and getattr(block, anatomy.post_norm_flag):
+        anatomy = replace(anatomy, mlp_entry=anatomy.post_norm_mlp_entry)
     if anatomy.mlp_exit is not None and not hasattr(block, anatomy.mlp_exit):
         anatomy = replace(anatomy, mlp_exit=None)
     for field in ("mlp_entry", "norm"):
         name = getattr(anatomy, field)
-        if name is not None and not isinstance(getattr(block, name, None), nn.Module):
+        if name is not None and _submodule(block, name) is None:
             children = [child for child, _ in block.named_children()]
             raise ValueError(
                 f"The anatomy of {class_name} says {field}={name!r}, but this block has no such submodule. It has "
@@ -192,7 +194,7 @@ def check_mlp_branch(block: nn.Module) -> None:
         ValueError: If it is not, or names a submodule that does not exist.
     """
     anatomy = anatomy_of(block)
-    missing = [name for name in anatomy.mlp_branch if not isinstance(getattr(block, name, None), nn.Module)]
+    missing = [name for name in anatomy.mlp_branch if _submodule(block, name) is None]
     if missing or not anatomy.mlp_branch:
         raise ValueError(
             f"recompute_mlp=True: the anatomy of {type(block).__name__} says mlp_branch={anatomy.mlp_branch!r}, which "
@@ -202,6 +204,18 @@ def check_mlp_branch(block: nn.Module) -> None:
         )
 
 
+def norm_of(block: nn.Module) -> nn.Module:
+    """Return the norm of a known block that tells its width, device and type."""
+    return block.get_submodule(anatomy_of(block).norm)
+
+
 def width_of(block: nn.Module) -> int:
     """Return the number of channels C of a known block."""
-    return getattr(block, anatomy_of(block).norm).weight.shape[0]
+    return norm_of(block).weight.shape[0]
+
+
+def _submodule(block: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return block.get_submodule(name)
+    except AttributeError:
+        return None

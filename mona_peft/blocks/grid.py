@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mona_peft.blocks.layout import Grid, grid_of_map
+from mona_peft.blocks.layout import Grid, Layout, grid_of_map
 from mona_peft.blocks.patch_grids import PatchGrids
 
 PATCH_GRID = "patch_grid"
@@ -22,10 +22,10 @@ class GridOfMap:
     """Reads (H, W) from the shape of the block's input.
 
     Attributes:
-        layout: `"BHWC"` or `"BCHW"`.
+        layout: That of a map, `BHWC` or `BCHW`.
     """
 
-    layout: str
+    layout: Layout
 
     def keywords(self, hidden_states: torch.Tensor) -> dict[str, Grid]:
         """Nothing has to be handed in."""

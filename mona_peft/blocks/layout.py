@@ -10,36 +10,56 @@ Adapters see tokens of shape (B, N, C), row by row of the grid, prefix tokens fi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 
 import torch
 
 Grid = tuple[int, int]
 """Height and width of a token map, in tokens."""
 
-LAYOUTS = ("BNC", "BHWC", "BCHW")
+
+class Layout(str, Enum):
+    """Order of the dimensions of a block's hidden states: B samples, N tokens or H x W places, C channels."""
+
+    BNC = "BNC"
+    BHWC = "BHWC"
+    BCHW = "BCHW"
+
+    @classmethod
+    def of(cls, field: str, value: str) -> Layout:
+        """Return the layout of a name.
+
+        Raises:
+            ValueError: If there is none; names `field` and those there are.
+        """
+        try:
+            return cls(value)
+        except ValueError:
+            raise ValueError(f"{field}={value!r}: choose one of {tuple(layout.value for layout in cls)}.") from None
+
 
 Strides = Sequence[Sequence[int]]
 """(vertical, horizontal) strides by which tokens were unrolled into mask units, the first unrolling first."""
 
 
-def grid_of_map(hidden_states: torch.Tensor, layout: str) -> Grid:
+def grid_of_map(hidden_states: torch.Tensor, layout: Layout) -> Grid:
     """Return (H, W) of a map in the layout `"BHWC"` or `"BCHW"`."""
-    height, width = hidden_states.shape[1:3] if layout == "BHWC" else hidden_states.shape[2:4]
+    height, width = hidden_states.shape[1:3] if layout is Layout.BHWC else hidden_states.shape[2:4]
     return height, width
 
 
-def to_tokens(hidden_states: torch.Tensor, layout: str, grid: Grid, strides: Strides = ()) -> torch.Tensor:
+def to_tokens(hidden_states: torch.Tensor, layout: Layout, grid: Grid, strides: Strides = ()) -> torch.Tensor:
     """Turn the hidden states of a block into tokens of shape (B, N, C), row by row.
 
     Args:
         hidden_states: Tensor in the layout `layout`.
-        layout: One of `LAYOUTS`.
+        layout: The layout.
         grid: (H, W) of the tokens.
         strides: Strides of the mask units in which the tokens lie; none if they lie row by row.
     """
-    if layout == "BCHW":
+    if layout is Layout.BCHW:
         return hidden_states.flatten(2).transpose(1, 2)
-    if layout == "BHWC":
+    if layout is Layout.BHWC:
         return hidden_states.flatten(1, 2)
     if strides:
         sizes, order = _mask_units(grid, strides)
@@ -47,11 +67,11 @@ def to_tokens(hidden_states: torch.Tensor, layout: str, grid: Grid, strides: Str
     return hidden_states
 
 
-def from_tokens(tokens: torch.Tensor, layout: str, grid: Grid, strides: Strides = ()) -> torch.Tensor:
+def from_tokens(tokens: torch.Tensor, layout: Layout, grid: Grid, strides: Strides = ()) -> torch.Tensor:
     """Undo `to_tokens`: return tokens of shape (B, N, C) in the layout of a block."""
-    if layout == "BCHW":
+    if layout is Layout.BCHW:
         return tokens.transpose(1, 2).unflatten(2, grid)
-    if layout == "BHWC":
+    if layout is Layout.BHWC:
         return tokens.unflatten(1, grid)
     if strides:
         sizes, order = _mask_units(grid, strides)

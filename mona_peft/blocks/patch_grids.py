@@ -51,11 +51,12 @@ class _Passage:
 
 
 class _Calls(threading.local):
-    """The calls of the model that this thread is in, and what it has embedded outside of any."""
+    """The calls of the model that this thread is in, what it has embedded outside of any, and grids of past calls."""
 
     def __init__(self) -> None:
         self.stack: list[_Passage] = []
         self.outside = _Passage()
+        self.finished: dict[Grid, None] = {}
 
 
 class PatchGrids:
@@ -96,7 +97,7 @@ class PatchGrids:
     def leave(self) -> None:
         """End the innermost call."""
         if self._calls.stack:
-            self._calls.stack.pop()
+            self._calls.finished.update(dict.fromkeys(self._calls.stack.pop().embedded))
 
     def read(self, reader: Reader, hidden_states: torch.Tensor) -> Grid:
         """Return the grid of the patches that the hidden states of a block come from.
@@ -125,7 +126,8 @@ class PatchGrids:
             self._was_recomputed = True
             return _only(self._known(self._awaiting_backward), reader, num_tokens)
         passage = self._calls.outside
-        grid = _only(self._known(passage.candidates(reader) or self._outside_anywhere), reader, num_tokens)
+        candidates = passage.candidates(reader) or self._calls.finished or self._outside_anywhere
+        grid = _only(self._known(candidates), reader, num_tokens)
         passage.note(grid, reader)
         return grid
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from mona_peft.blocks.families import anatomy_of
 from mona_peft.blocks.grid import GridArguments, GridOfMap, GridOfPatches
-from mona_peft.blocks.layout import Grid, Strides, from_tokens, to_tokens
+from mona_peft.blocks.layout import Grid, Layout, Strides, from_tokens, to_tokens
 from mona_peft.blocks.patch_grids import patch_grids_of
 
 
@@ -26,15 +26,15 @@ class TokenMap:
     """
 
     source: GridArguments | GridOfMap | GridOfPatches
-    layout: str
-    mlp_entry_layout: str
+    layout: Layout
+    mlp_entry_layout: Layout
     strides: Strides = ()
 
-    def to_tokens(self, hidden_states: torch.Tensor, layout: str, grid: Grid) -> torch.Tensor:
+    def to_tokens(self, hidden_states: torch.Tensor, layout: Layout, grid: Grid) -> torch.Tensor:
         """Turn hidden states in `layout` into tokens of shape (B, N, C)."""
         return to_tokens(hidden_states, layout, grid, self.strides)
 
-    def from_tokens(self, tokens: torch.Tensor, layout: str, grid: Grid) -> torch.Tensor:
+    def from_tokens(self, tokens: torch.Tensor, layout: Layout, grid: Grid) -> torch.Tensor:
         """Turn tokens of shape (B, N, C) into `layout`."""
         return from_tokens(tokens, layout, grid, self.strides)
 

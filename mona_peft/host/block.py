@@ -108,7 +108,7 @@ class AdaptedBlock:
         anatomy = adapter_layer.anatomy
         grid = adapter_layer.token_map.source.read(hidden_states, args, kwargs)
         placement = adapter_layer.config_cls.placement(adapter_layer, grid, adapter_names)
-        stand_ins = recomputed_branch(self, anatomy.mlp_branch) if adapter_layer.recomputes_mlp else {}
+        stand_ins = recomputed_branch(self, anatomy.whole_mlp_branch) if adapter_layer.recomputes_mlp else {}
         taps = {name: tap(stand_ins.get(name, getattr(self, name))) for name, tap in placement.taps().items()}
         outputs = self.stock_class.forward(_BlockView(self, stand_ins | taps), hidden_states, *args, **kwargs)
         missed = [name for name, tap in taps.items() if not tap.reached]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mona_peft.blocks import ATTENTION, MLP, SITES, BlockAnatomy, Grid, anatomy_of
+from mona_peft.blocks import ATTENTION, MLP, SITES, BlockAnatomy, Grid, Layout, anatomy_of
 from mona_peft.host.block import change_first, may_be_overwritten
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -97,7 +97,7 @@ class Placement:
         """Return what leaves the block in the place of `hidden_states`."""
         return hidden_states
 
-    def _add(self, hidden_states: torch.Tensor, delta: torch.Tensor | None, layout: str) -> torch.Tensor:
+    def _add(self, hidden_states: torch.Tensor, delta: torch.Tensor | None, layout: Layout) -> torch.Tensor:
         if delta is None:
             return hidden_states
         return hidden_states + self.token_map.from_tokens(delta, layout, self.grid)
@@ -134,7 +134,7 @@ class AfterResidual(Placement):
         hidden_states = self._add(hidden_states, self.attention_delta, layout)
         return self._add(hidden_states, self._delta(hidden_states, layout, MLP), layout)
 
-    def _delta(self, hidden_states: torch.Tensor, layout: str, site: str) -> torch.Tensor | None:
+    def _delta(self, hidden_states: torch.Tensor, layout: Layout, site: str) -> torch.Tensor | None:
         """Return what is still to be added as tokens; None if nothing is, or all has been added in place."""
         tokens = self.token_map.to_tokens(hidden_states, layout, self.grid)
         # Only into the very tensor that the block goes on with: `tokens` may be a copy of it in another order.

@@ -9,7 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from mona_peft.blocks import SITES, Grid, TokenMap, anatomy_of, width_of
+from mona_peft.blocks import SITES, Grid, TokenMap, anatomy_of, norm_of, width_of
 from mona_peft.config import ResidualAdapterConfig
 from mona_peft.host.per_sample import rows_by_adapter
 
@@ -198,7 +198,7 @@ class ResidualAdapterLayer(FreeTunerLayer):
 
 def _device_and_dtype(block: nn.Module) -> tuple[torch.device | None, torch.dtype]:
     """Return where a block computes, and in which type; no device where its weights are nowhere yet."""
-    norm = getattr(block, anatomy_of(block).norm)
+    norm = norm_of(block)
     if norm.weight.device.type != "meta":
         return norm.weight.device, norm.weight.dtype
     # accelerate's offloading leaves weights on the meta device between calls; its hook knows where they are used.
