@@ -3,7 +3,8 @@
 The plain formula keeps for the backward pass three maps of C channels (the input, its norm, the scaled norm) and five
 of n channels. This function keeps one of n channels, `p`, two numbers a token, and one map of C channels that costs
 nothing: where it adds delta to its input in place, that is its output, which the LayerNorm that follows keeps anyway.
-The backward pass computes delta again from `p`, takes it off the output, and so has the input back, to one rounding.
+The backward pass computes delta again from `p`, takes it off the output, and so has the input back, to one rounding of
+the output. In half precision that is too coarse where delta is much larger than the input; there the input is kept.
 The dropout mask is drawn again from its seed.
 """
 
@@ -20,7 +21,7 @@ from mona_peft.blocks import Grid
 from mona_peft.functional import steps
 from mona_peft.functional.depthwise import depthwise_input_grad, depthwise_kernel_grad
 from mona_peft.functional.dropout import draw_seed, keep_mask, keep_probability
-from mona_peft.functional.folding import FoldedWeights
+from mona_peft.functional.folding import HALF_DTYPES, FoldedWeights
 
 
 class Call(NamedTuple):
@@ -87,24 +88,33 @@ def mona_fast(
 class _Mona(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, call: Call, *weights: torch.Tensor | None) -> torch.Tensor:
+        in_half = call.in_place and x.dtype in HALF_DTYPES
+        before = x.clone() if in_half else x
         # Autocast had its say when the weights were folded; the norm is none of its business.
         with steps.without_autocast(x.device.type):
             result, p, statistics = call.engine.forward(x, call, FoldedWeights(*weights))
-        ctx.call = call
         if call.in_place:
             ctx.mark_dirty(x)
-        ctx.save_for_backward(result if call.in_place else x, p, *(statistics or (None, None)), *weights)
+        ctx.call = call
+        # A tensor among those kept: what gradient checkpointing makes again replaces all of them or none.
+        keeps_input = torch.tensor(steps.loses_input(before, result, statistics)) if in_half else None
+        kept = before if in_half and keeps_input else x  # which is the result by now, if in place
+        ctx.save_for_backward(kept, keeps_input, p, *(statistics or (None, None)), *weights)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept, p, mean, rstd, *weights = _saved(ctx)
+        kept, keeps_input, p, mean, rstd, *weights = _saved(ctx)
         statistics = None if mean is None else (mean, rstd)
         needs_x, _, *needs = ctx.needs_input_grad
+        has_input = keeps_input is not None and bool(keeps_input)
+        call = ctx.call._replace(in_place=False) if has_input else ctx.call
         with steps.without_autocast(grad.device.type):
-            backward = ctx.call.engine.backward(ctx.call, FoldedWeights(*weights), FoldedWeights(*needs), needs_x)
+            backward = call.engine.backward(call, FoldedWeights(*weights), FoldedWeights(*needs), needs_x)
             x_grad = backward(grad.contiguous(), kept.contiguous(), p, statistics)
+        if needs_x and has_input:
+            x_grad = x_grad + grad  # the residual's, which the engine leaves out
         return x_grad, None, *(backward.grads[name] for name in FoldedWeights._fields)
 
 

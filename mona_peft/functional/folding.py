@@ -17,6 +17,8 @@ import torch.nn.functional as F
 
 from mona_peft.functional.formula import Settings, Weights
 
+HALF_DTYPES = (torch.bfloat16, torch.float16)
+
 
 class FoldedWeights(NamedTuple):
     """Weights of the folded Mona.
@@ -101,7 +103,7 @@ def _cast(folded: FoldedWeights, dtype: torch.dtype | None) -> FoldedWeights:
 
 
 def _at_least_single(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    return tensor.float() if tensor.dtype in HALF_DTYPES else tensor
 
 
 def _centred(kernel: torch.Tensor, size: int) -> torch.Tensor:

@@ -10,13 +10,15 @@ import torch.nn.functional as F
 
 from mona_peft.blocks import Grid
 from mona_peft.functional.depthwise import depthwise
-from mona_peft.functional.folding import FoldedWeights
+from mona_peft.functional.folding import HALF_DTYPES, FoldedWeights
 from mona_peft.functional.formula import LAYER_NORM_EPS
 
 Statistics = tuple[torch.Tensor, torch.Tensor]
 """Mean and reciprocal standard deviation of each token, (..., 1)."""
 
 _CHUNK_BYTES = 3 * 2**19
+_MAX_GROWTH = 8.0
+"""Up to which ratio of lengths the output stands for the input in half precision: an error of this many roundings."""
 
 
 def mona_folded(x: torch.Tensor, grid: Grid, w: FoldedWeights, dropout: float) -> torch.Tensor:
@@ -111,6 +113,27 @@ def without_delta(x: torch.Tensor, hidden: torch.Tensor, scale: float, w: Folded
     return x - project_up(hidden, scale, w)
 
 
+def loses_input(before: torch.Tensor, result: torch.Tensor, statistics: Statistics | None) -> bool:
+    """Whether `without_delta` would bring some token back too coarsely from a result in half precision.
+
+    Its error is a rounding of the result. What has to be exact is the token's deviation from its mean, or without a
+    norm the token: both may be much shorter than the result, where delta is large or the mean is.
+
+    Args:
+        before: The tokens (B, N, C) before delta was added.
+        result: Afterwards.
+        statistics: Of `before`.
+    """
+    lengths = _lengths(result)
+    spread = None if statistics is None else before.shape[-1] ** 0.5 / statistics[1].view(lengths.shape)
+    needed = _lengths(before) if spread is None else spread
+    return bool((lengths > _MAX_GROWTH * needed).any())
+
+
+def _lengths(tokens: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(tokens, dim=-1, dtype=torch.float32)
+
+
 def _adds_exactly(x: torch.Tensor, hidden: torch.Tensor) -> bool:
     """Whether a matrix product may add its result to `x` itself; in half precision it would round twice."""
-    return x.dtype == hidden.dtype and x.dtype not in (torch.bfloat16, torch.float16)
+    return x.dtype == hidden.dtype and x.dtype not in HALF_DTYPES
