@@ -23,7 +23,7 @@ from transformers import SwinBackbone, SwinConfig, UperNetConfig, UperNetForSema
 from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.reporting.pages import table
-from mona_peft.tasks.training.arguments import find_preset
+from mona_peft.tasks.training.presets import find_preset
 from scripts.benchmark.measure import kept_bytes
 from scripts.parameter_table import SIZES, STAGES
 

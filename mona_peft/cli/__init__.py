@@ -46,6 +46,8 @@ def run(argv: Sequence[str]) -> int:
         if name not in COMMANDS:
             raise ValueError(f"{name}: no such command. There are: {', '.join(COMMANDS)} (see {PROGRAM} --help).")
         return import_module(f"{__name__}.{name}").run(arguments) or 0
+    except BrokenPipeError:  # who reads our output has read enough
+        return 0
     except (ValueError, OSError) as error:
         if debug:
             raise

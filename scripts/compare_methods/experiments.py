@@ -69,6 +69,7 @@ class Experiment:
             *length,
             *self.row.options,
             *("--output_dir", output_dir, "--save_total_limit", "1", "--disable_tqdm", "true"),
+            *("--stop_on_non_finite_loss", "false"),  # a rate that is too high has a result: a bad one
         ]
         return STUDIES[self.task].parse(argv)
 

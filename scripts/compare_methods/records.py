@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
-
 from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.training.arguments import RECIPE_IF_CHANGED
+from mona_peft.tasks.training.arguments import RECIPE_IF_CHANGED, FineTuningArguments
 from mona_peft.tasks.training.records import write_json
 from scripts.compare_methods.experiments import Experiment, Record, settings_of
 from scripts.compare_methods.rows import ROWS
@@ -21,7 +19,7 @@ OWN_SETTINGS = ("learning_rate", "seed", "model_name_or_path", "backbone")
 LENGTHS = ("num_train_epochs", "max_steps")
 """Settings that a row's `length` multiplies."""
 
-USUAL = {name: TrainingArguments.__dataclass_fields__[name].default for name in RECIPE_IF_CHANGED}
+USUAL = {name: FineTuningArguments.__dataclass_fields__[name].default for name in RECIPE_IF_CHANGED}
 """Settings that records name only where they are not so."""
 
 KEYS = (

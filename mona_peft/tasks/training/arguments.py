@@ -1,19 +1,21 @@
-"""Command-line arguments of the training scripts: small dataclasses, one table of defaults, and presets as YAML files.
+"""Arguments of a training: dataclasses, defaults from a recipe or a preset, and what stands on the command line."""
 
-A preset holds names and values of arguments. It replaces defaults only, so that what stands on the command line wins.
-(The argument files that `HfArgumentParser` reads by itself allow no comments, and one that is missing goes unnoticed.)
-"""
-
-from argparse import ArgumentParser
+import difflib
+import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-PRESETS = Path(__file__).resolve().parents[3] / "scripts" / "presets"
+from mona_peft.tasks.models.arguments import MethodArguments
+from mona_peft.tasks.task import IMAGE_CLASSIFICATION, Task
+from mona_peft.tasks.training.help import short_help
+from mona_peft.tasks.training.presets import find_preset, read_preset
+from mona_peft.tasks.training.recipes import Recipe, find_recipe, machine_settings
+from mona_peft.tasks.training.setup import TaskTraining
 
 TRAINING_DEFAULTS: dict[str, Any] = {
     "eval_strategy": "epoch",
@@ -25,10 +27,9 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "warmup_steps": 0.1,  # below 1: a share of all steps
     "weight_decay": 0.05,
     "max_grad_norm": 5.0,
-    "use_cpu": not torch.accelerator.is_available(),  # without it transformers refuses bf16 where there is no device
     "remove_unused_columns": False,  # our datasets return what the model takes, and nothing else
 }
-"""Defaults of every script, where those of `TrainingArguments` do not suit adapters of vision models."""
+"""Defaults of every training, where those of `TrainingArguments` do not suit adapters of vision models."""
 
 RECIPE = (
     "num_train_epochs",
@@ -59,6 +60,8 @@ RECIPE_IF_CHANGED = (
     "metric_for_best_model",
     "greater_is_better",
     "neftune_noise_alpha",
+    "head_learning_rate",
+    "early_stopping_patience",
 )
 """Those that are named only where they are not transformers' own."""
 
@@ -69,78 +72,196 @@ REPLACED = {
 }
 """Arguments that name a model, and those of a preset that each takes the place of when it is given by itself."""
 
+EXAMPLES = {
+    "image-classification": (
+        "--model microsoft/swin-tiny-patch4-window7-224",
+        "--model facebook/dinov2-small",
+    ),
+    "semantic-segmentation": (
+        "--model openmmlab/upernet-swin-tiny",
+        "--model nvidia/segformer-b0-finetuned-ade-512-512",
+    ),
+    "object-detection": (
+        "--model PekingU/rtdetr_r50vd",
+        "--model_type rt_detr --backbone microsoft/swin-tiny-patch4-window7-224",
+    ),
+    "instance-segmentation": (
+        "--model facebook/mask2former-swin-tiny-coco-instance",
+        "--model facebook/mask2former-swin-small-coco-instance",
+    ),
+}
+"""What is proposed where no model is given, by task."""
 
-def find_preset(name_or_path: str) -> Path:
-    """Returns the file of a preset, given by its name (a file in `scripts/presets`) or its path.
 
-    Raises:
-        ValueError: There is no such preset; names those there are.
-    """
-    for path in (Path(name_or_path), PRESETS / f"{name_or_path}.yaml"):
-        if path.is_file():
-            return path
-    names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
-    raise ValueError(f"--preset {name_or_path}: neither a file nor the name of a preset. Presets are: {names}.")
+@dataclass
+class FineTuningArguments(TrainingArguments):
+    """`TrainingArguments`, and what fine-tuning wants besides."""
+
+    recipe_note: ClassVar[str] = ""
+    """What is said at the start of where the settings come from."""
+
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of what stands outside the backbone. Without it: that of all. Both follow one "
+            "schedule."
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations without a better one. Without it, all epochs are trained."},
+    )
+    stop_on_non_finite_loss: bool = field(
+        default=True, metadata={"help": "Stop where the loss is no number any more, and name step and images."}
+    )
 
 
 def parse_arguments(
-    dataclass_types: Sequence[type], argv: Sequence[str] | None, *, output_dir: str, default_preset: str
+    training: TaskTraining,
+    argv: Sequence[str] | None,
+    *,
+    prog: str,
+    output_dir: str | None = None,
+    default_preset: str | None = None,
 ) -> tuple[Any, ...]:
-    """Parses the command line into one instance of each dataclass.
+    """Parses the command line into arguments about model, data, method and training.
+
+    Defaults are those of the recipe for task and method; with a preset, those of the preset instead.
 
     Args:
-        dataclass_types: Dataclasses as `HfArgumentParser` takes them.
+        training: How the task is trained.
         argv: The arguments without the program's name; None takes them from the command line.
-        output_dir: Default of `--output_dir`.
-        default_preset: Preset that holds where neither `--preset` nor `--dataset` is given.
+        prog: What calls the program, in its help.
+        output_dir: Default of `--output_dir`; None: it has to be given.
+        default_preset: Preset that holds where neither `--preset` nor `--dataset` is given: that of a demonstration,
+            which has data of its own. None: there is none, and data have to be given.
 
     Raises:
-        ValueError: There is no such preset, or it sets an argument that the script does not have, or to a value that
-            this does not take.
+        ValueError: An argument is missing, unknown or not for this task, or there is no such preset, or it sets what it
+            can't.
     """
-    first = ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset")
-    first.add_argument("--dataset")
-    for name in REPLACED:
-        first.add_argument(f"--{name}")
-    chosen, _ = first.parse_known_args(argv)
-    preset = chosen.preset or (default_preset if chosen.dataset is None else None)
-
-    parser = HfArgumentParser(dataclass_types, allow_abbrev=False)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    types = (training.model_arguments, training.data_arguments, MethodArguments, FineTuningArguments)
+    parser = HfArgumentParser(
+        types,
+        allow_abbrev=False,
+        usage=f"{prog} --dataset DATA --model NAME_OR_FOLDER --output_dir FOLDER ...",
+        description=f"Adapts a model for {training.task.name} to your images.",
+    )
     parser.add_argument(
         "--preset",
-        help="YAML file of arguments, by path or by name in scripts/presets; arguments given here win. "
-        f"Without --dataset: {default_preset}.",
+        help="YAML file of arguments, by path or by name, in the place of the recipe. Arguments given here win.",
     )
-    parser.set_defaults(output_dir=output_dir, **TRAINING_DEFAULTS)
+    parser.set_defaults(output_dir=output_dir, metric_for_best_model=training.task.main_metric, **TRAINING_DEFAULTS)
+    given = _given(argv)
+    _check_flags(given)
+    machine = machine_settings(on_cpu=given.use_cpu or not torch.accelerator.is_available())
+    parser.set_defaults(**{name: value for name, value in machine.items() if name != "bf16" or not given.fp16})
+    preset = given.preset or (default_preset if given.dataset is None else None)
+    recipe = None
     if preset is not None:
-        path = find_preset(preset)
-        values = _read_preset(path, dataclass_types, parser)
-        given = [name for name in REPLACED if getattr(chosen, name) is not None]
-        replaced = {other for name in given for other in REPLACED[name]}
+        values = read_preset(find_preset(preset), types, parser)
+        replaced = {other for name, others in REPLACED.items() if getattr(given, name) for other in others}
         parser.set_defaults(**{name: value for name, value in values.items() if name not in replaced})
-    *arguments, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    else:
+        recipe = find_recipe(training.task, given.method or MethodArguments().method)
+        parser.set_defaults(**_fitting(recipe.settings, given))
+    if {"-h", "--help"} & {*argv}:
+        print(parser.format_help() if argv[-1] == "all" else short_help(parser))
+        raise SystemExit(0)
+    if parser.get_default("output_dir") is None and given.output_dir is None:
+        raise ValueError("--output_dir is missing: the folder for checkpoints, adapter, metrics and model card.")
+    *arguments, _, unknown = parser.parse_args_into_dataclasses(
+        argv, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        raise ValueError(_unknown(unknown[0], parser))
+    model_args, data_args, _, args = arguments
+    if data_args.dataset is None and default_preset is None:
+        raise ValueError("--dataset is missing: a folder of images, or the name of a dataset on the hub.")
+    if model_args.base_model is None and (data_args.dataset is not None or default_preset is None):
+        proposed = " or ".join(f"`{example}`" for example in EXAMPLES[training.task.command])
+        raise ValueError(f"--model is missing: which pre-trained model is to be adapted? For instance {proposed}.")
+    args.recipe_note = f"using preset {preset}" if recipe is None else _note(recipe, args)
+    check_training_arguments(training.task, args)
     return tuple(arguments)
 
 
-def _read_preset(path: Path, dataclass_types: Sequence[type], parser: ArgumentParser) -> dict[str, Any]:
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is no preset: lines of `argument: value` are needed.")
-    known = {name for dataclass_type in dataclass_types for name in dataclass_type.__dataclass_fields__}
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"{path} sets {', '.join(unknown)}: this script has no such arguments (see --help).")
-    for action in parser._actions:  # argparse itself checks no defaults
-        if action.choices is None or action.dest not in values:
-            continue
-        value = values[action.dest]
-        if not {*(value if isinstance(value, list) else [value])} <= {*action.choices}:
-            raise ValueError(f"{path} sets {action.dest}: {value}. It takes {', '.join(map(str, action.choices))}.")
-    return values
+def check_training_arguments(task: Task, args: TrainingArguments) -> None:
+    """Checks arguments that would otherwise have no effect, or fail within the training.
+
+    Raises:
+        ValueError: One is not for this task, or goes not together with another.
+    """
+    if args.label_smoothing_factor and task is not IMAGE_CLASSIFICATION:
+        raise ValueError(
+            f"--label_smoothing_factor {args.label_smoothing_factor}: for image-classification alone; the losses of "
+            f"{task.command} know no smoothing. Leave it out."
+        )
+    patience = getattr(args, "early_stopping_patience", None)
+    if patience is not None and not args.load_best_model_at_end:
+        raise ValueError(
+            f"--early_stopping_patience {patience}: it waits for a better checkpoint, so that the best one has to be "
+            "kept: add --load_best_model_at_end true."
+        )
+
+
+def _given(argv: Sequence[str]) -> Namespace:
+    """Returns what the command line says of the arguments that decide about others."""
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--model_name_or_path", "--model")
+    for name in ("preset", "dataset", "backbone", "model_type", "method", "output_dir"):
+        first.add_argument(f"--{name}")
+    for name in ("eval_strategy", "save_strategy"):
+        first.add_argument(f"--{name}")
+    for name in ("do_train", "do_eval", "do_predict", "use_cpu", "fp16"):
+        first.add_argument(f"--{name}", nargs="?", const=True, type=lambda text: text.lower() in ("true", "1", "yes"))
+    return first.parse_known_args(argv)[0]
+
+
+def _check_flags(given: Namespace) -> None:
+    """Refuses to train where that is not what is asked for."""
+    if given.do_train is False or (given.do_train is None and (given.do_eval or given.do_predict)):
+        asked = "--do_train false" if given.do_train is False else "--do_eval" if given.do_eval else "--do_predict"
+        raise ValueError(
+            f"{asked}: this command trains, evaluating as it goes on. What a run has trained is measured by `mona-peft "
+            "evaluate RUN --dataset DATA`, and used by `mona-peft predict RUN IMAGES --output_dir FOLDER`."
+        )
+
+
+def _fitting(settings: dict[str, Any], given: Namespace) -> dict[str, Any]:
+    """Returns a recipe's settings, without the best checkpoint where none can be told from the others.
+
+    Where checkpoints are evaluated decides where they are written, unless that is said, too.
+    """
+    evaluated = given.eval_strategy or TRAINING_DEFAULTS["eval_strategy"]
+    saved = given.save_strategy or evaluated
+    best = evaluated == saved != "no" or saved == "best"
+    return {**settings, "load_best_model_at_end": settings["load_best_model_at_end"] and best, "save_strategy": saved}
+
+
+def _note(recipe: Recipe, args: TrainingArguments) -> str:
+    rate = recipe.settings["learning_rate"]
+    source = recipe.source if args.learning_rate == rate else f"given; the recipe's is {rate:g}"
+    length = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
+    precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+    return (
+        f"using recipe {recipe.name}: learning rate {args.learning_rate:g} ({source}), {length}, batches of "
+        f"{args.per_device_train_batch_size} a device, {args.lr_scheduler_type.value} schedule, {precision}"
+    )
+
+
+def _unknown(argument: str, parser: ArgumentParser) -> str:
+    options = [option for action in parser._actions for option in action.option_strings]
+    close = difflib.get_close_matches(argument.partition("=")[0], options, n=1)
+    hint = f" Is {close[0]} meant?" if close else ""
+    return f"{argument}: no such argument.{hint} (--help shows those that matter, --help all every one.)"
 
 
 def recipe(args: TrainingArguments) -> dict[str, Any]:
     """Returns the arguments that decide what comes out of a training: `RECIPE`, and of the others what was changed."""
-    values, fields = args.to_dict(), TrainingArguments.__dataclass_fields__
-    changed = [name for name in RECIPE_IF_CHANGED if values[name] not in (fields[name].default, None, {}, "")]
+    values, fields = args.to_dict(), FineTuningArguments.__dataclass_fields__
+    if not args.load_best_model_at_end:  # then they decide nothing
+        values |= {"metric_for_best_model": None, "greater_is_better": None}
+    changed = [name for name in RECIPE_IF_CHANGED if values.get(name) not in (fields[name].default, None, {}, "")]
     return {name: values[name] for name in (*RECIPE, *changed)}

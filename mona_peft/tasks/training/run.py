@@ -1,4 +1,4 @@
-"""The part that all training scripts end with: train, evaluate, and save what was trained, its card and its curves."""
+"""The end of every training: train, evaluate, and save what was trained, its card and its curves."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import upload_folder
 from peft import PeftModel
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import PredictionOutput
 
 from mona_peft.tasks.data.dataset import ImageDataset
@@ -16,13 +16,13 @@ from mona_peft.tasks.data.splits import SplitArguments
 from mona_peft.tasks.models.arguments import MethodArguments, ModelArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.reporting.model_card import model_card
-from mona_peft.tasks.reporting.pictures import PredictionPictures
 from mona_peft.tasks.reporting.plots import plot_curves
 from mona_peft.tasks.task import Task
 from mona_peft.tasks.trained import ADAPTER, MODEL, RECORD, WHOLE_RECORD
 from mona_peft.tasks.training.arguments import recipe
 from mona_peft.tasks.training.records import hardware, parameter_counts, software, write_json
-from mona_peft.tasks.training.run_directory import replace_directory
+from mona_peft.tasks.training.run_directory import begin, replace_directory
+from mona_peft.tasks.training.setup import Data, TaskTraining
 
 EVALUATED = ("validation", "test")
 """Splits that results are reported of, where they are there."""
@@ -33,7 +33,7 @@ returned for the test images (for the validation images where there is no test s
 
 
 def run_script(train: Callable[..., TrainingRun], arguments: Sequence[Any]) -> None:
-    """Runs a training script and prints what came out.
+    """Runs a training and prints what came out.
 
     Args:
         train: Takes the arguments, trains and returns record and predictions.
@@ -44,7 +44,8 @@ def run_script(train: Callable[..., TrainingRun], arguments: Sequence[Any]) -> N
         record, _ = train(*arguments)
     except KeyboardInterrupt:
         raise SystemExit(
-            f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {output_dir}."
+            "Interrupted. The same command goes on from the newest checkpoint, and so does "
+            f"`--resume_from_checkpoint last`, in {output_dir}."
         ) from None
     if arguments[-1].process_index > 0:
         return
@@ -52,19 +53,28 @@ def run_script(train: Callable[..., TrainingRun], arguments: Sequence[Any]) -> N
     print(f"What was trained, its card, curves and metrics are in {output_dir}.")
 
 
+def settings_of(
+    model_args: ModelArguments, data_args: SplitArguments, method_args: MethodArguments, args: TrainingArguments
+) -> dict[str, dict[str, Any]]:
+    """Returns what a run trains: its arguments by name, by what they are about."""
+    return {
+        "model": asdict(model_args),
+        "data": asdict(data_args),
+        "method": {"method": method_args.method, **METHODS[method_args.method].settings(method_args)},
+        "training": {**recipe(args), "seed": args.seed},
+    }
+
+
 def run_training(
     trainer: Trainer,
-    task: Task,
+    training: TaskTraining,
     model_args: ModelArguments,
     data_args: SplitArguments,
     method_args: MethodArguments,
     *,
     images: Mapping[str, ImageDataset],
-    classes: Sequence[str],
-    dataset: str,
+    data: Data,
     checkpoint: str | None = None,
-    pictures: PredictionPictures | None = None,
-    details: Mapping[str, Callable[[], Any]] | None = None,
 ) -> TrainingRun:
     """Trains, evaluates, and saves what was trained, with the image processor and a card, its curves and a record.
 
@@ -73,22 +83,25 @@ def run_training(
 
     Args:
         trainer: Its `processing_class` is the image processor.
-        task: What is trained for.
+        training: How the task is trained.
         model_args: The model.
         data_args: The images.
         method_args: The method and its settings.
         images: By split: `train`, `validation` and, where there is one, `test`.
-        classes: Names of the classes.
-        dataset: The dataset, as a person reads it.
+        data: What they were made of.
         checkpoint: To go on from.
-        pictures: Of predictions, before, early in and after training.
-        details: What the record says of each evaluated split besides the task's metrics, by name, asked for after the
-            split's evaluation.
     """
+    settings = settings_of(model_args, data_args, method_args, trainer.args)
+    pictures = None
+    if training.make_pictures is not None:
+        pictures = training.make_pictures(trainer, images["validation"], data.classes)
     # A model whose weights are shared out predicts on all processes or on none, and before training on none.
     shared_out = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     draws = pictures is not None and not shared_out
     leads = trainer.is_world_process_zero()
+    if leads:
+        begin(trainer.args, settings, checkpoint)
+        print(getattr(trainer.args, "recipe_note", ""), flush=True)
     if draws:
         trainer.add_callback(pictures)
         if leads:
@@ -98,26 +111,27 @@ def run_training(
         pictures.add("after training")
 
     results: dict[str, dict[str, float]] = {}
-    detailed: dict[str, dict[str, Any]] = {name: {} for name in details or {}}
+    detailed: dict[str, dict[str, Any]] = {}
     for split in [split for split in EVALUATED if split in images]:
         output = trainer.predict(images[split], metric_key_prefix=split)
-        results[split] = task_metrics(task, output.metrics, split)
-        for name, values in detailed.items():
-            values[split] = details[name]()
+        results[split] = task_metrics(training.task, output.metrics, split)
+        for name, value in (training.details(trainer) if training.details else {}).items():
+            detailed.setdefault(name, {})[split] = value
 
     model, args = trainer.model, trainer.args
     record = {
-        "task": task.name,
+        "task": training.task.name,
         **_model_class(model.get_base_model() if isinstance(model, PeftModel) else model),
         "base_model": model_args.base_model,
-        "model": asdict(model_args),
-        "dataset": dataset,
-        "classes": list(classes),
+        "model": settings["model"],
+        "dataset": data.name,
+        "classes": list(data.classes),
         "num_images": {split: len(rows) for split, rows in images.items()},
-        "data": asdict(data_args),
+        "data": settings["data"],
         "results": results,
         **detailed,
-        "method": {"method": method_args.method, **METHODS[method_args.method].settings(method_args)},
+        "method": settings["method"],
+        "recipe": getattr(args, "recipe_note", ""),
         "training": recipe(args),
         "seed": args.seed,
         "parameters": parameter_counts(model),
@@ -125,7 +139,7 @@ def run_training(
         "hardware": hardware(args.device, args.world_size),
         "history": trainer.state.log_history,
     }
-    return _save(trainer, task, record, built=model_args.model_name_or_path is None), output
+    return _save(trainer, training.task, record, built=model_args.model_name_or_path is None), output
 
 
 def _save(trainer: Trainer, task: Task, record: dict[str, Any], built: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
@@ -17,26 +18,29 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from mona_peft.tasks.messages import first_of
+from mona_peft.tasks.trained import ADAPTER, MODEL, WHOLE_RECORD
+
+BEGUN = "arguments.json"
+"""File that says what a run trains, from its beginning on."""
 
 LAST = ("last", "true")  # values of --resume_from_checkpoint that stand for the newest checkpoint
 
 
-def find_checkpoint(args: TrainingArguments) -> str | None:
+def find_checkpoint(args: TrainingArguments, settings: dict[str, Any] | None = None) -> str | None:
     """Returns the checkpoint to resume from, or None for a run from the start.
 
+    Args:
+        args: Of the run.
+        settings: What it trains, as `begin` has noted it of the run that the directory holds.
+
     Raises:
-        ValueError: The output directory holds something and nothing is to be resumed, or there is no such checkpoint.
+        ValueError: The output directory holds a run that has ended, or another one, or something else and nothing is to
+            be resumed, or there is no such checkpoint.
     """
     output_dir = Path(args.output_dir)
     wanted = args.resume_from_checkpoint
     if wanted is None:
-        present = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []
-        if present:
-            raise ValueError(
-                f"--output_dir {output_dir} already holds {first_of(present)}. To go on with that run add "
-                "`--resume_from_checkpoint last`; for a new one choose another directory, or remove this one yourself."
-            )
-        return None
+        return _unfinished(output_dir, settings, quiet=args.process_index > 0)
     if str(wanted).lower() not in LAST:
         if not _is_complete(Path(wanted)):
             raise ValueError(
@@ -51,6 +55,64 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
             "argument and with a new --output_dir the run starts from the beginning."
         )
     return str(complete[-1])
+
+
+def _unfinished(output_dir: Path, settings: dict[str, Any] | None, quiet: bool) -> str | None:
+    """Returns the newest checkpoint of what a directory holds, if the same run was begun there and has not ended."""
+    present = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []
+    if not present:
+        return None
+    begun = _read(output_dir / BEGUN)
+    if begun is None or {ADAPTER, MODEL, WHOLE_RECORD} & {*present}:
+        raise ValueError(
+            f"--output_dir {output_dir} already holds {first_of(present)}. To go on with that run add "
+            "`--resume_from_checkpoint last`; for a new one choose another directory, or remove this one yourself."
+        )
+    complete = complete_checkpoints(output_dir)
+    if not complete:
+        if not quiet:
+            print(f"{output_dir} holds a run that stopped before its first checkpoint. It begins anew.", flush=True)
+        return None
+    if settings is not None and (other := _differing(begun, json.loads(json.dumps(settings)))):
+        raise ValueError(
+            f"--output_dir {output_dir} holds a run that stopped at {complete[-1].name}. Other arguments: {other}. "
+            "Give the arguments that it was started with, or another directory."
+        )
+    if not quiet:
+        print(f"{output_dir} holds the same run, which has not ended. It goes on from {complete[-1].name}.", flush=True)
+    return str(complete[-1])
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _differing(begun: dict[str, Any], settings: dict[str, Any]) -> str:
+    pairs = {
+        name: (begun.get(part, {}).get(name), values.get(name))
+        for part, values in settings.items()
+        for name in {**begun.get(part, {}), **values}
+    }
+    return ", ".join(f"{name} was {old!r} and is {new!r}" for name, (old, new) in pairs.items() if old != new)
+
+
+def begin(args: TrainingArguments, settings: dict[str, Any], checkpoint: str | None) -> None:
+    """Notes in the output directory what is trained there, and removes checkpoints that were not written to their end.
+
+    Args:
+        args: Of the run.
+        settings: What it trains: arguments by name, by what they are about.
+        checkpoint: From which it goes on.
+    """
+    output_dir = Path(args.output_dir)
+    if checkpoint is None:
+        for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            shutil.rmtree(path)
+    with replace_file(output_dir / BEGUN) as new:
+        new.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:

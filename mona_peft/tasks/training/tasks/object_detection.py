@@ -1,0 +1,121 @@
+"""Object detection: data, model and Trainer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from torch import nn
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+
+from mona_peft.tasks.data.dataset import EpochCallback, ImageDataset
+from mona_peft.tasks.data.objects.detection import OBJECT_AUGMENTATIONS, ObjectDetectionDataset, collate
+from mona_peft.tasks.data.objects.loading import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
+from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.image_processors import check_image_sizes, load_image_processor
+from mona_peft.tasks.models.loading import load_dense_model
+from mona_peft.tasks.objects.evaluation import CocoTrainer, box_detections
+from mona_peft.tasks.objects.pictures import object_pictures
+from mona_peft.tasks.task import OBJECT_DETECTION
+from mona_peft.tasks.training.losses import share_of_process
+from mona_peft.tasks.training.schedule import MultiStepTrainer
+from mona_peft.tasks.training.setup import Data, TaskTraining
+
+
+@dataclass
+class DetectionDataArguments(ObjectDataArguments):
+    """Which images and objects, and how they are prepared."""
+
+    image_size: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "In pixels: one number, the side of the squares that images are resized to, or two, the shorter "
+            "side and what the longer one may reach. Without it: the model's own."
+        },
+    )
+    augmentation: Literal["none", "crop", "flip", "crop-flip"] = field(
+        default="crop-flip",
+        metadata={"help": "Of training images: random resized crop, and horizontal flip (wrong for digits and text)."},
+    )
+
+
+class DetectionTrainer(MultiStepTrainer, CocoTrainer):
+    """`Trainer` with COCO's evaluation and COCO's schedule."""
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Computes the loss as `CocoTrainer` does, that of RT-DETR too."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        loss = loss * share_of_process(self.model.config.model_type, inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
+
+def load_data(args: DetectionDataArguments, seed: int) -> Data:
+    """Loads images and their objects."""
+    splits = load_objects(args, seed)
+    return Data(splits, class_names(splits), args.dataset)
+
+
+def load_model(
+    model_args: DenseModelArguments, data_args: DetectionDataArguments, classes: Sequence[str]
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Loads a pre-trained detector with a head for the classes, or a new one, and its image processor."""
+    model = load_dense_model(OBJECT_DETECTION, model_args, classes)
+    image_processor = load_image_processor(model_args, data_args.image_size)
+    check_image_sizes(image_processor, model.config)
+    return model, image_processor
+
+
+def check(data: Data, model: PreTrainedModel, data_args: DetectionDataArguments, args: TrainingArguments) -> None:
+    """Warns where images have more objects than the model can find."""
+    warn_of_surplus_objects(data.splits["train"], getattr(model.config, "num_queries", None))
+
+
+def prepare_images(
+    data: Data, image_processor: BaseImageProcessor, args: DetectionDataArguments, seed: int
+) -> dict[str, ImageDataset]:
+    """Returns images as the model takes them, those to train on augmented."""
+    augmentations = {"train": OBJECT_AUGMENTATIONS[args.augmentation]}
+    return {
+        split: ObjectDetectionDataset(rows, image_processor, augmentations.get(split), seed)
+        for split, rows in data.splits.items()
+    }
+
+
+def make_trainer(
+    model: nn.Module,
+    args: TrainingArguments,
+    images: dict[str, ImageDataset],
+    classes: Sequence[str],
+    data_args: DetectionDataArguments,
+    image_processor: BaseImageProcessor,
+    callbacks: Sequence[TrainerCallback] = (),
+    **more: Any,
+) -> Trainer:
+    """Returns the `Trainer`, which reports COCO's average precision of boxes."""
+    args.label_names = ["labels"]  # Trainer looks for it in the signature of the model, which a PeftModel hides
+    return DetectionTrainer(
+        model=model,
+        args=args,
+        train_dataset=images["train"],
+        eval_dataset=images["validation"],
+        data_collator=collate,
+        processing_class=image_processor,
+        callbacks=[EpochCallback(images["train"]), *callbacks],
+        detect=partial(box_detections, image_processor),
+        **more,
+    )
+
+
+TRAINING = TaskTraining(
+    task=OBJECT_DETECTION,
+    model_arguments=DenseModelArguments,
+    data_arguments=DetectionDataArguments,
+    load_data=load_data,
+    load_model=load_model,
+    prepare_images=prepare_images,
+    make_trainer=make_trainer,
+    check=check,
+    make_pictures=object_pictures,
+)

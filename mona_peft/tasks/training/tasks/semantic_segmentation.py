@@ -1,0 +1,139 @@
+"""Semantic segmentation: data, model and Trainer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+
+from mona_peft.tasks.data.dataset import EpochCallback, ImageDataset
+from mona_peft.tasks.data.segmentation.dataset import (
+    IGNORE_INDEX,
+    EvaluationImages,
+    ScaleAndCrop,
+    TrainingImages,
+    collate,
+)
+from mona_peft.tasks.data.segmentation.loading import SegmentationDataArguments, load_semantic_segmentation
+from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.image_processors import load_image_processor
+from mona_peft.tasks.models.loading import load_dense_model
+from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
+from mona_peft.tasks.segmentation.pictures import segmentation_pictures
+from mona_peft.tasks.task import SEMANTIC_SEGMENTATION
+from mona_peft.tasks.training.setup import Data, TaskTraining
+
+
+def load_data(args: SegmentationDataArguments, seed: int) -> Data:
+    """Loads images and their masks."""
+    return Data(*load_semantic_segmentation(args, seed), args.dataset)
+
+
+def load_model(
+    model_args: DenseModelArguments, data_args: SegmentationDataArguments, classes: Sequence[str]
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Loads a pre-trained model with a head for the classes, or a new one, and its image processor."""
+    model = load_dense_model(SEMANTIC_SEGMENTATION, model_args, classes)
+    size = [data_args.image_size] if model_args.model_name_or_path is None else None
+    image_processor = load_image_processor(model_args, size)
+    image_processor.ignore_index = IGNORE_INDEX
+    image_processor.do_reduce_labels = data_args.reduce_labels
+    return model, image_processor
+
+
+def check(data: Data, model: PreTrainedModel, data_args: SegmentationDataArguments, args: TrainingArguments) -> None:
+    """Checks what would only fail within training.
+
+    Raises:
+        ValueError: Sizes are not positive, batches are too small for batch norm or too large for the data, or windows
+            are not for the model.
+    """
+    count = len(data.splits["train"])
+    sizes = (data_args.image_size, data_args.crop_size, *data_args.scales)
+    if len(data_args.scales) != 2 or data_args.scales[0] > data_args.scales[1] or min(sizes) <= 0:
+        raise ValueError(
+            f"--image_size {sizes[0]}, --crop_size {sizes[1]}, --scales {' '.join(map(str, sizes[2:]))}: positive "
+            "numbers are wanted, and two scales, the smaller first."
+        )
+    batch_size = args.train_batch_size * args.world_size
+    if count < batch_size:
+        raise ValueError(f"{count} training images are fewer than a batch of {batch_size}: choose a smaller one.")
+    batch_norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    if args.train_batch_size == 1 and batch_norms:
+        raise ValueError(
+            f"--per_device_train_batch_size 1: the batch norms of {type(model).__name__}, {batch_norms[0]} for one, "
+            "need two images at least."
+        )
+    if data_args.eval_mode == "slide" and model.config.model_type in ("mask2former", "maskformer"):
+        raise ValueError(
+            f"--eval_mode slide: {model.config.model_type} scores masks, not pixels, so --eval_mode whole it has to be."
+        )
+
+
+def prepare_images(
+    data: Data, image_processor: BaseImageProcessor, args: SegmentationDataArguments, seed: int
+) -> dict[str, ImageDataset]:
+    """Returns images as the model takes them, those to train on augmented."""
+    augmentation = ScaleAndCrop(
+        image_size=args.image_size,
+        scales=tuple(args.scales),
+        crop_size=args.crop_size,
+        flip=args.horizontal_flip,
+        max_class_share=args.max_class_share,
+        fill=tuple(round(255 * level) for level in image_processor.image_mean),
+    )
+    settings = {
+        "num_classes": len(data.classes),
+        "ignore_index": args.ignore_index,
+        "reduce_labels": args.reduce_labels,
+        "image_processor": image_processor,
+    }
+    return {
+        split: TrainingImages(rows, **settings, augmentation=augmentation, seed=seed)
+        if split == "train"
+        else EvaluationImages(rows, **settings, image_size=args.image_size)
+        for split, rows in data.splits.items()
+    }
+
+
+def make_trainer(
+    model: nn.Module,
+    args: TrainingArguments,
+    images: dict[str, ImageDataset],
+    classes: Sequence[str],
+    data_args: SegmentationDataArguments,
+    image_processor: BaseImageProcessor,
+    callbacks: Sequence[TrainerCallback] = (),
+    **more: Any,
+) -> Trainer:
+    """Returns the `Trainer`, which reports mIoU and pixel accuracy."""
+    args.batch_eval_metrics = True
+    args.label_names = ["labels"]  # Trainer looks for it in the signature of the model, which a PeftModel hides
+    return SemanticSegmentationTrainer(
+        model=model,
+        args=args,
+        train_dataset=images["train"],
+        eval_dataset=images["validation"],
+        data_collator=collate,
+        processing_class=image_processor,
+        compute_metrics=SegmentationMetrics(classes),
+        callbacks=[EpochCallback(images["train"]), *callbacks],
+        num_classes=len(classes),
+        eval_mode=data_args.eval_mode,
+        crop_size=data_args.crop_size,
+        **more,
+    )
+
+
+TRAINING = TaskTraining(
+    task=SEMANTIC_SEGMENTATION,
+    model_arguments=DenseModelArguments,
+    data_arguments=SegmentationDataArguments,
+    load_data=load_data,
+    load_model=load_model,
+    prepare_images=prepare_images,
+    make_trainer=make_trainer,
+    check=check,
+    make_pictures=segmentation_pictures,
+    details=lambda trainer: {"class_iou": trainer.compute_metrics.class_iou},
+)

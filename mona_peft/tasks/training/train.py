@@ -1,0 +1,82 @@
+"""The one training of all tasks: what differs between them is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any
+
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+
+from mona_peft.tasks.models.arguments import MethodArguments, ModelArguments
+from mona_peft.tasks.models.backbones import checkpoint_backbone
+from mona_peft.tasks.models.methods import METHODS
+from mona_peft.tasks.training.arguments import check_training_arguments
+from mona_peft.tasks.training.run import TrainingRun, run_training, settings_of
+from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
+from mona_peft.tasks.training.setup import Data, TaskTraining
+
+
+def train(
+    training: TaskTraining,
+    model_args: ModelArguments,
+    data_args: Any,
+    method_args: MethodArguments,
+    args: TrainingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainingRun:
+    """Trains, evaluates and saves.
+
+    Args:
+        training: How the task is trained.
+        model_args: The model.
+        data_args: The images.
+        method_args: The method and its settings.
+        args: All else.
+        callbacks: Of `Trainer`, besides our own.
+
+    Returns:
+        Record and predictions.
+
+    Raises:
+        ValueError: Arguments, data or output directory can't be used; the message says what to do.
+    """
+    check_training_arguments(training.task, args)
+    checkpoint = find_checkpoint(args, settings_of(model_args, data_args, method_args, args))
+    set_seed(args.seed)
+    data = _load_once(training.load_data, data_args, args)
+    base_model, image_processor = training.load_model(model_args, data_args, data.classes)
+    if training.check is not None:
+        training.check(data, base_model, data_args, args)
+    model = METHODS[method_args.method](base_model, method_args)
+    checkpoint_backbone(base_model, args)
+    if checkpoint is not None:
+        check_same_weights(checkpoint, model)
+    images = training.prepare_images(data, image_processor, data_args, args.seed)
+    trainer = training.make_trainer(
+        model, args, images, data.classes, data_args, image_processor, [*callbacks, *_own_callbacks(args)]
+    )
+    return run_training(
+        trainer,
+        training,
+        model_args,
+        data_args,
+        method_args,
+        images=images,
+        data=data,
+        checkpoint=checkpoint,
+    )
+
+
+def _load_once(load_data: Callable[[Any, int], Data], data_args: Any, args: TrainingArguments) -> Data:
+    """Loads data, which one process checks while the others wait."""
+    with args.main_process_first(local=False, desc="checking the data"):
+        if args.process_index > 0:
+            data_args = copy(data_args)
+            data_args.verify_images = False
+        return load_data(data_args, args.seed)
+
+
+def _own_callbacks(args: TrainingArguments) -> list[TrainerCallback]:
+    patience = getattr(args, "early_stopping_patience", None)
+    return [] if patience is None else [EarlyStoppingCallback(patience)]
