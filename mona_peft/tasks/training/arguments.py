@@ -11,6 +11,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from mona_peft.tasks.models.arguments import MethodArguments
+from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.task import IMAGE_CLASSIFICATION, Task
 from mona_peft.tasks.training.help import short_help
 from mona_peft.tasks.training.presets import find_preset, read_preset
@@ -164,7 +165,8 @@ def parse_arguments(
         replaced = {other for name, others in REPLACED.items() if getattr(given, name) for other in others}
         parser.set_defaults(**{name: value for name, value in values.items() if name not in replaced})
     else:
-        recipe = find_recipe(training.task, given.method or MethodArguments().method)
+        method = given.method if given.method in METHODS else MethodArguments().method  # argparse refuses others
+        recipe = find_recipe(training.task, method)
         parser.set_defaults(**_fitting(recipe.settings, given))
     if {"-h", "--help"} & {*argv}:
         print(parser.format_help() if argv[-1] == "all" else short_help(parser))

@@ -44,8 +44,8 @@ def run_script(train: Callable[..., TrainingRun], arguments: Sequence[Any]) -> N
         record, _ = train(*arguments)
     except KeyboardInterrupt:
         raise SystemExit(
-            "Interrupted. The same command goes on from the newest checkpoint, and so does "
-            f"`--resume_from_checkpoint last`, in {output_dir}."
+            f"Interrupted. `--resume_from_checkpoint last` goes on from the newest checkpoint in {output_dir}; so does "
+            "the same command."
         ) from None
     if arguments[-1].process_index > 0:
         return
