@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
         print(usage())
         return 0
     if name == "--version":
-        from mona_peft import __version__
+        from mona_peft.version import __version__
 
         print(f"{PROGRAM} {__version__}")
         return 0

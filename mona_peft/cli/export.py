@@ -64,10 +64,10 @@ def run(argv: Sequence[str]) -> int:
     if args.image_size is not None and min(args.image_size) < 1:
         raise ValueError(f"--image_size {args.image_size[0]} {args.image_size[1]}: give two positive numbers.")
 
-    import mona_peft
     from mona_peft.tasks.export.run import Disagreement, export_model
+    from mona_peft.tasks.trained import load_run
 
-    trained = mona_peft.load(args.run, base_model=args.base_model)
+    trained = load_run(args.run, base_model=args.base_model)
     try:
         written, found, said = export_model(
             trained.model,

@@ -82,16 +82,16 @@ def run(argv: Sequence[str]) -> int:
 
     from accelerate import PartialState
 
-    import mona_peft
     from mona_peft.tasks.messages import first_of
     from mona_peft.tasks.prediction.coco import write_coco
     from mona_peft.tasks.prediction.inputs import find_inputs
     from mona_peft.tasks.prediction.predictors import PREDICTORS
     from mona_peft.tasks.prediction.run import predict_images
+    from mona_peft.tasks.trained import load_run
 
     inputs = find_inputs(args.images)
     state = PartialState(cpu=args.use_cpu)
-    trained = mona_peft.load(args.run, base_model=args.base_model)
+    trained = load_run(args.run, base_model=args.base_model)
     task, kind = trained.task.command, PREDICTORS[trained.task.command]
     if args.tile_size is not None and not kind.in_windows:
         raise ValueError(f"--tile_size: {trained.task.name} looks at whole images.")

@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from mona_peft import load_backbone
+from mona_peft.interop.pretrained_backbone import load_backbone
 from mona_peft.tasks.models.architectures import AUTO_CLASSES, check_is_pretrained, new_config
 from mona_peft.tasks.models.arguments import DenseModelArguments, ModelArguments
 from mona_peft.tasks.models.backbones import settle_bare_parameters, tell_embeddings

@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft import LNTuningConfig, LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers import PreTrainedModel
 
-from mona_peft import AdapterConfig, AdaptFormerConfig, BitFitConfig, CoLinConfig, LoRandConfig, MonaConfig
 from mona_peft.integration.selection import (
     TASK_HEAD,
     backbone_of,
@@ -26,9 +25,12 @@ from mona_peft.integration.selection import (
     known_blocks,
     modules_outside,
 )
-
-if TYPE_CHECKING:
-    from mona_peft.tasks.models.arguments import MethodArguments
+from mona_peft.methods.adapter import AdapterConfig
+from mona_peft.methods.adaptformer import AdaptFormerConfig
+from mona_peft.methods.bitfit import BitFitConfig
+from mona_peft.methods.colin import CoLinConfig
+from mona_peft.methods.lorand import LoRandConfig
+from mona_peft.methods.mona import MonaConfig
 
 PAPER_DIM = 64
 """The paper's `bottleneck_dim`, to which the other sizes of its rivals belong."""
@@ -58,11 +60,11 @@ class Method:
     overrides: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     peft_type: str | None = None
 
-    def settings(self, args: MethodArguments) -> dict[str, Any]:
+    def settings(self, args: Any) -> dict[str, Any]:
         """Returns the settings that the method takes from the arguments or has by itself."""
         return {**{name: getattr(args, name) for name in self.arguments}, **self.overrides}
 
-    def __call__(self, model: PreTrainedModel, args: MethodArguments) -> PeftModel | PreTrainedModel:
+    def __call__(self, model: PreTrainedModel, args: Any) -> PeftModel | PreTrainedModel:
         """Returns the adapted model."""
         return self.adapt(model, **self.settings(args))
 

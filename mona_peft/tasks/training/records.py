@@ -12,9 +12,9 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-import mona_peft
 from mona_peft.integration.selection import backbone_prefix
 from mona_peft.tasks.training.run_directory import replace_file
+from mona_peft.version import __version__
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate")
 
@@ -27,7 +27,7 @@ def software() -> dict[str, str | None]:
     except (OSError, subprocess.CalledProcessError):
         commit = None
     versions = {name: version(name) for name in LIBRARIES}
-    return {"python": platform.python_version(), **versions, "mona_peft": mona_peft.__version__, "commit": commit}
+    return {"python": platform.python_version(), **versions, "mona_peft": __version__, "commit": commit}
 
 
 def hardware(device: torch.device, num_processes: int = 1) -> dict[str, str | int]:
