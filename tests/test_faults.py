@@ -142,6 +142,91 @@ def test_several_processes_save_in_one_place(old_and_new, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", CONFIG, WEIGHTS]
 
 
+def test_threads_save_and_read_in_one_place(old_and_new, tmp_path):
+    """No save is lost, and a reader always gets configuration and weights of one and the same save."""
+    old_and_new["old"][0].save_pretrained(tmp_path)
+    failed: list[BaseException] = []
+    found: list[str] = []
+
+    def repeat(action):
+        try:
+            for _ in range(8):
+                action()
+        except BaseException as error:
+            failed.append(error)
+
+    actions = [
+        *(lambda model=model: model.save_pretrained(tmp_path) for model, _ in old_and_new.values()),
+        lambda: found.append(which(tmp_path, old_and_new)),
+    ]
+    threads = [threading.Thread(target=repeat, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert len(found) == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", CONFIG, WEIGHTS]
+
+
+def test_a_save_in_the_midst_of_another(old_and_new, tmp_path, monkeypatch):
+    """Between any two moves of one writer another one saves: what is left is one of both, whole."""
+    monkeypatch.setattr(adapter_saving, "PATIENCE", 0.0)
+    for step in range(5):
+        folder = tmp_path / str(step)
+        moves = iter(range(100))
+        move = os.replace
+
+        def interrupted(*paths, moves=moves, move=move, folder=folder, step=step):
+            if next(moves) == step:
+                old_and_new["new"][0].save_pretrained(folder)
+                assert which(folder, old_and_new) == "new"
+            move(*paths)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", interrupted)
+            old_and_new["old"][0].save_pretrained(folder)
+        assert which(folder, old_and_new) in ("old", "new")
+        assert sorted(path.name for path in folder.iterdir()) == ["README.md", CONFIG, WEIGHTS]
+
+
+def test_reading_writes_nothing(old_and_new, tmp_path, monkeypatch):
+    """Not even the last step of a save that was killed, so that it can be read where nobody may write."""
+    old_and_new["old"][0].save_pretrained(tmp_path)
+    move = os.replace
+
+    def die_at_the_last_step(source, target):
+        if Path(target).name == CONFIG:
+            raise Killed
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die_at_the_last_step)
+        with pytest.raises(Killed):
+            old_and_new["new"][0].save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert MonaConfig.from_pretrained(tmp_path).filter_reduction == "sum"
+    assert which(tmp_path, old_and_new) == "new"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("mona_peft.integration.peft_model.write_card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trained("swin").save_pretrained(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_saved_over_an_adapter_after_unload(tmp_path):
+    model = trained("swin")
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / WEIGHTS)
+    model.unload()
+    with pytest.raises(ValueError, match=r"nothing to save: the adapters \['default'\] are no longer in the model"):
+        model.save_pretrained(tmp_path)
+    assert load_file(tmp_path / WEIGHTS).keys() == saved.keys()
+
+
 def change_bytes(change: Callable[[bytearray], object]) -> Callable[[Path], None]:
     def corrupt(folder: Path) -> None:
         content = bytearray((folder / WEIGHTS).read_bytes())

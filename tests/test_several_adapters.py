@@ -245,3 +245,31 @@ def test_trainable_parameters_are_printed(capsys):
     model.print_trainable_parameters()
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert f"trainable params: {trainable:,} || all params: " in capsys.readouterr().out
+
+
+def test_weights_hold_until_other_adapters_are_made_active(tmp_path):
+    """PEFT makes the same adapters active again whenever one is added, loaded, deleted or switched on."""
+    model = two_adapters("swin-classifier", modules_to_save=[])
+    model.save_pretrained(tmp_path)
+    model.set_adapters(["wide", "narrow"])
+    unweighted = logits(model, images())
+    model.set_adapters(["wide", "narrow"], [0.7, 0.3])
+    weighted = logits(model, images())
+    assert (weighted - unweighted).abs().max() > 1e-3
+
+    def switch_off_and_on():
+        with model.disable_adapter():
+            model(images())
+
+    for change in (
+        switch_off_and_on,
+        lambda: model.add_adapter("third", MonaConfig(modules_to_save=[])),
+        lambda: model.delete_adapter("third"),
+        lambda: model.load_adapter(tmp_path / "wide", "fourth"),
+        lambda: model.base_model.set_adapter(["wide", "narrow"]),
+    ):
+        change()
+        assert torch.equal(logits(model.eval(), images()), weighted)
+    model.set_adapter("wide")
+    model.set_adapters(["wide", "narrow"])
+    assert torch.equal(logits(model, images()), unweighted)
