@@ -32,7 +32,7 @@ demo: $(VENV)/demo.stamp
 benchmark: $(VENV)/demo.stamp
 	$(RUN) -m scripts.benchmark $(ARGS)
 
-compare: $(VENV)/detection.stamp
+compare: $(VENV)/demo.stamp
 	$(RUN) -m scripts.compare_methods run --jobs 2 $(TASK:%=--task %) $(ARGS)
 	$(RUN) -m scripts.compare_methods report $(TASK:%=--task %)
 
@@ -98,6 +98,6 @@ $(VENV)/ruff.stamp: $(VENV)/venv.stamp constraints.txt
 	$(INSTALL) ruff
 	touch $@
 
-$(VENV)/demo.stamp $(VENV)/detection.stamp $(VENV)/test.stamp $(VENV)/quantization.stamp $(VENV)/triton.stamp: $(VENV)/%.stamp: $(VENV)/torch.stamp $(REQUIREMENTS)
+$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/quantization.stamp $(VENV)/triton.stamp: $(VENV)/%.stamp: $(VENV)/torch.stamp $(REQUIREMENTS)
 	$(INSTALL) --editable ".[$*]"
 	touch $@

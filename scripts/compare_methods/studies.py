@@ -1,4 +1,4 @@
-"""What is compared on each task where nothing else is asked for, as data."""
+"""What the demonstration compares on each task, as data."""
 
 from __future__ import annotations
 
@@ -8,48 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mona_peft.tasks.comparison.rows import BACKBONE_ROWS, ROWS
+from mona_peft.tasks.comparison.study import Study
 from mona_peft.tasks.task import (
     IMAGE_CLASSIFICATION,
     INSTANCE_SEGMENTATION,
     OBJECT_DETECTION,
     SEMANTIC_SEGMENTATION,
-    Task,
 )
 from mona_peft.tasks.training.run import TrainingRun
-from scripts.compare_methods.rows import BACKBONE_ROWS, ROWS
 
 DOCS = Path("docs")
 QUICK_ON_CPUS = ("--bf16", "true", "--attn_implementation", "eager")
 
 
 @dataclass(frozen=True)
-class Study:
-    """The defaults of the comparison on one task.
+class DemonstrationStudy(Study):
+    """The defaults of the comparison on one task of the demonstration.
 
     Attributes:
-        task: What is trained for.
         page: Markdown that tells of it; its pictures, and the records, lie in the folder of the same name.
         preset: Defaults of all runs.
-        metrics: Those of the task that tables show.
-        options: Arguments of the training script beside the preset, where that is meant for more than comparisons.
-        rows: Names of the rows.
-        rates: Grid of learning rates, ascending.
-        seeds: The first one chooses the rate.
+        options: Arguments of the training beside the preset, where that is meant for more than comparisons.
     """
 
-    task: Task
-    page: Path
-    preset: str
-    metrics: tuple[str, ...]
-    options: tuple[str, ...] = QUICK_ON_CPUS
     rows: tuple[str, ...] = tuple(row.name for row in BACKBONE_ROWS)
     rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-    @property
-    def name(self) -> str:
-        """Value of `--task`, and end of the training script's name."""
-        return self.task.name.replace(" ", "_")
+    page: Path = DOCS / "comparison.md"
+    preset: str = "comparison"
+    options: tuple[str, ...] = QUICK_ON_CPUS
 
     @property
     def results(self) -> Path:
@@ -69,7 +56,7 @@ class Study:
 
 
 _STUDIES = (
-    Study(
+    DemonstrationStudy(
         task=IMAGE_CLASSIFICATION,
         page=DOCS / "comparison.md",
         preset="comparison",
@@ -78,19 +65,19 @@ _STUDIES = (
         rows=tuple(ROWS),
         rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
     ),
-    Study(
+    DemonstrationStudy(
         task=SEMANTIC_SEGMENTATION,
         page=DOCS / "comparison" / "semantic_segmentation.md",
         preset="digit_scenes_semantic",
         metrics=("mean_iou", "pixel_accuracy"),
     ),
-    Study(
+    DemonstrationStudy(
         task=OBJECT_DETECTION,
         page=DOCS / "comparison" / "object_detection.md",
         preset="digit_detection",
         metrics=("box_ap", "box_ap50"),
     ),
-    Study(
+    DemonstrationStudy(
         task=INSTANCE_SEGMENTATION,
         page=DOCS / "comparison" / "instance_segmentation.md",
         preset="digit_instances",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.compare_methods.store import SUFFIX, add_line, read_lines
+from mona_peft.tasks.comparison.store import SUFFIX, add_line, read_lines
 
 PAGE = Path("docs/comparison/solar_cells.md")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripts.compare_methods.experiments import best_rate, rates_to_try
+from mona_peft.tasks.comparison.experiments import best_rate, rates_to_try
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """The grid of learning rates, one for all."""

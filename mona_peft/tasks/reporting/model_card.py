@@ -30,7 +30,7 @@ run = mona_peft.load({run!r})
 model, image_processor, labels = run.model, run.image_processor, run.labels
 ```
 
-`pip install mona-peft` brings all that this needs{more_to_install}. With transformers' pipeline:
+`pip install "mona-peft[train]"` brings all that this needs{more_to_install}. With transformers' pipeline:
 
 ```python
 from transformers import pipeline

@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from mona_peft.tasks.comparison.costs import CostCallback
+from mona_peft.tasks.comparison.experiments import Comparison, Experiment, Record, settings_of
+from mona_peft.tasks.comparison.records import check_settings, read_records, record_path, write_record
+from mona_peft.tasks.comparison.rows import Row
 from mona_peft.tasks.training.records import write_json
 from mona_peft.tasks.training.run_directory import complete_checkpoints
-from scripts.compare_methods.costs import CostCallback
-from scripts.compare_methods.experiments import Comparison, Experiment, Record, settings_of
-from scripts.compare_methods.records import check_settings, read_records, record_path, write_record
-from scripts.compare_methods.rows import Row
-from scripts.compare_methods.studies import STUDIES
 
 RUNNING = ".running"
 """Folder in the results, of locks, and of checkpoints and logs of runs that have not ended."""
@@ -180,7 +179,7 @@ def run_one(experiment: Experiment, folder: Path) -> dict[str, Any]:
     arguments = experiment.arguments(str(output_dir))
     if output_dir.exists():
         arguments[-1].resume_from_checkpoint = "last"
-    study, costs = STUDIES[experiment.task], CostCallback()
+    study, costs = experiment.study, CostCallback()
     with (folder / "log.txt").open("a", buffering=1, encoding="utf-8") as log, contextlib.redirect_stdout(log):
         try:
             trained, _ = study.train(*arguments, callbacks=[costs])

@@ -26,13 +26,13 @@ from transformers import (
     default_data_collator,
 )
 
+from mona_peft.tasks.comparison import run
+from mona_peft.tasks.comparison.costs import CostCallback
+from mona_peft.tasks.comparison.experiments import best_rate, rates_to_try, settings_of
+from mona_peft.tasks.comparison.report import report
+from mona_peft.tasks.comparison.rows import ROWS
 from scripts import train_image_classification
-from scripts.compare_methods import run
 from scripts.compare_methods.__main__ import comparison, main, parser
-from scripts.compare_methods.costs import CostCallback
-from scripts.compare_methods.experiments import best_rate, rates_to_try, settings_of
-from scripts.compare_methods.report import report
-from scripts.compare_methods.rows import ROWS
 from scripts.compare_methods.studies import STUDIES
 from tests.folders import write_masks
 from tests.models import FOUR_STAGES, upernet

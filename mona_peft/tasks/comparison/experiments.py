@@ -16,10 +16,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from mona_peft.tasks.comparison.rows import BACKBONE_ROWS, METHOD_ROWS, Row
+from mona_peft.tasks.comparison.study import Study
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.training.arguments import recipe
-from scripts.compare_methods.rows import BACKBONE_ROWS, METHOD_ROWS, Row
-from scripts.compare_methods.studies import STUDIES
 
 NUM_FIRST_RATES = 3
 """How many rates from the middle of the grid are tried in any case."""
@@ -32,7 +32,7 @@ class Experiment:
     """One training: a row's override of the defaults, on a pre-trained model, with a learning rate and a seed.
 
     Attributes:
-        task: Key of `STUDIES`.
+        study: What is trained for, and how.
         row: What is trained.
         backbone: Name on the hub, or folder, of the pre-trained model, or of the backbone of a new one.
         learning_rate: Peak of the schedule.
@@ -40,7 +40,7 @@ class Experiment:
         defaults: Arguments of the training script that all experiments of a comparison share.
     """
 
-    task: str
+    study: Study
     row: Row
     backbone: str
     learning_rate: float
@@ -54,7 +54,7 @@ class Experiment:
 
     def arguments(self, output_dir: str) -> tuple[Any, ...]:
         """Returns the arguments of the training script, parsed."""
-        model_args, _, method_args, args = parse_defaults(self.task, self.defaults)
+        model_args, _, method_args, args = parse_defaults(self.study, with_model(self.defaults, self.backbone))
         length = (
             ("--max_steps", str(round(self.row.length * args.max_steps)))
             if args.max_steps > 0
@@ -71,7 +71,7 @@ class Experiment:
             *("--output_dir", output_dir, "--save_total_limit", "1", "--disable_tqdm", "true"),
             *("--stop_on_non_finite_loss", "false"),  # a rate that is too high has a result: a bad one
         ]
-        return STUDIES[self.task].parse(argv)
+        return self.study.parse(argv)
 
 
 @cache
@@ -88,10 +88,18 @@ def backbone_name(backbone: str) -> str:
     return Path(backbone).name
 
 
+def with_model(defaults: tuple[str, ...], backbone: str) -> tuple[str, ...]:
+    """Returns the arguments that all experiments share, with a model where a preset has none."""
+    names = {argument.split("=")[0] for argument in defaults}
+    if "--preset" in names:
+        return defaults
+    return (*defaults, "--backbone" if "--model_type" in names else "--model", backbone)
+
+
 @cache
-def parse_defaults(task: str, defaults: tuple[str, ...]) -> tuple[Any, ...]:
+def parse_defaults(study: Study, defaults: tuple[str, ...]) -> tuple[Any, ...]:
     """Returns what the training script of a task makes of the arguments that all experiments share."""
-    return STUDIES[task].parse(defaults)
+    return study.parse(defaults)
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class Comparison:
     """What is to be compared.
 
     Attributes:
-        task: Key of `STUDIES`.
+        study: What is trained for, and how.
         defaults: Arguments of the training script that all experiments share.
         backbones: Pre-trained models, or backbones of new ones. All rows run on the first, those of `BACKBONE_ROWS` on
             the others.
@@ -108,7 +116,7 @@ class Comparison:
         seeds: The first one chooses the rate.
     """
 
-    task: str
+    study: Study
     defaults: tuple[str, ...]
     backbones: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -157,7 +165,7 @@ class Comparison:
                     yield self._experiment(row, backbone, rate, seed)
 
     def _experiment(self, row: Row, backbone: str, rate: float, seed: int) -> Experiment:
-        return Experiment(self.task, row, backbone, rate, seed, self.defaults)
+        return Experiment(self.study, row, backbone, rate, seed, self.defaults)
 
 
 Score = tuple[float, float]

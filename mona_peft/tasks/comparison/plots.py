@@ -5,11 +5,11 @@ from pathlib import Path
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from mona_peft.tasks.comparison.rows import METHOD_ROWS, REFERENCE
+from mona_peft.tasks.comparison.summary import Summary, evaluated_splits
+from mona_peft.tasks.comparison.tables import Summaries
 from mona_peft.tasks.reporting.plots import save_figure
 from mona_peft.tasks.task import Task
-from scripts.compare_methods.rows import METHOD_ROWS, REFERENCE
-from scripts.compare_methods.summary import Summary, evaluated_splits
-from scripts.compare_methods.tables import Summaries
 
 COLOURS = {row.name: colormaps["tab20"]((2 * number + number // 10) % 20) for number, row in enumerate(METHOD_ROWS)}
 COLOURS[REFERENCE] = (0.0, 0.0, 0.0, 1.0)

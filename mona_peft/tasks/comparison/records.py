@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mona_peft.tasks.comparison.experiments import Experiment, Record, settings_of
+from mona_peft.tasks.comparison.rows import ROWS
 from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.training.arguments import RECIPE_IF_CHANGED, FineTuningArguments
 from mona_peft.tasks.training.records import write_json
-from scripts.compare_methods.experiments import Experiment, Record, settings_of
-from scripts.compare_methods.rows import ROWS
 
 OWN_SETTINGS = ("learning_rate", "seed", "model_name_or_path", "backbone")
 """Settings in which the runs of a comparison differ, beside those of their methods."""
@@ -55,7 +55,7 @@ def read_records(results: Path) -> dict[str, Record]:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{path} holds no record of a run ({type(error).__name__}: {error}). Remove it: "
-                "`python -m scripts.compare_methods run` runs its experiment again."
+                "the comparison runs its experiment again."
             ) from error
         if results / f"{name}.json" != path:
             raise ValueError(f"{path} holds the record of {name}. Move it to where it belongs, or remove it.")

@@ -6,15 +6,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mona_peft.tasks.comparison import plots, tables
+from mona_peft.tasks.comparison.experiments import Record, backbone_name
+from mona_peft.tasks.comparison.records import differing_settings, read_records
+from mona_peft.tasks.comparison.rows import REFERENCE, ROWS
+from mona_peft.tasks.comparison.study import Study
+from mona_peft.tasks.comparison.summary import summarise
+from mona_peft.tasks.comparison.tables import Summaries
 from mona_peft.tasks.reporting.pages import emptied, fill_page, place
 from mona_peft.tasks.task import Task
-from scripts.compare_methods import plots, tables
-from scripts.compare_methods.experiments import Record, backbone_name
-from scripts.compare_methods.records import differing_settings, read_records
-from scripts.compare_methods.rows import REFERENCE, ROWS
-from scripts.compare_methods.studies import Study
-from scripts.compare_methods.summary import summarise
-from scripts.compare_methods.tables import Summaries
 
 NO_WARNING = "Every chosen rate lies inside of those tried, and all rows have equally many seeds."
 MARK = "comparison"
@@ -64,7 +64,7 @@ def report(
     """
     records = read_records(results)
     if not records:
-        raise ValueError(f"{results} holds no records. `python -m scripts.compare_methods run` makes them.")
+        raise ValueError(f"{results} holds no records. They are made by running the comparison.")
     for experiment, record in records.items():
         if record["metric"] != study.task.main_metric:
             raise ValueError(f"{results}/{experiment}.json is of another task than {study.task.name}. Give its --task.")

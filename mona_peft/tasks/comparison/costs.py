@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from scripts.benchmark.measure import kept_bytes
+from mona_peft.tasks.comparison.memory import kept_bytes
 
 TOTAL = "seconds"
 """Key in Trainer's log: seconds since the training began, interruptions left out."""

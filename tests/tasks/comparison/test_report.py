@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts.compare_methods.plots import mean_curve
-from scripts.compare_methods.report import report
-from scripts.compare_methods.rows import ROWS
+from mona_peft.tasks.comparison.plots import mean_curve
+from mona_peft.tasks.comparison.report import report
+from mona_peft.tasks.comparison.rows import ROWS
+from mona_peft.tasks.comparison.summary import summarise
 from scripts.compare_methods.studies import STUDIES
-from scripts.compare_methods.summary import summarise
 
 CLASSIFICATION = STUDIES["image_classification"]
 

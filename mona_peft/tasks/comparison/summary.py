@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from scipy.stats import t as student
 
-from scripts.compare_methods.experiments import Record, Score, best_rate, validation_score
+from mona_peft.tasks.comparison.experiments import Record, Score, best_rate, validation_score
 
 CONFIDENCE = 0.95
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from mona_peft.tasks.reporting.pages import table
-from mona_peft.tasks.task import Task
-from scripts.compare_methods.experiments import Record
-from scripts.compare_methods.rows import (
+from mona_peft.tasks.comparison.experiments import Record
+from mona_peft.tasks.comparison.rows import (
     BACKBONE_ROWS,
     DESIGN_ROWS,
     INIT_ROWS,
@@ -19,7 +17,9 @@ from scripts.compare_methods.rows import (
     WIDTH_ROWS,
     Row,
 )
-from scripts.compare_methods.summary import CONFIDENCE, Spread, Summary, evaluated_splits
+from mona_peft.tasks.comparison.summary import CONFIDENCE, Spread, Summary, evaluated_splits
+from mona_peft.tasks.reporting.pages import table
+from mona_peft.tasks.task import Task
 
 Summaries = Mapping[str, Summary]
 """Of one backbone, by the name of the row, in the order of `ROWS`."""
