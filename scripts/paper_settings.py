@@ -20,11 +20,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SwinBackbone, SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
 
+from mona_peft.tasks.comparison.memory import kept_bytes
 from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.reporting.pages import table
 from mona_peft.tasks.training.presets import find_preset
-from scripts.benchmark.measure import kept_bytes
 from scripts.parameter_table import SIZES, STAGES
 
 PAGE = Path(__file__).parents[1] / "docs" / "paper_settings.md"

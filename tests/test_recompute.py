@@ -8,7 +8,7 @@ from peft import get_peft_model
 
 from mona_peft import BlockAnatomy, MonaConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS
-from scripts.benchmark.measure import kept_bytes
+from mona_peft.tasks.comparison.memory import kept_bytes
 from tests import backbones as vision_backbones
 from tests.models import BACKBONES, HEADED, build, images
 

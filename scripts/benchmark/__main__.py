@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mona_peft.tasks.comparison.memory import kept_bytes
 from mona_peft.tasks.training.records import hardware, software, write_json
-from scripts.benchmark.measure import Clock, interleaved, kept_bytes, peak_bytes, ratios, training_step
+from scripts.benchmark.measure import Clock, interleaved, peak_bytes, ratios, training_step
 from scripts.benchmark.models import METHODS, SIZES, blocks_of, build, stock_model
 
 CASES = (

@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
+from mona_peft.tasks.comparison.memory import kept_bytes
 from scripts.benchmark.__main__ import main
-from scripts.benchmark.measure import interleaved, kept_bytes, ratios
+from scripts.benchmark.measure import interleaved, ratios
 from scripts.benchmark.models import METHODS, SIZES, build, stock_model
 from scripts.benchmark.profile_block import main as profile_block
 from scripts.benchmark.report import main as report
