@@ -25,6 +25,7 @@ from mona_peft.host.class_swap import swap_class
 from mona_peft.integration.card import write_card
 from mona_peft.integration.fit import fit
 from mona_peft.integration.peft_model import MethodPeftModel
+from mona_peft.integration.pipelines import accept_adapters_in_pipelines
 from mona_peft.integration.saved_adapter import HUB_ARGUMENTS, SavedAdapter, checked_folder, read_adapter
 from mona_peft.integration.tuner import MethodModel, check_adapter_name
 
@@ -69,6 +70,7 @@ def _swap_class_after_init(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **kwargs)
         if isinstance(self.base_model, MethodModel):
             swap_class(self, MethodPeftModel)
+            accept_adapters_in_pipelines()
 
     return __init__
 

@@ -15,6 +15,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from mona_peft.integration.pipelines import accept_adapters_in_pipelines
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.loading import load_whole, rebuild_base
 from mona_peft.tasks.task import Task, find_task
@@ -87,16 +88,6 @@ def load_run(run: str | Path, base_model: str | None = None, revision: str | Non
         record=record,
         folder=folder,
     )
-
-
-def accept_adapters_in_pipelines() -> None:
-    """Tells transformers' pipelines that a `PeftModel` is no error; they work with it, and would say the contrary."""
-    from transformers.pipelines import base  # 8 ms that who only trains does not need
-
-    for task in ("image-classification", "image-segmentation", "object-detection"):
-        names = base.SUPPORTED_PEFT_TASKS.setdefault(task, [])
-        if "PeftModel" not in names:
-            names.append("PeftModel")
 
 
 def _folder(run: str | Path, revision: str | None) -> Path:
