@@ -47,7 +47,9 @@ def arguments(swin_folder, image_folder, tmp_path) -> list[str]:
 
 
 def test_run_as_a_user_runs_it_and_load_by_the_card(arguments, tmp_path, image_folder):
-    output = run_python(*ACCELERATE, "scripts.train_image_classification", *arguments, "--report_to", "tensorboard")
+    output = run_python(
+        *ACCELERATE, "mona_peft", "train", "image-classification", *arguments, "--report_to", "tensorboard"
+    )
     run = tmp_path / "run"
     record = json.loads((run / "metrics.json").read_text())
     assert record["results"]["validation"]["top1"] > 0.8  # colours are easy

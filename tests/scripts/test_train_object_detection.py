@@ -83,7 +83,9 @@ def recorded_results(run: Path) -> dict[str, float]:
 
 
 def test_run_on_two_processes_and_load_by_the_card_in_a_fresh_one(arguments, tmp_path, coco):
-    output = run_python(*TORCHRUN, "scripts.train_object_detection", *arguments, "--per_device_eval_batch_size", "1")
+    output = run_python(
+        *TORCHRUN, "mona_peft", "train", "object-detection", *arguments, "--per_device_eval_batch_size", "1"
+    )
     run = tmp_path / "run"
     record = json.loads((run / "metrics.json").read_text())
     assert '"box_ap"' in output

@@ -44,7 +44,7 @@ def train(
     check_training_arguments(training.task, args)
     checkpoint = find_checkpoint(args, settings_of(model_args, data_args, method_args, args))
     set_seed(args.seed)
-    data = _load_once(training.load_data, data_args, args)
+    data = load_once(training.load_data, data_args, args)
     base_model, image_processor = training.load_model(model_args, data_args, data.classes)
     if training.check is not None:
         training.check(data, base_model, data_args, args)
@@ -68,7 +68,7 @@ def train(
     )
 
 
-def _load_once(load_data: Callable[[Any, int], Data], data_args: Any, args: TrainingArguments) -> Data:
+def load_once(load_data: Callable[[Any, int], Data], data_args: Any, args: TrainingArguments) -> Data:
     """Loads data, which one process checks while the others wait."""
     with args.main_process_first(local=False, desc="checking the data"):
         if args.process_index > 0:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from mona_peft.tasks.task import TASKS
 from mona_peft.tasks.training.arguments import parse_arguments
 from mona_peft.tasks.training.recipes import find_recipe, machine_settings
 from mona_peft.tasks.training.setup import find_training
+from mona_peft.tasks.training.train import load_once
 from mona_peft.tasks.training.trainer import WholeModelTrainer
 from tests.script_runs import equal_weights, interrupt, run_python
 from tests.tiny_runs import arguments, backbone, dataset
@@ -258,3 +260,22 @@ def test_presets_are_part_of_the_package(name):
     assert model_args.base_model.startswith("microsoft/swin-")
     assert not args.load_best_model_at_end
     assert args.recipe_note == f"using preset {name}"
+
+
+@pytest.mark.parametrize(("rank", "checked"), [(0, True), (1, False)])
+def test_data_are_checked_by_one_process_while_the_others_wait(rank, checked):
+    events = []
+
+    class Args:
+        process_index, seed = rank, 0
+
+        @contextmanager
+        def main_process_first(self, **kwargs):
+            events.append("begin")
+            yield
+            events.append("end")
+
+    given = find_training(CLASSIFICATION).data_arguments(dataset="x")
+    load_once(lambda args, seed: events.append(args.verify_images), given, Args())
+    assert events == ["begin", checked, "end"]
+    assert given.verify_images  # what the record says
