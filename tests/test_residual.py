@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import get_peft_model
+from torch import nn
+from transformers import ViTConfig, ViTModel
+from transformers.models.vit.modeling_vit import ViTLayer
 
 from mona_peft import MonaConfig
+from mona_peft.blocks import anatomy_of
 from mona_peft.host.block import may_be_overwritten
 from scripts.benchmark.models import FormulaMona
 from tests.models import BACKBONES, build, images, largest_difference, outputs
@@ -63,3 +67,111 @@ def test_compiles_without_a_graph_break():
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
     ours, expected = (torch.autograd.grad(output.pow(2).sum(), hidden)[0] for output in (ours, expected))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+class WithoutAttention(ViTLayer):
+    """Its `h` is the block's input itself."""
+
+    def forward(self, hidden_states, *args, **kwargs):
+        return hidden_states + self.mlp(self.layernorm_after(hidden_states))
+
+
+class CallsParent(ViTLayer):
+    def forward(self, hidden_states, *args, **kwargs):
+        return super().forward(hidden_states, *args, **kwargs)
+
+
+class CallsGrandparent(CallsParent):
+    pass
+
+
+def vit(block_class: type[nn.Module]) -> ViTModel:
+    torch.manual_seed(0)
+    settings = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = ViTModel(ViTConfig(**settings, image_size=32, patch_size=8)).double().eval()
+    for block in model.layers:
+        block.__class__ = block_class
+    return model
+
+
+def test_block_that_skips_attention_keeps_its_input():
+    assert anatomy_of(ViTLayer(ViTConfig())).fresh_sums
+    pixel_values = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    model = get_peft_model(vit(WithoutAttention), MonaConfig(init_weights=False, dropout=0.0)).eval()
+    inputs, before = [], []
+    for block in model.base_model.model.layers:
+        block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]) or before.append(args[0].clone()))
+    ours = _gradients(model, pixel_values)
+    assert all(torch.equal(now, then) for now, then in zip(inputs, before, strict=True))
+    for module in model.modules():
+        if type(module).__name__ == "Mona":
+            module.__class__ = FormulaMona
+    for our, their in zip(ours, _gradients(model, pixel_values), strict=True):
+        torch.testing.assert_close(our, their)
+
+
+def test_class_that_only_has_the_name_of_a_known_one_may_do_otherwise():
+    namesake = type("ViTLayer", (nn.Module,), {"forward": WithoutAttention.forward})()
+    namesake.layernorm_before = namesake.layernorm_after = nn.LayerNorm(4)
+    assert not anatomy_of(namesake).fresh_sums
+
+
+@pytest.mark.parametrize("block_class", [CallsParent, CallsGrandparent])
+def test_block_that_calls_its_parents_forward(block_class):
+    pixel_values = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    models = []
+    for cls in (ViTLayer, block_class):
+        model = vit(cls)
+        torch.manual_seed(1)
+        models.append(get_peft_model(model, MonaConfig(init_weights=False, dropout=0.0)).eval())
+    for ours, expected in zip(*(_gradients(model, pixel_values) for model in models), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def scale_input(module, args):
+    return (args[0] * 2, *args[1:])
+
+
+def scale_output(module, args, output):
+    return output * 2
+
+
+HOOKS = {
+    "backward": lambda module: module.register_full_backward_hook(lambda *_: None),
+    "backward pre": lambda module: module.register_full_backward_pre_hook(lambda *_: None),
+    "forward": lambda module: module.register_forward_hook(scale_output),
+    "forward pre": lambda module: module.register_forward_pre_hook(scale_input),
+}
+
+
+@pytest.mark.parametrize("register", HOOKS.values(), ids=HOOKS)
+@pytest.mark.parametrize("target", ["Mona", "MonaLayer"])
+def test_hooks_on_adapters_see_and_change_what_they_do_elsewhere(register, target):
+    """What they return is not lost, as it would be if an adapter wrote into a tensor of the block."""
+    pixel_values = images().double().requires_grad_()
+    torch.manual_seed(2)
+    model = get_peft_model(build("swin"), MonaConfig(init_weights=False, dropout=0.0)).double().eval()
+    for module in model.modules():
+        if type(module).__name__ == target:
+            register(module)
+    ours = _gradients(model, pixel_values)
+    for module in model.modules():
+        if type(module).__name__ == "Mona":
+            module.__class__ = FormulaMona
+    for our, their in zip(ours, _gradients(model, pixel_values), strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:For backward hooks to be called")
+def test_backward_hooks_on_all_modules():
+    model = get_peft_model(build("swin"), MonaConfig(init_weights=False, dropout=0.0)).double().eval()
+    expected = _gradients(model, images().double().requires_grad_())
+    seen = []
+    handle = nn.modules.module.register_module_full_backward_hook(lambda module, *_: seen.append(type(module).__name__))
+    try:
+        ours = _gradients(model, images().double().requires_grad_())
+    finally:
+        handle.remove()
+    assert {"Mona", "MonaLayer", "SwinLayer"} <= set(seen)
+    for our, their in zip(ours, expected, strict=True):
+        torch.testing.assert_close(our, their)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 from torch import nn
@@ -115,6 +116,7 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "timm.models.convnext.ConvNeXtBlock": replace(_CONVNEXT, norm="norm"),
 }
 """Anatomy by the name of the block's class, or by its module and name where the name alone says too little."""
+_BUILT_IN = dict(KNOWN_BLOCKS)
 
 _FINE_TUNE_AS_VIT = (
     "it drops and shuffles tokens, so those that are left lie in no grid. For fine-tuning load the checkpoint into "
@@ -145,6 +147,20 @@ def _row(block: nn.Module) -> str | None:
     return next((name for name in names if name in KNOWN_BLOCKS), None)
 
 
+def _runs_known_forward(block: nn.Module, class_name: str) -> bool:
+    """Whether the `forward` of a block is that of the class which the row `class_name` was written for.
+
+    A subclass, and another library's class of the same name, may skip a branch or use a sum once more.
+    """
+    known = next(
+        cls for cls in type(block).__mro__ if class_name in (cls.__name__, f"{cls.__module__}.{cls.__qualname__}")
+    )
+    if KNOWN_BLOCKS[class_name] is _BUILT_IN.get(class_name) and not known.__module__.startswith("transformers."):
+        return False
+    # transformers wraps `forward` anew in each subclass of a block.
+    return inspect.unwrap(type(block).forward) is inspect.unwrap(known.forward)
+
+
 def is_known_block(module: nn.Module) -> bool:
     """Whether `module` is a block whose anatomy is known and that belongs to a vision backbone."""
     row = _row(module)
@@ -172,6 +188,8 @@ def anatomy_of(block: nn.Module) -> BlockAnatomy:
     """
     class_name = _row(block)
     anatomy = KNOWN_BLOCKS[class_name]
+    if anatomy.fresh_sums and not _runs_known_forward(block, class_name):
+        anatomy = replace(anatomy, fresh_sums=False)
     if anatomy.post_norm_flag is not None and getattr(block, anatomy.post_norm_flag):
         anatomy = replace(anatomy, mlp_entry=anatomy.post_norm_mlp_entry)
     if anatomy.mlp_exit is not None and not hasattr(block, anatomy.mlp_exit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from mona_peft.blocks import Grid
@@ -57,7 +58,9 @@ def add_mona_(
 
 def is_transformed() -> bool:
     """Whether a `torch.func` transform or forward-mode differentiation is at work."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    # Neither name is public: where one is missing, say yes, which is slower and right.
+    are_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+    return are_active() or getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def _runs_folded(hidden_states: torch.Tensor, settings: Settings) -> bool:
@@ -72,6 +75,7 @@ def _is_followed(hidden_states: torch.Tensor) -> bool:
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or hidden_states.device.type == "meta"
+        or isinstance(hidden_states, FakeTensor)
         or (hidden_states.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
     )
 

@@ -11,6 +11,7 @@ The dropout mask is drawn again from its seed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from mona_peft.blocks import Grid
 from mona_peft.functional import steps
+from mona_peft.functional.batched_gradients import for_each_gradient
 from mona_peft.functional.depthwise import depthwise_input_grad, depthwise_kernel_grad
 from mona_peft.functional.dropout import draw_seed, keep_mask, keep_probability
 from mona_peft.functional.folding import HALF_DTYPES, FoldedWeights
@@ -105,6 +107,10 @@ class _Mona(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return for_each_gradient(partial(_Mona.gradients, ctx), grad)
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         kept, keeps_input, p, mean, rstd, *weights = _saved(ctx)
         statistics = None if mean is None else (mean, rstd)
         needs_x, _, *needs = ctx.needs_input_grad

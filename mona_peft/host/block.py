@@ -9,6 +9,7 @@ and `torch.compile` see a pure function.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,6 +49,19 @@ def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
     return not whole.requires_grad if producer is None else producer.name() == "AddBackward0"
 
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether hooks, or a `forward` of its own, see or change what goes into a module and what comes out of it.
+
+    What such a module writes into its input may be lost: hooks may have given it another tensor in its place, or change
+    the result, and autograd forbids to write into what backward hooks watch.
+    """
+    own = any(getattr(module, name, None) for name in HOOKS)
+    return own or any(getattr(nn.modules.module, f"_global{name}", None) for name in HOOKS) or "forward" in vars(module)
+
+
 class _BlockView:
     """A block as its own stock `forward` sees it for one call: itself, but for a few children.
 
@@ -68,6 +82,23 @@ class _BlockView:
         setattr(vars(self)["_block"], name, value)
 
 
+class _ViewOfSubclass(_BlockView):
+    """View of a block whose `forward` calls that of a parent: `super()` asks `self` for its class.
+
+    Apart from the plain view, since `torch.compile` does not follow such an answer.
+    """
+
+    @property
+    def __class__(self) -> type:
+        """The class of the block."""
+        return type(vars(self)["_block"])
+
+
+def _calls_parent(block_class: type[nn.Module]) -> bool:
+    code = getattr(inspect.unwrap(block_class.forward), "__code__", None)
+    return code is not None and "super" in code.co_names
+
+
 def change_first(outputs: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """Change the hidden states in what a module returns: them alone, or them first in a tuple."""
     return (change(outputs[0]), *outputs[1:]) if isinstance(outputs, tuple) else change(outputs)
@@ -78,6 +109,12 @@ class AdaptedBlock:
 
     child_name: str
     stock_class: type[nn.Module]
+    view_class: type[_BlockView] = _BlockView
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "stock_class") and _calls_parent(cls.stock_class):
+            cls.view_class = _ViewOfSubclass
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the block; the grid of the patches enters here, outside of gradient checkpointing."""
@@ -110,7 +147,7 @@ class AdaptedBlock:
         placement = adapter_layer.config_cls.placement(adapter_layer, grid, adapter_names)
         stand_ins = recomputed_branch(self, anatomy.whole_mlp_branch) if adapter_layer.recomputes_mlp else {}
         taps = {name: tap(stand_ins.get(name, getattr(self, name))) for name, tap in placement.taps().items()}
-        outputs = self.stock_class.forward(_BlockView(self, stand_ins | taps), hidden_states, *args, **kwargs)
+        outputs = self.stock_class.forward(self.view_class(self, stand_ins | taps), hidden_states, *args, **kwargs)
         missed = [name for name, tap in taps.items() if not tap.reached]
         if missed:
             raise RuntimeError(

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from mona_peft.blocks import ATTENTION, MLP, SITES, BlockAnatomy, Grid, Layout, anatomy_of
-from mona_peft.host.block import change_first, may_be_overwritten
+from mona_peft.host.block import change_first, is_watched, may_be_overwritten
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -138,7 +138,12 @@ class AfterResidual(Placement):
         """Return what is still to be added as tokens; None if nothing is, or all has been added in place."""
         tokens = self.token_map.to_tokens(hidden_states, layout, self.grid)
         # Only into the very tensor that the block goes on with: `tokens` may be a copy of it in another order.
-        in_place = tokens is hidden_states and self.anatomy.fresh_sums and may_be_overwritten(hidden_states)
+        in_place = (
+            tokens is hidden_states
+            and self.anatomy.fresh_sums
+            and may_be_overwritten(hidden_states)
+            and not is_watched(self.adapter_layer)
+        )
         return self.adapter_layer(tokens, self.grid, site, adapter_names=self.adapter_names, in_place=in_place)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from mona_peft.blocks import SITES, Grid, TokenMap, anatomy_of, norm_of, width_of
 from mona_peft.config import ResidualAdapterConfig
+from mona_peft.host.block import is_watched
 from mona_peft.host.per_sample import rows_by_adapter
 
 MERGE_MESSAGE = (
@@ -163,8 +164,9 @@ class ResidualAdapterLayer(FreeTunerLayer):
         if adapter_names is not None:
             return self._delta_per_sample(adapters, hidden_states, grid, adapter_names)
         names = [name for name in self.active_adapters if name in adapters]
-        if in_place and len(names) == 1 and adapters[names[0]].adds_in_place and not self.adapter_weights:
-            adapters[names[0]](hidden_states, grid, in_place=True)
+        only = adapters[names[0]] if len(names) == 1 and not self.adapter_weights else None
+        if in_place and only is not None and only.adds_in_place and not is_watched(only):
+            only(hidden_states, grid, in_place=True)
             return None
         delta = None
         for name in names:

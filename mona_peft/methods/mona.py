@@ -155,18 +155,22 @@ class Mona(ResidualAdapter):
 
     def weights(self) -> Weights:
         """Return the parameters as the functions in `mona_peft.functional` take them."""
-        parameters = self._parameters  # at every call: as attributes of the module they would take ten times as long
         return Weights(
-            *map(parameters.get, NORM_PARAMETERS),
-            parameters["down_weight"],
-            parameters["down_bias"],
-            tuple([parameters[f"dw{size}_weight"] for size in self.kernel_sizes]),
-            tuple([parameters[f"dw{size}_bias"] for size in self.kernel_sizes]),
-            parameters["pw_weight"],
-            parameters["pw_bias"],
-            parameters["up_weight"],
-            parameters["up_bias"],
+            *(self._weight(name) if self.norm_position != "none" else None for name in NORM_PARAMETERS),
+            self._weight("down_weight"),
+            self._weight("down_bias"),
+            tuple([self._weight(f"dw{size}_weight") for size in self.kernel_sizes]),
+            tuple([self._weight(f"dw{size}_bias") for size in self.kernel_sizes]),
+            self._weight("pw_weight"),
+            self._weight("pw_bias"),
+            self._weight("up_weight"),
+            self._weight("up_bias"),
         )
+
+    def _weight(self, name: str) -> torch.Tensor:
+        # As attributes of the module, parameters take ten times as long. Pruned and parametrised ones are nothing else.
+        parameter = self._parameters.get(name)
+        return getattr(self, name) if parameter is None else parameter
 
     def settings(self) -> Settings:
         """Return the settings as the functions in `mona_peft.functional` take them."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, jvp, vmap
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from mona_peft.functional import formula
 from mona_peft.functional.dropout import draw_seed, keep_mask, keep_probability
@@ -233,3 +236,40 @@ def test_shapes_without_data(training):
         mona = random_mona(16, dropout=0.1).train(training)
         x = tokens(16, (6, 5))
     assert mona(x, (6, 5)).shape == mona(x, (6, 5), in_place=True).shape == x.shape
+
+
+def test_shapes_without_data_in_fake_mode():
+    """Memory estimators run a training step so."""
+    mona, x = random_mona(16, dropout=0.1).train(), tokens(16, (6, 5))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = mode.from_tensor(x)
+        assert mona(fake, (6, 5)).shape == mona(fake.clone(), (6, 5), in_place=True).shape == x.shape
+
+
+@WAYS
+def test_batched_gradients(way):
+    """As `torch.autograd.functional.jacobian(vectorize=True)` asks for them; dropout's mask is that of the call."""
+    mona, x = random_mona(16, bottleneck_dim=8, dropout=0.5).train(), tokens(16, (3, 2)).requires_grad_()
+    output = way(mona, x + 0, (3, 2))
+    inputs, directions = [x, *mona.parameters()], torch.randn(3, *output.shape, dtype=torch.float64)
+    ours = torch.autograd.grad(output, inputs, directions, is_grads_batched=True, retain_graph=True)
+    singly = [torch.autograd.grad(output, inputs, direction, retain_graph=True) for direction in directions]
+    for our, parts in zip(ours, zip(*singly, strict=True), strict=True):
+        torch.testing.assert_close(our, torch.stack(parts))
+
+
+TOOLS = {
+    "pruned": lambda mona: prune.l1_unstructured(mona, "down_weight", 0.5),
+    "weight norm": lambda mona: parametrizations.weight_norm(mona, "up_weight"),
+    "parametrised": lambda mona: parametrize.register_parametrization(mona, "gamma", nn.Softplus()),
+}
+
+
+@WAYS
+@pytest.mark.parametrize("change", TOOLS.values(), ids=TOOLS)
+def test_pytorchs_own_tools_change_weights(way, change):
+    mona, x = random_mona(16), tokens(16, (6, 5))
+    change(mona)
+    exact = results(by_formula, mona, x, (6, 5), torch.float64)
+    assert max(errors(results(way, mona, x, (6, 5), torch.float64), exact).values()) < 1e-12
+    assert any(name.endswith(("_orig", ".original", ".original0")) for name in exact), "the weight trains"
