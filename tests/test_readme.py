@@ -16,6 +16,7 @@ from scripts import demo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUN = "outputs/mine"
 HUB_MODEL = "microsoft/swin-tiny-patch4-window7-224"
 
 
@@ -26,7 +27,7 @@ def snippets(language: str) -> list[str]:
 def test_python_snippets_run_in_their_order(swin_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mona_peft.blocks.families.KNOWN_BLOCKS", KNOWN_BLOCKS | {})
-    codes = [code.replace(HUB_MODEL, str(swin_folder)) for code in snippets("python")]
+    codes = [code.replace(HUB_MODEL, str(swin_folder)) for code in snippets("python") if RUN not in code]
     assert len(codes) >= 4
     names: dict = {}
     for number, code in enumerate(codes):
@@ -40,21 +41,24 @@ def test_python_snippets_run_in_their_order(swin_folder, tmp_path, monkeypatch):
     assert torch.equal(reloaded, trained)
 
 
-def test_training_command_runs(swin_folder, image_folder, tmp_path):
-    (command,) = [code for code in snippets("bash") if "scripts.train_image_classification" in code]
+def test_training_command_runs_and_what_it_trains_is_used(swin_folder, image_folder, tmp_path, capsys):
+    (command,) = [code for code in snippets("bash") if f"--output_dir {RUN}" in code]
     places = {
         "path/to/images": image_folder,
-        "outputs/mine": tmp_path / "out",
+        RUN: tmp_path / "out",
         HUB_MODEL: swin_folder,
     }
     for written, place in places.items():
         assert written in command
         command = command.replace(written, str(place))
-    python, *arguments = shlex.split(command.replace("\\\n", " "))
-    assert python == "python"
-    run = [sys.executable, *arguments, "--max_steps", "1", "--use_cpu"]
+    program, *arguments = shlex.split(command.replace("\\\n", " "))
+    assert program == "mona-peft"
+    run = [sys.executable, "-m", "mona_peft", *arguments, "--max_steps", "1", "--use_cpu"]
     subprocess.run(run, cwd=ROOT, check=True, capture_output=True)
-    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+    (code,) = [code for code in snippets("python") if RUN in code]
+    image = next(image_folder.rglob("*.png"))
+    exec(code.replace(RUN, str(tmp_path / "out")).replace("path/to/image.jpg", str(image)), {})
+    assert "'label': 'green'" in capsys.readouterr().out
 
 
 def test_make_targets_exist():
