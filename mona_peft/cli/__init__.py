@@ -1,7 +1,7 @@
 """The console command `mona-peft`: a table of subcommands, and one module for each, imported when it is asked for.
 
 A module has `run(argv)`, which takes the arguments behind the subcommand's name and may return an exit code. It raises
-`ValueError` or `OSError` for what a user can mend: one message and exit code 2; with `--debug`, a traceback.
+`ValueError`, `OSError` or `ImportError` for what a user can mend: one message, exit code 2, with `--debug` a traceback.
 """
 
 from __future__ import annotations
@@ -48,14 +48,20 @@ def run(argv: Sequence[str]) -> int:
         return import_module(f"{__name__}.{name}").run(arguments) or 0
     except BrokenPipeError:  # who reads our output has read enough
         return 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if debug:
             raise
-        print(f"{PROGRAM} {name}: {error}\n(--debug shows where this comes from.)", file=sys.stderr)
+        print(f"{PROGRAM} {name}: {error}{_hint(error)}\n(--debug shows where this comes from.)", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as error:
         print(error or "Interrupted.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _hint(error: Exception) -> str:
+    """Returns what to install where a package is missing."""
+    missing = isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mona_peft")
+    return '. The command wants more than the library: pip install "mona-peft[train]".' if missing else ""
 
 
 def usage() -> str:

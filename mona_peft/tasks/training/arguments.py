@@ -214,7 +214,7 @@ def _given(argv: Sequence[str]) -> Namespace:
     first.add_argument("--model_name_or_path", "--model")
     for name in ("preset", "dataset", "backbone", "model_type", "method", "output_dir"):
         first.add_argument(f"--{name}")
-    for name in ("eval_strategy", "save_strategy"):
+    for name in ("eval_strategy", "eval_steps", "save_strategy"):
         first.add_argument(f"--{name}")
     for name in ("do_train", "do_eval", "do_predict", "use_cpu", "fp16"):
         first.add_argument(f"--{name}", nargs="?", const=True, type=lambda text: text.lower() in ("true", "1", "yes"))
@@ -237,9 +237,16 @@ def _fitting(settings: dict[str, Any], given: Namespace) -> dict[str, Any]:
     Where checkpoints are evaluated decides where they are written, unless that is said, too.
     """
     evaluated = given.eval_strategy or TRAINING_DEFAULTS["eval_strategy"]
-    saved = given.save_strategy or evaluated
-    best = evaluated == saved != "no" or saved == "best"
-    return {**settings, "load_best_model_at_end": settings["load_best_model_at_end"] and best, "save_strategy": saved}
+    saved = given.save_strategy or (evaluated if evaluated != "no" else TRAINING_DEFAULTS["save_strategy"])
+    best = evaluated == saved != "no" or (saved == "best" and evaluated != "no")
+    fitting = {
+        **settings,
+        "load_best_model_at_end": settings["load_best_model_at_end"] and best,
+        "save_strategy": saved,
+    }
+    if given.eval_steps is not None:
+        fitting["save_steps"] = float(given.eval_steps)
+    return fitting
 
 
 def _note(recipe: Recipe, args: TrainingArguments) -> str:

@@ -101,7 +101,8 @@ def run_training(
     leads = trainer.is_world_process_zero()
     if leads:
         begin(trainer.args, settings, checkpoint)
-        print(getattr(trainer.args, "recipe_note", ""), flush=True)
+        if note := getattr(trainer.args, "recipe_note", ""):
+            print(note, flush=True)
     if draws:
         trainer.add_callback(pictures)
         if leads:

@@ -69,12 +69,14 @@ def test_every_task_and_method_has_a_recipe_that_the_command_starts_from(task):
         (["--load_best_model_at_end", "false"], False),
         (["--eval_strategy", "no"], False),
         (["--eval_strategy", "steps"], True),
+        (["--eval_strategy", "steps", "--eval_steps", "30"], True),
         (["--save_strategy", "no"], False),
     ],
 )
 def test_best_checkpoint_is_kept_where_there_is_one(options, best):
     *_, args = parse(CLASSIFICATION, *options)
     assert args.load_best_model_at_end == best
+    assert (args.save_strategy != "no") == ("--save_strategy" not in options)
 
 
 @pytest.mark.parametrize(

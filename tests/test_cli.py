@@ -1,0 +1,57 @@
+"""The console command as a whole: its subcommands, help, version and errors."""
+
+from importlib.util import find_spec
+
+import pytest
+
+from mona_peft import __version__
+from mona_peft.cli import COMMANDS, run
+from tests.script_runs import run_python
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "evaluate"])
+def test_every_subcommand_has_a_module_and_help(name, capsys):
+    assert find_spec(f"mona_peft.cli.{name}") is not None
+    with pytest.raises(SystemExit) as stopped:
+        raise SystemExit(run([name, "--help"]))
+    assert stopped.value.code in (0, None)
+    assert f"mona-peft {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_help_names_every_subcommand(argv, capsys):
+    assert run(argv) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in COMMANDS)
+
+
+def test_version_in_a_fresh_process():
+    assert run_python("-m", "mona_peft", "--version").strip() == f"mona-peft {__version__}"
+
+
+def test_unknown_subcommand_names_those_there_are(capsys):
+    assert run(["fly"]) == 2
+    assert "fly: no such command. There are: train, evaluate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(ValueError, 2), (OSError, 2), (KeyboardInterrupt, 130), (BrokenPipeError, 0)]
+)
+def test_error_of_a_subcommand_is_a_message_and_a_code(raised, code, monkeypatch, capsys):
+    class Command:
+        @staticmethod
+        def run(argv):
+            raise raised("so it is")
+
+    monkeypatch.setattr("mona_peft.cli.import_module", lambda name: Command)
+    assert run(["train", "x"]) == code
+    assert ("so it is" in capsys.readouterr().err) == (code > 0)
+    if raised is ValueError:
+        with pytest.raises(ValueError, match="so it is"):
+            run(["train", "x", "--debug"])
+
+
+def test_missing_package_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr("mona_peft.cli.import_module", lambda name: __import__("no_such_package"))
+    assert run(["train"]) == 2
+    assert 'pip install "mona-peft[train]"' in capsys.readouterr().err
