@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,54 @@ def dinov3_convnext_branch(b, h, grid):
     return b.drop_path((b.pointwise_conv2(b.activation_fn(branch)) * b.gamma).permute(0, 3, 1, 2))
 
 
+def pixio_branch(b, branch):
+    return b.drop_path(b.dropout(branch))
+
+
+def windows(hidden, grid, side):
+    """The windows of images (B * side^2, P + N / side^2, C), one by one: their prefix tokens and their maps."""
+    height, width = grid[0] // side, grid[1] // side
+    for y in range(side):
+        for x in range(side):
+            window = hidden[y * side + x :: side**2]
+            num_prefix = window.shape[1] - height * width
+            rows, columns = slice(y * height, (y + 1) * height), slice(x * width, (x + 1) * width)
+            yield window[:, :num_prefix], window[:, num_prefix:].unflatten(1, (height, width)), rows, columns
+
+
+def joined(hidden, grid, side):
+    """Tokens of whole images (B, side^2 * P + N, C)."""
+    whole = hidden.new_empty(hidden.shape[0] // side**2, *grid, hidden.shape[2])
+    prefixes = []
+    for prefix, place, rows, columns in windows(hidden, grid, side):
+        whole[:, rows, columns] = place
+        prefixes.append(prefix)
+    return torch.cat([*prefixes, whole.flatten(1, 2)], dim=1)
+
+
+def split(tokens, grid, side):
+    """Undoes `joined`."""
+    num_grid = grid[0] * grid[1]
+    prefixes, whole = tokens[:, :-num_grid].chunk(side**2, dim=1), tokens[:, -num_grid:].unflatten(1, grid)
+    empty = tokens.new_empty(tokens.shape[0] * side**2, num_grid // side**2, 1)
+    places = [whole[:, rows, columns].flatten(1, 2) for *_, rows, columns in windows(empty, grid, side)]
+    if tokens.shape[1] > num_grid:
+        places = [torch.cat(pair, dim=1) for pair in zip(prefixes, places, strict=True)]
+    return torch.stack(places, dim=1).flatten(0, 1)
+
+
+def residual_of_maps(b, x, *args):
+    return b.activation(b.shortcut(x) + b.layer(x))
+
+
+def hgnet_residual(b, x):
+    outputs = [x]
+    for layer in b.layers:
+        outputs.append(layer(outputs[-1]))
+    out = b.aggregation(torch.cat(outputs, dim=1))
+    return b.drop_path(out) + x if b.residual else out
+
+
 CHANNELS_LAST = {"tokens": lambda m, grid, b: m.flatten(1, 2), "untokens": lambda t, grid, b: t.unflatten(1, grid)}
 CHANNELS_FIRST = {
     "tokens": lambda m, grid, b: m.flatten(2).transpose(1, 2),
@@ -206,3 +255,35 @@ HIERA = NaiveBlock(
 )
 CONVNEXT = NaiveBlock(None, convnext_branch, **CHANNELS_FIRST)
 DINOV3_CONVNEXT = NaiveBlock(None, dinov3_convnext_branch, **CHANNELS_FIRST)
+VITPOSE = NaiveBlock(
+    lambda b, x, dataset_index=None, **kwargs: x + b.attention(b.layernorm_before(x), **kwargs),
+    lambda b, h, grid: b.mlp(b.layernorm_after(h)),
+)
+PIXIO = NaiveBlock(
+    lambda b, x, *args, **kwargs: x + pixio_branch(b, first(b.attention(b.layernorm_before(x), *args, **kwargs))),
+    lambda b, h, grid: pixio_branch(b, b.mlp(b.layernorm_after(h))),
+)
+INTERNVL = NaiveBlock(
+    lambda b, x: x + b.lambda_1 * first(b.attention(b.layernorm_before(x))),
+    lambda b, h, grid: b.lambda_2 * b.dropout(b.mlp(b.layernorm_after(h))),
+)
+AIMV2 = NaiveBlock(
+    lambda b, x, *args, **kwargs: x + first(b.attention(b.rms_norm1(x), *args, **kwargs)),
+    lambda b, h, grid: b.ffn(b.rms_norm2(h)),
+)
+RF_DETR = NaiveBlock(
+    until("norm2"),
+    lambda b, h, grid: b.drop_path(b.layer_scale2(b.mlp(b.norm2(h)))),
+    tokens=lambda hidden, grid, b: joined(hidden, grid, b.num_windows),
+    untokens=lambda tokens, grid, b: split(tokens, grid, b.num_windows),
+)
+LW_DETR = NaiveBlock(
+    until("layernorm_after"),
+    lambda b, h, grid: b.gamma_2 * b.intermediate(b.layernorm_after(h)),
+    tokens=lambda hidden, grid, b: joined(hidden, grid, math.isqrt(b.num_windows)),
+    untokens=lambda tokens, grid, b: split(tokens, grid, math.isqrt(b.num_windows)),
+)
+SAM3 = NaiveBlock(until("layer_norm2"), lambda b, h, grid: b.dropout(b.mlp(b.layer_norm2(h))), **CHANNELS_LAST)
+# One residual, then the activation, then Mona: nothing follows behind the block's own output.
+RESNET = NaiveBlock(residual_of_maps, lambda b, h, grid: torch.zeros(()), **CHANNELS_FIRST)
+HGNET_V2 = NaiveBlock(hgnet_residual, lambda b, h, grid: torch.zeros(()), **CHANNELS_FIRST)

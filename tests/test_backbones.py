@@ -182,7 +182,7 @@ def test_every_place_of_an_image_is_at_its_place_in_the_grid(name):
     seen = seen_by_adapters(model, row, plain)
     assert [grid for _, grid in seen] == row.grids(row.image)
     assert [tokens.shape[1] - grid[0] * grid[1] for tokens, grid in seen] == row.prefixes()
-    coarsest = max(row.strides)
+    coarsest = row.mark or max(row.strides)
     rows, columns = height // coarsest, width // coarsest
     for y, x in {(0, 0), (0, columns - 1), (rows - 1, 0), (rows - 1, columns - 1)}:
         marked = plain.clone()

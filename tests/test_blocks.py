@@ -7,13 +7,19 @@ import torch
 from peft import get_peft_model
 from torch import nn
 from transformers import (
+    Owlv2Config,
+    Owlv2Model,
     Siglip2VisionConfig,
     Siglip2VisionModel,
+    VideoMAEConfig,
+    VideoMAEModel,
     ViTMAEConfig,
     ViTMAEForPreTraining,
     YolosConfig,
     YolosForObjectDetection,
 )
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from mona_peft import BlockAnatomy, MonaConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS
@@ -39,14 +45,37 @@ SMALL = {**tiny_configs.SMALL, "intermediate_size": 24}
             lambda: Siglip2VisionModel(Siglip2VisionConfig(**SMALL)),
             r"Siglip2VisionModel cannot be adapted. Siglip2EncoderLayer: .*NaFlex.*Siglip classes",
         ),
+        (
+            lambda: VideoMAEModel(VideoMAEConfig(**SMALL, image_size=32)),
+            r"VideoMAEModel cannot be adapted. VideoMAELayer: its tokens lie in frames of a video, \(T, H, W\)",
+        ),
+        (
+            lambda: Qwen2_5_VisionTransformerPretrainedModel(
+                Qwen2_5_VLVisionConfig(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, out_hidden_size=16)
+            ),
+            r"Qwen2_5_VLVisionBlock: the patches of images of differing sizes lie in one sequence",
+        ),
     ],
-    ids=["vit-mae", "yolos", "siglip2-naflex"],
+    ids=["vit-mae", "yolos", "siglip2-naflex", "videomae", "qwen2.5-vl"],
 )
 def test_refused_with_a_reason(make_model, message):
     model = make_model()
     with pytest.raises(ValueError, match=message):
         get_peft_model(model, MonaConfig())
     assert all(parameter.requires_grad for name, parameter in model.named_parameters() if "layer" in name)
+
+
+@pytest.mark.parametrize("registered", [False, True], ids=["known", "registered by a user"])
+def test_text_towers_of_the_same_class_are_left_alone(registered, monkeypatch):
+    if registered:
+        monkeypatch.setattr("mona_peft.blocks.lookup.KNOWN_BLOCKS", {})
+        register_block(
+            "Owlv2EncoderLayer", BlockAnatomy("layer_norm2", "layer_norm1", patch_projection="patch_embedding")
+        )
+    text = {**SMALL, "vocab_size": 40, "max_position_embeddings": 4}
+    model = Owlv2Model(Owlv2Config(vision_config=tiny_configs.CLIP, text_config=text, projection_dim=8))
+    adapted = get_peft_model(model, MonaConfig())
+    assert adapted.base_model.targeted_module_names == [f"vision_model.encoder.layers.{i}" for i in range(3)]
 
 
 def test_one_residual_has_one_site():

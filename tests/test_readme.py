@@ -26,7 +26,7 @@ def snippets(language: str) -> list[str]:
 
 def test_python_snippets_run_in_their_order(swin_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mona_peft.blocks.families.KNOWN_BLOCKS", KNOWN_BLOCKS | {})
+    monkeypatch.setattr("mona_peft.blocks.lookup.KNOWN_BLOCKS", KNOWN_BLOCKS | {})
     codes = [code.replace(HUB_MODEL, str(swin_folder)) for code in snippets("python") if RUN not in code]
     assert len(codes) >= 4
     names: dict = {}

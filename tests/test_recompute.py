@@ -76,7 +76,7 @@ def test_only_the_active_adapter_asks_for_it():
 
 
 def test_unknown_branch_is_refused_before_anything_changes(monkeypatch):
-    monkeypatch.setattr("mona_peft.blocks.families.KNOWN_BLOCKS", dict(KNOWN_BLOCKS))
+    monkeypatch.setattr("mona_peft.blocks.lookup.KNOWN_BLOCKS", dict(KNOWN_BLOCKS))
     register_block("SwinLayer", BlockAnatomy("layernorm_after", "layernorm_before", ("input_dimensions",)))
     model = build("swin")
     with pytest.raises(ValueError, match=r"recompute_mlp=True: .* SwinLayer says mlp_branch=\(\)"):

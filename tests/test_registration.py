@@ -126,7 +126,7 @@ class StrangersBackbone(nn.Module):
 
 
 def test_backbone_in_one_row(monkeypatch):
-    monkeypatch.setattr("mona_peft.blocks.families.KNOWN_BLOCKS", dict(KNOWN_BLOCKS))
+    monkeypatch.setattr("mona_peft.blocks.lookup.KNOWN_BLOCKS", dict(KNOWN_BLOCKS))
     anatomy = BlockAnatomy(mlp_entry="norm", norm="attend.0", grid_arguments=("size",), mlp_branch=("feed",))
     register_block("StrangersBlock", anatomy)
     torch.manual_seed(0)

@@ -84,3 +84,83 @@ VITDET = {
     "residual_block_indices": [0, 2],
 }
 CONVNEXT = {"hidden_sizes": [16, 32], "depths": [2, 1], "num_stages": 2, "drop_path_rate": 0.3}
+INTERNVL = {**CLIP, "layer_scale_init_value": 0.5}
+VITPOSE = {
+    **SMALL,
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_dropout_prob": 0.1,
+    "mlp_ratio": 2,
+    "image_size": (32, 48),
+    "patch_size": (8, 8),
+}
+PIXIO = {
+    **SMALL,
+    **DROPOUT,
+    "mlp_ratio": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "drop_path_rate": 0.3,
+    "n_cls_tokens": 3,
+}
+RF_DETR = {
+    **SMALL,
+    **DROPOUT,
+    "mlp_ratio": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_windows": 2,
+    "drop_path_rate": 0.3,
+    "layerscale_value": 0.5,
+    "out_indices": [2, 3],
+}
+LW_DETR = {
+    **SMALL,
+    "mlp_ratio": 2,
+    "image_size": 32,
+    "pretrain_image_size": 32,
+    "patch_size": 8,
+    "num_windows": 4,
+    "window_block_indices": [0, 2],
+    "cae_init_values": 0.5,
+    "dropout_prob": 0.1,
+    "out_indices": [1, 3],
+}
+SAM2 = {
+    "hidden_size": 8,
+    "embed_dim_per_stage": [8, 16, 32, 64],
+    "blocks_per_stage": [1, 2, 1, 1],
+    "num_attention_heads_per_stage": [1, 2, 2, 2],
+    "window_size_per_stage": [4, 2, 4, 2],
+    "window_positional_embedding_background_size": [4, 4],
+    "global_attention_blocks": [2],
+}
+SAM3 = {
+    **SMALL,
+    "intermediate_size": 24,
+    "image_size": [48, 32],
+    "pretrain_image_size": 32,
+    "patch_size": 8,
+    "window_size": 3,
+    "global_attn_indexes": [1],
+    "hidden_dropout": 0.1,
+    "attention_dropout": 0.1,
+}
+RESNET = {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [2, 1]}
+RESNET_BASIC = {**RESNET, "embedding_size": 16, "layer_type": "basic"}
+REGNET_Y = {**RESNET, "groups_width": 8}
+REGNET_X = {**REGNET_Y, "layer_type": "x"}
+HGNET_V2 = {
+    "embedding_size": 8,
+    "stem_channels": [3, 8, 8],
+    "stage_in_channels": [8, 16],
+    "stage_mid_channels": [8, 8],
+    "stage_out_channels": [16, 32],
+    "stage_num_blocks": [1, 2],
+    "stage_numb_of_layers": [2, 2],
+    "stage_downsample": [False, True],
+    "stage_downsample_strides": [2, 2],
+    "stage_light_block": [False, True],
+    "stage_kernel_size": [3, 3],
+    "hidden_sizes": [16, 32],
+    "depths": [1, 2],
+}

@@ -1,9 +1,10 @@
 """Residual blocks of vision backbones, as data: which are known, and how to read the token map of each."""
 
 from mona_peft.blocks.anatomy import ATTENTION, MLP, SITES, BlockAnatomy
-from mona_peft.blocks.families import (
-    KNOWN_BLOCKS,
-    REFUSED_BLOCKS,
+from mona_peft.blocks.families import KNOWN_BLOCKS, REFUSED_BLOCKS
+from mona_peft.blocks.grid import PATCH_GRID
+from mona_peft.blocks.layout import Grid, Layout
+from mona_peft.blocks.lookup import (
     anatomy_of,
     check_mlp_branch,
     is_known_block,
@@ -12,8 +13,6 @@ from mona_peft.blocks.families import (
     register_block,
     width_of,
 )
-from mona_peft.blocks.grid import PATCH_GRID
-from mona_peft.blocks.layout import Grid, Layout
 from mona_peft.blocks.patch_grids import forget_patch_grids
 from mona_peft.blocks.token_map import TokenMap, check_token_map, token_map_of
 

@@ -47,8 +47,8 @@ class BlockAnatomy:
         post_norm_mlp_entry: `mlp_entry` where the flag is set.
         unroll_schedule: Name of the attribute, of a module around the block, with the strides by which the tokens of
             each stage are unrolled into mask units (Hiera).
-        vision_config: Path in the block to the configuration of its tower, for classes that text towers use too; only
-            towers whose configuration is a `...VisionConfig` are known.
+        windows_a_side: Path in the block to the number of windows along each side of an image, where the tokens of each
+            window are a sample of their own, with prefix tokens of their own (RF-DETR, LW-DETR).
 
     Raises:
         ValueError: If the fields contradict each other.
@@ -64,7 +64,7 @@ class BlockAnatomy:
     post_norm_flag: str | None = None
     post_norm_mlp_entry: str | None = None
     unroll_schedule: str | None = None
-    vision_config: str | None = None
+    windows_a_side: str | None = None
     mlp_branch: tuple[str, ...] = ()
     attention_branch: str | None = None
     fresh_sums: bool = False

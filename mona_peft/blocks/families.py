@@ -1,11 +1,8 @@
-"""The blocks that can be adapted, one row of data each, those that cannot, each with its reason, and their look-up."""
+"""The blocks that can be adapted, one row of data each, those that cannot, each with its reason."""
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
-
-from torch import nn
 
 from mona_peft.blocks.anatomy import BlockAnatomy
 from mona_peft.blocks.layout import Layout
@@ -38,7 +35,6 @@ _CLIP = BlockAnatomy(
     mlp_entry="layer_norm2",
     norm="layer_norm1",
     patch_projection="patch_embedding",
-    vision_config="self_attn.config",
     mlp_branch=("mlp",),
     attention_branch="self_attn",
     fresh_sums=True,
@@ -51,9 +47,16 @@ _PVT = BlockAnatomy(
     attention_branch="attention",
     fresh_sums=True,
 )
+_SAM = BlockAnatomy(mlp_entry="layer_norm2", norm="layer_norm2", layout=Layout.BHWC, mlp_branch=("mlp",))
 _CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout=Layout.BCHW)
 _TIMM_SWIN = BlockAnatomy(mlp_entry="norm2", norm="norm1", layout=Layout.BHWC, mlp_entry_layout=Layout.BNC)
 _TIMM_VIT = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embed.proj")
+
+
+def _residual(norm: str) -> BlockAnatomy:
+    """Return the anatomy of a block of a convolutional net with one residual, whose last norm is `norm`."""
+    return BlockAnatomy(mlp_entry=None, norm=norm, layout=Layout.BCHW)
+
 
 KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "SwinLayer": _SWIN,
@@ -72,13 +75,37 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "Data2VecVisionLayer": _VIT,
     "IJepaLayer": _PLAIN_VIT,
     "DPTViTLayer": _VIT,
+    "ViTMSNLayer": _PLAIN_VIT,
+    "VitPoseBackboneLayer": _PLAIN_VIT,
+    "PixioLayer": _PLAIN_VIT,
+    "InternVLVisionLayer": _VIT,
     "Dinov2Layer": _DINO,
     "Dinov2WithRegistersLayer": _DINO,
     "DINOv3ViTLayer": replace(_DINO, patch_projection="patch_embeddings"),
     "EomtLayer": _DINO,
     "EomtDinov3Layer": replace(_DINO, patch_projection="patch_embeddings"),
+    # Each window of an image is a sample. Of images that are not square, stock RF-DETR mixes up the places itself.
+    "RfDetrDinov2Layer": replace(_DINO, windows_a_side="num_windows"),
+    "LwDetrViTLayer": replace(
+        _VIT, patch_projection="embeddings.projection", windows_a_side="attention.config.num_windows_side"
+    ),
     "CLIPEncoderLayer": _CLIP,
+    "MetaClip2EncoderLayer": _CLIP,
+    "CLIPSegEncoderLayer": _CLIP,
+    "AltCLIPEncoderLayer": _CLIP,
+    "ChineseCLIPVisionLayer": _CLIP,
     "SiglipEncoderLayer": _CLIP,
+    "OwlViTEncoderLayer": _CLIP,
+    "Owlv2EncoderLayer": _CLIP,
+    "BlipEncoderLayer": _CLIP,
+    "Aimv2EncoderLayer": BlockAnatomy(
+        mlp_entry="rms_norm2",
+        norm="rms_norm1",
+        patch_projection="patch_embed",
+        mlp_branch=("ffn",),
+        attention_branch="attention",
+        fresh_sums=True,
+    ),
     "SegformerLayer": BlockAnatomy(
         mlp_entry="layernorm_after",
         norm="layernorm_before",
@@ -88,7 +115,10 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     ),
     "PvtLayer": _PVT,
     "PvtV2BlockLayer": _PVT,
-    "SamVisionLayer": BlockAnatomy(mlp_entry="layer_norm2", norm="layer_norm1", layout=Layout.BHWC),
+    "SamVisionLayer": _SAM,
+    "SamHQVisionLayer": _SAM,
+    "Sam2MultiScaleBlock": _SAM,
+    "Sam3ViTLayer": _SAM,
     "VitDetLayer": BlockAnatomy(
         mlp_entry="norm2", norm="norm1", layout=Layout.BCHW, mlp_entry_layout=Layout.BHWC, mlp_exit="residual"
     ),
@@ -109,6 +139,13 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "ConvNextLayer": _CONVNEXT,
     "ConvNextV2Layer": _CONVNEXT,
     "DINOv3ConvNextLayer": replace(_CONVNEXT, norm="layer_norm"),
+    "ResNetBasicLayer": _residual("layer.1.normalization"),
+    "ResNetBottleNeckLayer": _residual("layer.2.normalization"),
+    "RTDetrResNetBasicLayer": _residual("layer.1.normalization"),
+    "RTDetrResNetBottleNeckLayer": _residual("layer.2.normalization"),
+    "RegNetXLayer": _residual("layer.2.normalization"),
+    "RegNetYLayer": _residual("layer.3.normalization"),
+    "HGNetV2BasicLayer": _residual("aggregation.1.normalization"),
     "timm.models.swin_transformer.SwinTransformerBlock": _TIMM_SWIN,
     "timm.models.swin_transformer_v2.SwinTransformerV2Block": replace(_TIMM_SWIN, mlp_entry="mlp"),
     "timm.models.vision_transformer.Block": _TIMM_VIT,
@@ -116,124 +153,56 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "timm.models.convnext.ConvNeXtBlock": replace(_CONVNEXT, norm="norm"),
 }
 """Anatomy by the name of the block's class, or by its module and name where the name alone says too little."""
-_BUILT_IN = dict(KNOWN_BLOCKS)
 
 _FINE_TUNE_AS_VIT = (
     "it drops and shuffles tokens, so those that are left lie in no grid. For fine-tuning load the checkpoint into "
     "the plain ViT classes (`ViTModel.from_pretrained`, `ViTForImageClassification.from_pretrained`)"
+)
+_VIDEO = (
+    "its tokens lie in frames of a video, (T, H, W), where adapters know images alone. For single images take an image "
+    "model of the same kind"
+)
+_PACKED = (
+    "the patches of images of differing sizes lie in one sequence, and no grid (H, W) holds for it. Vision towers of "
+    "one size an image (CLIP, SigLIP, InternVL, DINOv2) can be adapted"
+)
+_PADDED = (
+    "its images of differing sizes are padded to one length, so no grid holds for a batch. Vision towers of one size "
+    "an image (CLIP, SigLIP, InternVL, DINOv2) can be adapted"
 )
 REFUSED_BLOCKS: dict[str, str] = {
     "ViTMAELayer": _FINE_TUNE_AS_VIT,
     "YolosLayer": "its detection tokens come behind the grid's, where only prefix tokens in front can be told apart",
     "Siglip2EncoderLayer": "its images of differing sizes are padded to one length (NaFlex), so no grid holds for a "
     "batch. SigLIP 2 checkpoints of fixed resolution load into the Siglip classes, which can be adapted",
+    "Idefics3EncoderLayer": _PADDED,
+    "SmolVLMEncoderLayer": _PADDED,
+    **dict.fromkeys(
+        (
+            "Qwen2VLVisionBlock",
+            "Qwen2_5_VLVisionBlock",
+            "Qwen2_5OmniVisionBlock",
+            "Qwen3VLVisionBlock",
+            "Qwen3VLMoeVisionBlock",
+            "Qwen3_5VisionBlock",
+            "Qwen3_5MoeVisionBlock",
+            "Qwen3OmniMoeVisionBlock",
+            "Glm4vVisionBlock",
+            "Glm4vMoeVisionBlock",
+            "PixtralAttentionLayer",
+        ),
+        _PACKED,
+    ),
+    **dict.fromkeys(
+        (
+            "VideoMAELayer",
+            "VJEPA2Layer",
+            "TimesformerLayer",
+            "VivitLayer",
+            "VideoPrismLayer",
+            "XCLIPVisionEncoderLayer",
+        ),
+        _VIDEO,
+    ),
 }
 """Why blocks of a class cannot be adapted, by its name."""
-
-
-def register_block(class_name: str, anatomy: BlockAnatomy) -> None:
-    """Make the blocks of a further backbone known.
-
-    Args:
-        class_name: Name of the block's class, or its module and name (`"timm.models.eva.EvaBlock"`).
-        anatomy: Its anatomy; checked against each block when an adapter is attached.
-    """
-    KNOWN_BLOCKS[class_name] = anatomy
-
-
-def _row(block: nn.Module) -> str | None:
-    """Return the key of the row for `block`; subclasses of a known block are known too."""
-    names = (name for cls in type(block).__mro__ for name in (f"{cls.__module__}.{cls.__qualname__}", cls.__name__))
-    return next((name for name in names if name in KNOWN_BLOCKS), None)
-
-
-def _runs_known_forward(block: nn.Module, class_name: str) -> bool:
-    """Whether the `forward` of a block is that of the class which the row `class_name` was written for.
-
-    A subclass, and another library's class of the same name, may skip a branch or use a sum once more.
-    """
-    known = next(
-        cls for cls in type(block).__mro__ if class_name in (cls.__name__, f"{cls.__module__}.{cls.__qualname__}")
-    )
-    if KNOWN_BLOCKS[class_name] is _BUILT_IN.get(class_name) and not known.__module__.startswith("transformers."):
-        return False
-    # transformers wraps `forward` anew in each subclass of a block.
-    return inspect.unwrap(type(block).forward) is inspect.unwrap(known.forward)
-
-
-def is_known_block(module: nn.Module) -> bool:
-    """Whether `module` is a block whose anatomy is known and that belongs to a vision backbone."""
-    row = _row(module)
-    if row is None or KNOWN_BLOCKS[row].vision_config is None:
-        return row is not None
-    config = module
-    for name in KNOWN_BLOCKS[row].vision_config.split("."):
-        config = getattr(config, name, None)
-    return type(config).__name__.endswith("VisionConfig")
-
-
-def refusals(model: nn.Module) -> dict[str, str]:
-    """Return, by class name, why blocks of `model` cannot be adapted."""
-    names = {type(module).__name__ for module in model.modules()}
-    return {name: reason for name, reason in REFUSED_BLOCKS.items() if name in names}
-
-
-def anatomy_of(block: nn.Module) -> BlockAnatomy:
-    """Return the anatomy of a known block, checked against this very block.
-
-    What depends on the block is settled: `post_norm_flag` has chosen `mlp_entry`, `mlp_exit` is there or None.
-
-    Raises:
-        ValueError: If a submodule that the anatomy names does not exist.
-    """
-    class_name = _row(block)
-    anatomy = KNOWN_BLOCKS[class_name]
-    if anatomy.fresh_sums and not _runs_known_forward(block, class_name):
-        anatomy = replace(anatomy, fresh_sums=False)
-    if anatomy.post_norm_flag is not None and getattr(block, anatomy.post_norm_flag):
-        anatomy = replace(anatomy, mlp_entry=anatomy.post_norm_mlp_entry)
-    if anatomy.mlp_exit is not None and not hasattr(block, anatomy.mlp_exit):
-        anatomy = replace(anatomy, mlp_exit=None)
-    for field in ("mlp_entry", "norm"):
-        name = getattr(anatomy, field)
-        if name is not None and _submodule(block, name) is None:
-            children = [child for child, _ in block.named_children()]
-            raise ValueError(
-                f"The anatomy of {class_name} says {field}={name!r}, but this block has no such submodule. It has "
-                f"{children}. Register the right one: `mona_peft.register_block({class_name!r}, BlockAnatomy(...))`."
-            )
-    return anatomy
-
-
-def check_mlp_branch(block: nn.Module) -> None:
-    """Check that the MLP branch of a known block is known too.
-
-    Raises:
-        ValueError: If it is not, or names a submodule that does not exist.
-    """
-    anatomy = anatomy_of(block)
-    missing = [name for name in anatomy.mlp_branch if _submodule(block, name) is None]
-    if missing or not anatomy.mlp_branch:
-        raise ValueError(
-            f"recompute_mlp=True: the anatomy of {type(block).__name__} says mlp_branch={anatomy.mlp_branch!r}, which "
-            f"{f'this block lacks {missing} of' if missing else 'names nothing'}. Leave recompute_mlp out, or register "
-            "the block with the names of the submodules of its MLP branch: "
-            "`mona_peft.register_block(..., BlockAnatomy(mlp_branch=(...)))`."
-        )
-
-
-def norm_of(block: nn.Module) -> nn.Module:
-    """Return the norm of a known block that tells its width, device and type."""
-    return block.get_submodule(anatomy_of(block).norm)
-
-
-def width_of(block: nn.Module) -> int:
-    """Return the number of channels C of a known block."""
-    return norm_of(block).weight.shape[0]
-
-
-def _submodule(block: nn.Module, name: str) -> nn.Module | None:
-    try:
-        return block.get_submodule(name)
-    except AttributeError:
-        return None

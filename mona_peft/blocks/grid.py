@@ -93,11 +93,13 @@ class GridOfPatches:
         projection: Remembers the grids of the patches.
         pooling: (vertical, horizontal) factors by which stages in front of the block made the grid smaller.
         num_prefix: Number of prefix tokens, once it is known; tells grids apart.
+        windows: Number of windows of an image, each of which is a sample of its own.
     """
 
     projection: PatchGrids
     pooling: tuple[tuple[int, int], ...] = ()
     num_prefix: int | None = None
+    windows: int = 1
 
     def keywords(self, hidden_states: torch.Tensor) -> dict[str, Grid]:
         """Return the keyword argument that carries the grid of the patches into the block."""

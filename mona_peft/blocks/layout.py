@@ -4,7 +4,8 @@ Adapters see tokens of shape (B, N, C), row by row of the grid, prefix tokens fi
 
 - `"BHWC"`: maps, channels last (SAM, timm's Swin);
 - `"BCHW"`: maps, channels first (ConvNeXt, ViTDet);
-- `"BNC"` in mask units: Hiera reorders its tokens so that those of one unit lie at fixed strides.
+- `"BNC"` in mask units: Hiera reorders its tokens so that those of one unit lie at fixed strides;
+- `"BNC"` in windows: RF-DETR makes each window of an image a sample of its own, with its own class token.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def grid_of_map(hidden_states: torch.Tensor, layout: Layout) -> Grid:
     return height, width
 
 
-def to_tokens(hidden_states: torch.Tensor, layout: Layout, grid: Grid, strides: Strides = ()) -> torch.Tensor:
+def to_tokens(
+    hidden_states: torch.Tensor, layout: Layout, grid: Grid, strides: Strides = (), windows_a_side: int = 1
+) -> torch.Tensor:
     """Turn the hidden states of a block into tokens of shape (B, N, C), row by row.
 
     Args:
@@ -56,6 +59,7 @@ def to_tokens(hidden_states: torch.Tensor, layout: Layout, grid: Grid, strides: 
         layout: The layout.
         grid: (H, W) of the tokens.
         strides: Strides of the mask units in which the tokens lie; none if they lie row by row.
+        windows_a_side: Number of windows along each side of an image, if each is a sample of its own.
     """
     if layout is Layout.BCHW:
         return hidden_states.flatten(2).transpose(1, 2)
@@ -64,10 +68,12 @@ def to_tokens(hidden_states: torch.Tensor, layout: Layout, grid: Grid, strides: 
     if strides:
         sizes, order = _mask_units(grid, strides)
         return _reorder(hidden_states, sizes, order)
-    return hidden_states
+    return _join_windows(hidden_states, grid, windows_a_side) if windows_a_side > 1 else hidden_states
 
 
-def from_tokens(tokens: torch.Tensor, layout: Layout, grid: Grid, strides: Strides = ()) -> torch.Tensor:
+def from_tokens(
+    tokens: torch.Tensor, layout: Layout, grid: Grid, strides: Strides = (), windows_a_side: int = 1
+) -> torch.Tensor:
     """Undo `to_tokens`: return tokens of shape (B, N, C) in the layout of a block."""
     if layout is Layout.BCHW:
         return tokens.transpose(1, 2).unflatten(2, grid)
@@ -77,7 +83,25 @@ def from_tokens(tokens: torch.Tensor, layout: Layout, grid: Grid, strides: Strid
         sizes, order = _mask_units(grid, strides)
         inverse = sorted(range(len(order)), key=order.__getitem__)
         return _reorder(tokens, [sizes[axis] for axis in order], inverse)
-    return tokens
+    return _split_windows(tokens, grid, windows_a_side) if windows_a_side > 1 else tokens
+
+
+def _join_windows(hidden_states: torch.Tensor, grid: Grid, side: int) -> torch.Tensor:
+    """Join windows (B * side^2, P + N / side^2, C) to whole images, the prefix tokens of all windows first."""
+    height, width = grid[0] // side, grid[1] // side
+    windows = hidden_states.unflatten(0, (-1, side**2))
+    num_prefix = windows.shape[2] - height * width
+    places = windows[:, :, num_prefix:].unflatten(2, (height, width)).unflatten(1, (side, side))
+    return torch.cat([windows[:, :, :num_prefix].flatten(1, 2), places.transpose(2, 3).flatten(1, 4)], dim=1)
+
+
+def _split_windows(tokens: torch.Tensor, grid: Grid, side: int) -> torch.Tensor:
+    """Undo `_join_windows`."""
+    height, width = grid[0] // side, grid[1] // side
+    num_prefix = tokens.shape[1] - grid[0] * grid[1]
+    places = tokens[:, num_prefix:].unflatten(1, (side, height, side, width)).transpose(2, 3)
+    prefix = tokens[:, :num_prefix].unflatten(1, (side**2, -1))
+    return torch.cat([prefix, places.flatten(3, 4).flatten(1, 2)], dim=2).flatten(0, 1)
 
 
 def _mask_units(grid: Grid, strides: Strides) -> tuple[list[int], list[int]]:

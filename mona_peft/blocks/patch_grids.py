@@ -25,6 +25,7 @@ class Reader(Protocol):
     """A block, as it asks for its grid."""
 
     num_prefix: int | None
+    windows: int
 
     def pooled(self, grid: Grid) -> Grid:
         """Return the grid of the block's tokens, given that of the patches."""
@@ -104,14 +105,14 @@ class PatchGrids:
 
         Args:
             reader: The block.
-            hidden_states: Its tokens, of shape (B, N, C).
+            hidden_states: Its tokens, of shape (B, N, C), or windows of them.
 
         Raises:
             RuntimeError: If no image went through the patch projection, or it is not known which of several did.
         """
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self._known([self.last] if self.last is not None else [])[0]
-        num_tokens = hidden_states.shape[1]
+        num_tokens = hidden_states.shape[1] * reader.windows
         if self._calls.stack and self._calls.stack[-1].embedded:
             passage = self._calls.stack[-1]
             candidates = passage.candidates(reader)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import nn
 
-from mona_peft.blocks.families import anatomy_of
 from mona_peft.blocks.grid import GridArguments, GridOfMap, GridOfPatches
-from mona_peft.blocks.layout import Grid, Layout, Strides, from_tokens, to_tokens
+from mona_peft.blocks.layout import Grid, Layout, Strides, from_tokens, grid_of_map, to_tokens
+from mona_peft.blocks.lookup import anatomy_of
 from mona_peft.blocks.patch_grids import patch_grids_of
 
 
@@ -23,20 +24,30 @@ class TokenMap:
         layout: Layout of the block's hidden states.
         mlp_entry_layout: Their layout where the MLP branch enters.
         strides: Strides of the mask units in which the tokens lie, if they do.
+        windows_a_side: Number of windows along each side of an image, if each is a sample of its own.
     """
 
     source: GridArguments | GridOfMap | GridOfPatches
     layout: Layout
     mlp_entry_layout: Layout
     strides: Strides = ()
+    windows_a_side: int = 1
+
+    def batch_size(self, hidden_states: torch.Tensor) -> int:
+        """Return the number of images whose hidden states these are."""
+        return hidden_states.shape[0] // self.windows_a_side**2
+
+    def grid_at(self, hidden_states: torch.Tensor, layout: Layout, grid: Grid) -> Grid:
+        """Return (H, W) of hidden states inside or behind a block with the grid `grid`: maps may have been pooled."""
+        return grid if layout is Layout.BNC else grid_of_map(hidden_states, layout)
 
     def to_tokens(self, hidden_states: torch.Tensor, layout: Layout, grid: Grid) -> torch.Tensor:
         """Turn hidden states in `layout` into tokens of shape (B, N, C)."""
-        return to_tokens(hidden_states, layout, grid, self.strides)
+        return to_tokens(hidden_states, layout, grid, self.strides, self.windows_a_side)
 
     def from_tokens(self, tokens: torch.Tensor, layout: Layout, grid: Grid) -> torch.Tensor:
         """Turn tokens of shape (B, N, C) into `layout`."""
-        return from_tokens(tokens, layout, grid, self.strides)
+        return from_tokens(tokens, layout, grid, self.strides, self.windows_a_side)
 
 
 def check_token_map(model: nn.Module, name: str) -> None:
@@ -51,6 +62,8 @@ def check_token_map(model: nn.Module, name: str) -> None:
         GridArguments.of(block, anatomy.grid_arguments)
     if anatomy.patch_projection is not None:
         _patch_projection(model, name, anatomy.patch_projection)
+    if anatomy.windows_a_side is not None:
+        _value(block, name, anatomy.windows_a_side)
     if anatomy.unroll_schedule is not None:
         _unrolling(model, name, anatomy.unroll_schedule)
 
@@ -69,6 +82,10 @@ def token_map_of(model: nn.Module, name: str) -> TokenMap:
     if anatomy.patch_projection is None:
         return TokenMap(GridOfMap(anatomy.layout), anatomy.layout, entry_layout)
     grids = patch_grids_of(*_patch_projection(model, name, anatomy.patch_projection))
+    if anatomy.windows_a_side is not None:
+        side = _value(block, name, anatomy.windows_a_side)
+        source = GridOfPatches(grids, windows=side**2)
+        return TokenMap(source, anatomy.layout, entry_layout, windows_a_side=side)
     if anatomy.unroll_schedule is None:
         return TokenMap(GridOfPatches(grids), anatomy.layout, entry_layout)
     pooling, strides = _unrolling(model, name, anatomy.unroll_schedule)
@@ -101,6 +118,14 @@ def _patch_projection(model: nn.Module, name: str, ending: str) -> tuple[nn.Modu
         f"convolutions are {convolutions[:8]}. Register the right one: `mona_peft.register_block(..., "
         "BlockAnatomy(patch_projection=...))`."
     )
+
+
+def _value(block: nn.Module, name: str, path: str) -> int:
+    """Return the number that a block's anatomy takes from an attribute of the block, or of something in it."""
+    try:
+        return attrgetter(path)(block)
+    except AttributeError:
+        raise ValueError(f"The anatomy of {name} takes a number from {path!r}, which the block has not.") from None
 
 
 def _unrolling(model: nn.Module, name: str, attribute: str) -> tuple[tuple[tuple[int, int], ...], Strides]:

@@ -140,8 +140,8 @@ class AdaptedBlock:
             kwargs.pop(PATCH_GRID, None)
             return self.stock_class.forward(self, hidden_states, *args, **kwargs)
 
-        if adapter_names is not None:
-            rows_by_adapter(adapter_names, hidden_states.shape[0])  # raises unless there is a name for each sample
+        if adapter_names is not None:  # raises unless there is a name for each sample
+            rows_by_adapter(adapter_names, adapter_layer.token_map.batch_size(hidden_states))
         anatomy = adapter_layer.anatomy
         grid = adapter_layer.token_map.source.read(hidden_states, args, kwargs)
         placement = adapter_layer.config_cls.placement(adapter_layer, grid, adapter_names)

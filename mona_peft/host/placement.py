@@ -100,7 +100,8 @@ class Placement:
     def _add(self, hidden_states: torch.Tensor, delta: torch.Tensor | None, layout: Layout) -> torch.Tensor:
         if delta is None:
             return hidden_states
-        return hidden_states + self.token_map.from_tokens(delta, layout, self.grid)
+        grid = self.token_map.grid_at(hidden_states, layout, self.grid)
+        return hidden_states + self.token_map.from_tokens(delta, layout, grid)
 
 
 class AfterResidual(Placement):
@@ -136,7 +137,8 @@ class AfterResidual(Placement):
 
     def _delta(self, hidden_states: torch.Tensor, layout: Layout, site: str) -> torch.Tensor | None:
         """Return what is still to be added as tokens; None if nothing is, or all has been added in place."""
-        tokens = self.token_map.to_tokens(hidden_states, layout, self.grid)
+        grid = self.token_map.grid_at(hidden_states, layout, self.grid)
+        tokens = self.token_map.to_tokens(hidden_states, layout, grid)
         # Only into the very tensor that the block goes on with: `tokens` may be a copy of it in another order.
         in_place = (
             tokens is hidden_states
@@ -144,7 +146,7 @@ class AfterResidual(Placement):
             and may_be_overwritten(hidden_states)
             and not is_watched(self.adapter_layer)
         )
-        return self.adapter_layer(tokens, self.grid, site, adapter_names=self.adapter_names, in_place=in_place)
+        return self.adapter_layer(tokens, grid, site, adapter_names=self.adapter_names, in_place=in_place)
 
 
 class OnBranch(Placement):
@@ -214,8 +216,10 @@ class BesideMlp(Placement):
 
     def at_mlp_entry(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return `h` as it is, and remember `f(h)`."""
-        tokens = self.token_map.to_tokens(hidden_states, self.token_map.mlp_entry_layout, self.grid)
-        self.delta = self.adapter_layer(tokens, self.grid, MLP, adapter_names=self.adapter_names)
+        layout = self.token_map.mlp_entry_layout
+        grid = self.token_map.grid_at(hidden_states, layout, self.grid)
+        tokens = self.token_map.to_tokens(hidden_states, layout, grid)
+        self.delta = self.adapter_layer(tokens, grid, MLP, adapter_names=self.adapter_names)
         return hidden_states
 
     def at_end(self, hidden_states: torch.Tensor) -> torch.Tensor:

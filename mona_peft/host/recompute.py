@@ -24,16 +24,16 @@ def recomputed_branch(block: nn.Module, names: Sequence[str]) -> dict[str, Calla
     """
     *modules, last = [getattr(block, name) for name in names]
 
-    def branch(hidden_states: torch.Tensor, *args: Any) -> torch.Tensor:
+    def branch(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         for module in modules:
             hidden_states = module(hidden_states)
-        return last(hidden_states, *args)
+        return last(hidden_states, *args, **kwargs)
 
-    # SegFormer's last submodule is given the grid besides.
-    def recomputed(hidden_states: torch.Tensor, *args: Any) -> torch.Tensor:
+    # SegFormer's last submodule is given the grid besides, that of ViTPose the number of the dataset.
+    def recomputed(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if torch.is_grad_enabled() and hidden_states.requires_grad:
-            return checkpoint(branch, hidden_states, *args, use_reentrant=False)
-        return branch(hidden_states, *args)
+            return checkpoint(branch, hidden_states, *args, use_reentrant=False, **kwargs)
+        return branch(hidden_states, *args, **kwargs)
 
     return dict.fromkeys(names, _pass_on) | {names[-1]: recomputed}
 
