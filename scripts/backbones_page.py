@@ -35,13 +35,17 @@ its convolutions. Where blocks differ, the number is given as a range.
 
 """
 NOTES = """
-- ConvNeXt blocks have one residual, so there is one Mona a block, at the site `"mlp"`.
+- ConvNeXt blocks have one residual, so there is one Mona a block, at the site `"mlp"`. So have the blocks of plain
+  convolutional nets (ResNet, RegNet, HGNetV2): Mona follows the residual stream after each block, behind its
+  activation. The paper's placement, one Mona behind attention and one behind the MLP, has no counterpart there.
+- RF-DETR and LW-DETR split an image into windows that are samples of their own. Mona sees the whole image, its filters
+  reach across windows, and the class tokens of all windows come first. Stock RF-DETR takes square images.
+- The first blocks of the stages of SAM 2's Hiera pool their maps; both Monas work on what is left.
 - In the first block of a stage, Hiera pools its tokens; both Monas work on what is left. Its tokens lie in mask units,
   and Mona sees them row by row.
 - Layer scale and stochastic depth do not touch Mona, in any family.
-- Blocks that are given tokens alone (ViT and its relatives) take them to be of the image that went through the patch
-  projection last. Code that embeds several sizes first and runs the blocks afterwards gets a wrong grid, and no
-  error where the smaller one came last: embed and run one after the other.
+- Blocks that are given tokens alone (ViT and its relatives) take the grid of the image that went through the patch
+  projection in the same call of the model. Where the sizes of several images may be meant, an error says so.
 - EoMT's queries enter in its last blocks; they are prefix tokens there. Its head stands in the same module as its
   blocks: name what is to be trained (`modules_to_save=["class_predictor", "mask_head", "upscale_block"]`).
 - Gradient checkpointing of both kinds is exact wherever transformers has it. Of PVT v2 the reentrant kind loses the
@@ -63,7 +67,8 @@ COMPOSITION = """
 ## Composed models
 
 The default adapts the blocks of the vision backbone and nothing else; `modules_to_save="task-head"` is all outside it.
-Text towers that share a block's class with a vision tower (CLIP, SigLIP) are left alone.
+Text towers that share a block's class with a vision tower (CLIP, SigLIP, OWL-ViT and others) are left alone, those of a
+block that you register too: their configuration tells of a vocabulary and of no image.
 
 | model | backbone | block |
 | --- | --- | --- |

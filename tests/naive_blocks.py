@@ -25,13 +25,15 @@ class NaiveBlock:
         finish: `(block, out, grid) -> ` what the block returns.
         tokens: `(tokens or map, grid, block) -> ` tokens (B, N, C) row by row.
         untokens: Undoes `tokens`.
+        residual: `(block, x) -> ` what a block with one residual makes of it, where nothing but Mona follows.
     """
 
     attention: Callable[..., torch.Tensor] | None
-    mlp: Callable[[nn.Module, torch.Tensor, Grid], torch.Tensor]
+    mlp: Callable[[nn.Module, torch.Tensor, Grid], torch.Tensor] | None
     finish: Callable[[nn.Module, torch.Tensor, Grid], torch.Tensor] = lambda block, out, grid: out
     tokens: Callable[[torch.Tensor, Grid, nn.Module], torch.Tensor] = lambda hidden, grid, block: hidden
     untokens: Callable[[torch.Tensor, Grid, nn.Module], torch.Tensor] = lambda tokens, grid, block: tokens
+    residual: Callable[[nn.Module, torch.Tensor], torch.Tensor] | None = None
 
     def __call__(
         self, block: nn.Module, adapters: nn.Module, grid: Grid, x: torch.Tensor, args: tuple, kwargs: dict
@@ -41,7 +43,7 @@ class NaiveBlock:
         if self.attention is not None:
             hidden = self.attention(block, x, *args, **kwargs)
             hidden = self.adapt(adapters.mona_attn, hidden, grid, block)
-        hidden = hidden + self.mlp(block, hidden, grid)
+        hidden = hidden + self.mlp(block, hidden, grid) if self.residual is None else self.residual(block, hidden)
         return self.finish(block, self.adapt(adapters.mona_mlp, hidden, grid, block), grid)
 
     def adapt(self, adapter: nn.ModuleDict, hidden: torch.Tensor, grid: Grid, block: nn.Module) -> torch.Tensor:
@@ -191,10 +193,6 @@ def split(tokens, grid, side):
     return torch.stack(places, dim=1).flatten(0, 1)
 
 
-def residual_of_maps(b, x, *args):
-    return b.activation(b.shortcut(x) + b.layer(x))
-
-
 def hgnet_residual(b, x):
     outputs = [x]
     for layer in b.layers:
@@ -284,6 +282,5 @@ LW_DETR = NaiveBlock(
     untokens=lambda tokens, grid, b: split(tokens, grid, math.isqrt(b.num_windows)),
 )
 SAM3 = NaiveBlock(until("layer_norm2"), lambda b, h, grid: b.dropout(b.mlp(b.layer_norm2(h))), **CHANNELS_LAST)
-# One residual, then the activation, then Mona: nothing follows behind the block's own output.
-RESNET = NaiveBlock(residual_of_maps, lambda b, h, grid: torch.zeros(()), **CHANNELS_FIRST)
-HGNET_V2 = NaiveBlock(hgnet_residual, lambda b, h, grid: torch.zeros(()), **CHANNELS_FIRST)
+RESNET = NaiveBlock(None, None, residual=lambda b, x: b.activation(b.shortcut(x) + b.layer(x)), **CHANNELS_FIRST)
+HGNET_V2 = NaiveBlock(None, None, residual=hgnet_residual, **CHANNELS_FIRST)
