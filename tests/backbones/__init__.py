@@ -12,12 +12,13 @@ from tests.backbones.pyramids import PYRAMIDS
 from tests.backbones.row import Backbone
 from tests.backbones.towers import TOWERS
 
-__all__ = ["BACKBONES", "Backbone", "build", "image"]
+__all__ = ["BACKBONES", "TABLE", "Backbone", "build", "image"]
 
-BACKBONES: dict[str, Backbone] = {
-    name: row for rows in (PYRAMIDS, PLAIN, TOWERS, MAPS, CONVOLUTIONAL) for name, row in rows.items() if row.exists()
-}
+TABLE: dict[str, Backbone] = {**PYRAMIDS, **PLAIN, **TOWERS, **MAPS, **CONVOLUTIONAL}
 """The table, by name of the family in transformers."""
+
+BACKBONES = {name: row for name, row in TABLE.items() if row.exists()}
+"""The rows that the installed transformers has."""
 
 
 def build(name: str) -> nn.Module:

@@ -19,6 +19,7 @@ from tests import naive_blocks as naive
 from tests import tiny_configs as tiny
 from tests.backbones.row import CONVOLUTIONS, STAGES, Backbone
 
+REGNET_X_4GF = {"layer_type": "x", "hidden_sizes": [80, 240, 560, 1360], "depths": [2, 5, 14, 2], "groups_width": 40}
 EIGHTEEN = {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}
 
 CONVOLUTIONAL: dict[str, Backbone] = {
@@ -111,7 +112,7 @@ CONVOLUTIONAL: dict[str, Backbone] = {
         lambda: transformers.RegNetModel(transformers.RegNetConfig(**tiny.REGNET_X)),
         naive.RESNET,
         (4, 4, 8),
-        ("RegNetX", lambda: transformers.RegNetModel(transformers.RegNetConfig(layer_type="x"))),
+        ("RegNetX-4.0GF", lambda: transformers.RegNetModel(transformers.RegNetConfig(**REGNET_X_4GF))),
         requires="RegNetModel",
         **CONVOLUTIONS,
     ),
@@ -120,7 +121,7 @@ CONVOLUTIONAL: dict[str, Backbone] = {
         lambda: transformers.RegNetModel(transformers.RegNetConfig(**tiny.REGNET_Y)),
         naive.RESNET,
         (4, 4, 8),
-        ("RegNetY", lambda: transformers.RegNetModel(transformers.RegNetConfig())),
+        ("RegNetY-4.0GF", lambda: transformers.RegNetModel(transformers.RegNetConfig())),
         requires="RegNetModel",
         **CONVOLUTIONS,
     ),
