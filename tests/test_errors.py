@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import ResNetConfig, ResNetModel, SwinConfig, SwinForImageClassification, SwinModel
+from transformers import MobileNetV2Config, MobileNetV2Model, SwinConfig, SwinForImageClassification, SwinModel
 
 from mona_peft import MonaConfig
 from tests.models import TWO_STAGES, build, images, outputs
@@ -85,7 +85,7 @@ def test_second_adapter_that_does_not_fit_leaves_the_first_alone():
 
 
 def test_unknown_backbone():
-    model = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
+    model = MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.1))
     with pytest.raises(ValueError, match=r"none is of a known class. Known are .*SwinLayer.*register_block"):
         get_peft_model(model, MonaConfig())
 

@@ -50,7 +50,7 @@ def test_model_of_another_family_and_one_without_blocks_say_why(tmp_path, capsys
     assert command(["inspect", str(tmp_path / "nothing")]) == 2
     assert "neither a folder with a model" in capsys.readouterr().err
     (tmp_path / "config.json").write_text(
-        json.dumps({"model_type": "resnet", "architectures": ["ResNetForImageClassification"]})
+        json.dumps({"model_type": "mobilenet_v2", "architectures": ["MobileNetV2ForImageClassification"]})
     )
     assert command(["inspect", str(tmp_path)]) == 2
     assert "Traceback" not in capsys.readouterr().err
