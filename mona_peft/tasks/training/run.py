@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,14 @@ from mona_peft.tasks.reporting.plots import plot_curves
 from mona_peft.tasks.task import Task
 from mona_peft.tasks.trained import ADAPTER, MODEL, RECORD, WHOLE_RECORD
 from mona_peft.tasks.training.arguments import recipe
+from mona_peft.tasks.training.evaluations import KnownEvaluations
 from mona_peft.tasks.training.records import hardware, parameter_counts, software, write_json
 from mona_peft.tasks.training.run_directory import begin, replace_directory
 from mona_peft.tasks.training.setup import Data, TaskTraining
 
-EVALUATED = ("validation", "test")
-"""Splits that results are reported of, where they are there."""
-
-TrainingRun = tuple[dict[str, Any], PredictionOutput]
-"""What a training script's `train` returns: the record of the run, as in `metrics.json`, and what `Trainer.predict`
-returned for the test images (for the validation images where there is no test split)."""
+TrainingRun = tuple[dict[str, Any], PredictionOutput | None]
+"""What a training returns: the record of the run, as in `metrics.json`, and what `Trainer.predict` has returned for the
+test images; None where there are none."""
 
 
 def run_script(train: Callable[..., TrainingRun], arguments: Sequence[Any]) -> None:
@@ -107,16 +106,24 @@ def run_training(
         trainer.add_callback(pictures)
         if leads:
             pictures.add("before training")
+    details = partial(training.details, trainer) if training.details else dict
+    known = KnownEvaluations(details)
+    trainer.add_callback(known)
     trainer.train(resume_from_checkpoint=checkpoint)
     if draws and leads:
         pictures.add("after training")
 
     results: dict[str, dict[str, float]] = {}
     detailed: dict[str, dict[str, Any]] = {}
-    for split in [split for split in EVALUATED if split in images]:
-        output = trainer.predict(images[split], metric_key_prefix=split)
-        results[split] = task_metrics(training.task, output.metrics, split)
-        for name, value in (training.details(trainer) if training.details else {}).items():
+    test_output, evaluation = None, known.of_result(trainer.args, trainer.state)
+    if evaluation is None:
+        evaluation = (trainer.predict(images["validation"], metric_key_prefix="eval").metrics, details())
+    results["validation"] = task_metrics(training.task, evaluation[0], "eval")
+    if "test" in images:
+        test_output = trainer.predict(images["test"], metric_key_prefix="test")
+        results["test"] = task_metrics(training.task, test_output.metrics, "test")
+    for split, found in (("validation", evaluation[1]), ("test", details() if "test" in images else {})):
+        for name, value in found.items():
             detailed.setdefault(name, {})[split] = value
 
     model, args = trainer.model, trainer.args
@@ -140,7 +147,7 @@ def run_training(
         "hardware": hardware(args.device, args.world_size),
         "history": trainer.state.log_history,
     }
-    return _save(trainer, training.task, record, built=model_args.model_name_or_path is None), output
+    return _save(trainer, training.task, record, built=model_args.model_name_or_path is None), test_output
 
 
 def _save(trainer: Trainer, task: Task, record: dict[str, Any], built: bool) -> dict[str, Any]:

@@ -281,3 +281,21 @@ def test_data_are_checked_by_one_process_while_the_others_wait(rank, checked):
     load_once(lambda args, seed: events.append(args.verify_images), given, Args())
     assert events == ["begin", checked, "end"]
     assert given.verify_images  # what the record says
+
+
+@pytest.mark.parametrize("options", [(), ("--load_best_model_at_end", "false"), ("--eval_strategy", "no")])
+def test_no_evaluation_is_done_twice(options, tmp_path, monkeypatch):
+    original, calls = WholeModelTrainer.evaluation_loop, []
+    monkeypatch.setattr(
+        WholeModelTrainer, "evaluation_loop", lambda self, *a, **k: (calls.append(1), original(self, *a, **k))[1]
+    )
+    epochs = ("--max_steps", "-1", "--num_train_epochs", "2")
+    assert train(CLASSIFICATION, tmp_path / "run", *epochs, *options) == 0
+    record = record_of(tmp_path / "run")
+    evaluated = [entry for entry in record["history"] if "eval_top1" in entry]
+    assert len(calls) == (1 if "no" in options else 2)
+    found = {(entry["eval_top1"], entry["eval_loss"]) for entry in evaluated}
+    result = record["results"]["validation"]
+    assert not found or (result["top1"], result["loss"]) in found
+    if not options:
+        assert result["top1"] == max(entry["eval_top1"] for entry in evaluated)
