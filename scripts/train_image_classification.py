@@ -13,8 +13,10 @@ This is all that a training takes, to read and to copy: functions that load data
 `Trainer`, handed to the one `train`. To train on something else, put a function of your own in the place of one.
 """
 
+import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from mona_peft.tasks.data.classification import DataArguments
 from mona_peft.tasks.models.arguments import ModelArguments
@@ -26,7 +28,7 @@ from mona_peft.tasks.training.train import train as train_with
 from scripts.demonstration.command import parse_with_demonstration
 from scripts.demonstration.digits import DIGITS, digit_images
 
-DEMONSTRATION_BACKBONE = "scripts/demonstration/backbone"
+DEMONSTRATION_BACKBONE = os.path.relpath(Path(__file__).parent / "demonstration" / "backbone")
 
 
 def load_own_or_digits(args: DataArguments, seed: int) -> Data:

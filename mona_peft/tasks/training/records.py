@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluat
 
 def software() -> dict[str, str | None]:
     """Returns the versions of Python, of the libraries and of this project, and its commit where git knows it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        git(["git", "ls-files", "--error-unmatch", Path(__file__).name])  # an installed package may lie in another's
+        commit = git(["git", "describe", "--always", "--dirty", "--abbrev=40"]).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = None
     versions = {name: version(name) for name in LIBRARIES}
