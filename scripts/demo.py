@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, training_arguments = parser.parse_known_args(argv)
     if any(argument.split("=")[0] == "--dataset" for argument in training_arguments):
         raise ValueError(
-            "--dataset: the demonstration is about its own. Your images: scripts.train_image_classification."
+            "--dataset: the demonstration is about its own. Your images: `mona-peft train image-classification`."
         )
     output_dir = options.output_dir
     _clear(output_dir)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mona_peft.tasks.comparison.rows import BACKBONE_ROWS, ROWS
-from mona_peft.tasks.comparison.study import Study
+from mona_peft.tasks.comparison.study import METRICS, Study
 from mona_peft.tasks.task import (
     IMAGE_CLASSIFICATION,
     INSTANCE_SEGMENTATION,
@@ -60,7 +60,7 @@ _STUDIES = (
         task=IMAGE_CLASSIFICATION,
         page=DOCS / "comparison.md",
         preset="comparison",
-        metrics=("top1",),
+        metrics=METRICS[IMAGE_CLASSIFICATION.command],
         options=(),
         rows=tuple(ROWS),
         rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
@@ -69,19 +69,19 @@ _STUDIES = (
         task=SEMANTIC_SEGMENTATION,
         page=DOCS / "comparison" / "semantic_segmentation.md",
         preset="digit_scenes_semantic",
-        metrics=("mean_iou", "pixel_accuracy"),
+        metrics=METRICS[SEMANTIC_SEGMENTATION.command],
     ),
     DemonstrationStudy(
         task=OBJECT_DETECTION,
         page=DOCS / "comparison" / "object_detection.md",
         preset="digit_detection",
-        metrics=("box_ap", "box_ap50"),
+        metrics=METRICS[OBJECT_DETECTION.command],
     ),
     DemonstrationStudy(
         task=INSTANCE_SEGMENTATION,
         page=DOCS / "comparison" / "instance_segmentation.md",
         preset="digit_instances",
-        metrics=("mask_ap", "mask_ap50", "box_ap"),
+        metrics=METRICS[INSTANCE_SEGMENTATION.command],
     ),
 )
 STUDIES = {study.name: study for study in _STUDIES}

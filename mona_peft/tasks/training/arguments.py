@@ -83,15 +83,15 @@ EXAMPLES = {
         "--model nvidia/segformer-b0-finetuned-ade-512-512",
     ),
     "object-detection": (
-        "--model PekingU/rtdetr_r50vd",
         "--model_type rt_detr --backbone microsoft/swin-tiny-patch4-window7-224",
+        "--model_type deformable_detr --backbone microsoft/swin-small-patch4-window7-224",
     ),
     "instance-segmentation": (
         "--model facebook/mask2former-swin-tiny-coco-instance",
         "--model facebook/mask2former-swin-small-coco-instance",
     ),
 }
-"""What is proposed where no model is given, by task."""
+"""What is proposed where no model is given, by task: of the hub, with backbones that can be adapted."""
 
 
 @dataclass

@@ -88,7 +88,7 @@ def test_best_checkpoint_is_kept_where_there_is_one(options, best):
         ([CLASSIFICATION, "--dataset", "x", "--model", "x"], "--output_dir is missing"),
         (
             ["object-detection", "--dataset", "x", "--output_dir", "OUT"],
-            "--model is missing: .*`--model PekingU/rtdetr_r50vd` or `--model_type rt_detr --backbone",
+            "--model is missing: .*`--model_type rt_detr --backbone microsoft/swin-tiny.* or `--model_type deformable",
         ),
         (
             [CLASSIFICATION, "--dataset", "x", "--modl", "x", "--output_dir", "OUT"],
