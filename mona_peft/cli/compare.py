@@ -46,7 +46,9 @@ def run(argv: Sequence[str]) -> None:
     args, defaults = parser(list(STUDIES)).parse_known_args(argv)
     check_own(defaults)
     study, results = STUDIES[args.task], args.output_dir / "runs"
-    comparison = make_comparison(study, args, args.models, ["--dataset", args.dataset, *defaults], study.rows)
+    # Results are those after the last epoch: of a checkpoint that is picked by its accuracy this would be too high.
+    shared = ["--dataset", args.dataset, "--load_best_model_at_end", "false", *defaults]
+    comparison = make_comparison(study, args, args.models, shared, study.rows)
     try:
         run_all(comparison, results, args.jobs, args.threads)
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ def test_methods_are_compared_on_own_data_and_model(task, tmp_path, capsys):
     assert "| Task head alone | " in page
     records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/*.json")]
     assert {record["row"] for record in records} == {"fixed", "mona"}
+    assert not any("load_best_model_at_end" in record["settings"] for record in records)  # after the last epoch
     assert "the same command goes on" not in capsys.readouterr().err
 
 
