@@ -143,15 +143,9 @@ class BitFitModel(MethodModel):
             ):
                 continue
             given = {name for name, parameter in module._parameters.items() if parameter is not None}
-            given |= set(_shifted(module))
+            given |= set(getattr(module, "parametrizations", ()))
             if names := sorted(filter(config.trains_parameter, given)):
                 targets[name] = names
-            others = set(getattr(module, "parametrizations", ())) - given
-            if others := sorted(filter(config.trains_parameter, others)):
-                raise ValueError(
-                    f"{name}.{others[0]} is parametrised (torch.nn.utils.parametrize) already, so BitFit can't add to "
-                    "it. Take the parametrisation off, or leave the module out of target_modules."
-                )
         if not targets:
             raise ValueError(
                 f"The backbone of {type(model).__name__} has no bias in target_modules={config.target_modules!r}. Name "
@@ -231,7 +225,7 @@ class BitFitModel(MethodModel):
             if unknown := [name for name in adapter_names if name not in self.peft_config]:
                 raise ValueError(f"adapter_names: there is no {unknown}. Adapters are {list(self.peft_config)}.")
             self.set_adapter(adapter_names)
-        modules = {name: module for name, module in self.model.named_modules() if _shifted(module)}
+        modules = {name: module for name, module in self.model.named_modules() if _has_shifts(module)}
         if merge and safe_merge:
             broken = [name for name, module in modules.items() if not _is_finite(module)]
             if broken:
@@ -244,14 +238,14 @@ class BitFitModel(MethodModel):
         return super()._unload_and_optionally_merge(False, progressbar)
 
 
-def _shifted(module: nn.Module) -> list[str]:
-    """Return the names of the parameters that BitFit has parametrised; a user may have parametrised others."""
-    parametrized = getattr(module, "parametrizations", None) if parametrize.is_parametrized(module) else None
-    return [name for name, layers in (parametrized or {}).items() if isinstance(layers[0], BitFitLayer)]
+def _has_shifts(module: nn.Module) -> bool:
+    return parametrize.is_parametrized(module) and any(
+        isinstance(layers[0], BitFitLayer) for layers in module.parametrizations.values()
+    )
 
 
 def _is_finite(module: nn.Module) -> bool:
-    return all(getattr(module, name).isfinite().all() for name in _shifted(module))
+    return all(getattr(module, name).isfinite().all() for name in module.parametrizations)
 
 
 def _give_back(module: nn.Module, merge: bool) -> None:
@@ -260,19 +254,11 @@ def _give_back(module: nn.Module, merge: bool) -> None:
     PyTorch's `remove_parametrizations` edits the class that a module shares with its deep copies, which then break.
     """
     values = {
-        name: getattr(module, name).detach() if merge else module.parametrizations[name].original.detach()
-        for name in _shifted(module)
+        name: getattr(module, name).detach() if merge else layers.original.detach()
+        for name, layers in module.parametrizations.items()
     }
-    if len(values) == len(module.parametrizations):
-        module.__class__ = parametrize.type_before_parametrizations(module)
-        del module.parametrizations
-    else:
-        # A class like the present one, without the properties that compute these parameters.
-        for name in values:
-            del module.parametrizations[name]
-        parametrized = type(module)
-        kept = {name: value for name, value in vars(parametrized).items() if name not in values}
-        module.__class__ = type(parametrized.__name__, parametrized.__bases__, kept)
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
     for name, value in values.items():
         module.register_parameter(name, nn.Parameter(value, requires_grad=False))
 

@@ -1,6 +1,6 @@
 """The tasks as data: names, metrics and the classes of transformers that load the models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ IMAGE_CLASSIFICATION = Task(
     hub_metric="accuracy",
     metrics={"top1": "top-1 accuracy", "top5": "top-5 accuracy"},
 )
+
+MULTI_LABEL_CLASSIFICATION = replace(
+    IMAGE_CLASSIFICATION, hub_metric="f1", metrics={"map": "mAP", "f1_macro": "F1 by class", "f1_micro": "F1"}
+)
+"""The same task and models, where an image may show several classes."""
 
 SEMANTIC_SEGMENTATION = Task(
     name="semantic segmentation",

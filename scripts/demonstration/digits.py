@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
-from mona_peft.tasks.data.files import stored_png
+from mona_peft.tasks.data.stored import stored_png
 from scripts.demonstration.overlay import Variation, overlay
 from scripts.demonstration.photographs import random_background
 

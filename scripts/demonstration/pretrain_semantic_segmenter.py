@@ -119,8 +119,6 @@ def make_trainer(args: TrainingArguments, model: PreTrainedModel | None = None) 
         eval_dataset=EvaluationImages(
             rows,
             num_classes=len(CLASSES),
-            ignore_index=IGNORE_INDEX,
-            reduce_labels=False,
             image_processor=image_processor,
             image_size=IMAGE_SIZE,
         ),

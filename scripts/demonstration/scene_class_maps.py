@@ -6,8 +6,8 @@ import numpy as np
 import PIL.Image
 from datasets import Dataset, DatasetDict
 
-from mona_peft.tasks.data.files import picture_rows, stored_png
 from mona_peft.tasks.data.segmentation.loading import BACKGROUND
+from mona_peft.tasks.data.stored import picture_rows, stored_png
 from scripts.demonstration.scenes import NUM_SCENES, DigitScenes
 
 SCENE_CLASSES = [BACKGROUND, *DigitScenes.classes]

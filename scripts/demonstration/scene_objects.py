@@ -7,9 +7,9 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from faster_coco_eval.core import mask as mask_api
 
-from mona_peft.tasks.data.files import stored_png
 from mona_peft.tasks.data.objects.check import Objects
 from mona_peft.tasks.data.objects.loading import objects_features
+from mona_peft.tasks.data.stored import stored_png
 from scripts.demonstration.scenes import NUM_SCENES, DigitScenes, Scene
 
 

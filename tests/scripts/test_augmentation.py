@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mona_peft.tasks.data.augmentation import AUGMENTATIONS
+from mona_peft.tasks.data.augmentation import Sample, augmentation
 
 COUNT = 200
 
@@ -17,9 +17,9 @@ def rises(image: Image.Image) -> bool:
     return pixels[:, -1].mean() > pixels[:, 0].mean()
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("crop", 0, 0), ("crop-flip", 0.4, 0.6)])
-def test_share_of_mirrored_images(name, least, most):
+@pytest.mark.parametrize(("flip", "least", "most"), [(False, 0, 0), (None, 0.4, 0.6)])
+def test_share_of_mirrored_images(flip, least, most):
     ramp = Image.fromarray(np.tile(np.arange(0, 200, 4, dtype=np.uint8), (40, 1))).convert("RGB")
     assert rises(ramp)
-    mirrored = [not rises(AUGMENTATIONS[name](ramp, Random(seed))) for seed in range(COUNT)]
+    mirrored = [not rises(augmentation("light", flip)(Sample(ramp), Random(seed)).image) for seed in range(COUNT)]
     assert least <= np.mean(mirrored) <= most

@@ -203,7 +203,7 @@ def set_in(kind: str, number: int, **values):
         (set_in("annotations", 2, category_id=4), r"annotations\[2\] \(id 102\): .*no category with the id 4.*: 3, 7"),
         (set_in("annotations", 2, bbox=[1, 2, 3]), r"annotations\[2\] \(id 102\): bbox must be four finite numbers"),
         (set_in("annotations", 2, bbox=[1, 2, 3, float("nan")]), r"annotations\[2\] .*four finite numbers"),
-        (lambda c: c["annotations"][2].pop("bbox"), r"annotations\[2\] \(id 102\) has no bbox. It has: image_id,"),
+        (set_in("annotations", 2, bbox=[], segmentation=[]), r"annotations\[2\] \(id 102\) has neither bbox nor segm"),
         (set_in("annotations", 0, segmentation=[[1, 2, 3]]), r"annotations\[0\] \(id 100\): a polygon must be an even"),
         (set_in("annotations", 0, segmentation=None), r"annotations\[0\] .* has no segmentation. Instances need"),
         (set_in("annotations", 0, segmentation="RLE"), r"annotations\[0\] .*segmentation must be polygons or RLE"),
@@ -226,10 +226,6 @@ def set_in(kind: str, number: int, **values):
         (set_in("images", 1, id=10), r"images\[1\] \(id 10\): another image has this id"),
         (set_in("images", 1, id="10"), r"images\[1\] \(id 10\): id must be an integer, not '10'"),
         (set_in("images", 1, file_name="x.png"), r"names 4 images, and 1 of them are missing: .*train2017/x.png"),
-        (
-            lambda c: c["categories"].append({"id": 9, "name": "square"}),
-            "Several categories have the same name: square",
-        ),
         (set_in("categories", 1, name="pole"), "The category 7 is 'bar' in the validation split and 'pole' in another"),
         (lambda c: c.update(annotations=[]), "There is no object in any of the 4 images of the train split"),
     ],
@@ -248,7 +244,7 @@ def test_file_that_is_no_json_is_named(coco):
 
 def test_unreadable_image_is_named(coco):
     (coco / "train2017" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    with pytest.raises(ValueError, match=r"(?s)1 of 7 images can't be read.*train2017/2.png"):
+    with pytest.raises(ValueError, match=r"(?s)1 of 4 images can't be read.*train2017/2.png"):
         load(coco)
 
 
@@ -266,7 +262,7 @@ def test_unreadable_image_is_named(coco):
         ),
         ("Annotations/1.xml", "annotation>", "html>", "is not XML that can be read"),
         ("Annotations/1.xml", "<annotation>", "<?xml version='1.0' encoding='gb18030'?><annotation>", "to UTF-8"),
-        ("ImageSets/Main/train.txt", "1\n", "9\n", "JPEGImages/9.jpg"),
+        ("ImageSets/Main/train.txt", "1\n", "9\n", "JPEGImages/9"),
     ],
 )
 def test_broken_voc_is_named(tmp_path, file, old, new, message):
@@ -352,7 +348,7 @@ def test_broken_metadata_is_told_of(tmp_path):
 
 
 def test_empty_folder_says_what_it_needs(tmp_path):
-    with pytest.raises(ValueError, match=r"no annotations in this folder. COCO's format has .*Pascal VOC's has"):
+    with pytest.raises(ValueError, match=r"no annotations in this folder. COCO's .*YOLO's .*Pascal VOC's format"):
         load(tmp_path)
 
 

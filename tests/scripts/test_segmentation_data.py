@@ -9,9 +9,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from transformers import Mask2FormerImageProcessorPil, SegformerImageProcessorPil
 
-from mona_peft.tasks.data.segmentation import loading as segmentation_data
 from mona_peft.tasks.data.segmentation.dataset import (
-    UNCOUNTED,
     AnnotatedImages,
     EvaluationImages,
     ScaleAndCrop,
@@ -19,6 +17,8 @@ from mona_peft.tasks.data.segmentation.dataset import (
     collate,
 )
 from mona_peft.tasks.data.segmentation.loading import SegmentationDataArguments, load_semantic_segmentation
+from mona_peft.tasks.data.segmentation.masks import UNCOUNTED, MaskReading
+from mona_peft.tasks.data.stored import picture_rows, stored_file
 from scripts.demonstration import scene_class_maps
 from scripts.demonstration.scenes import DigitScenes
 from tests.folders import SHAPES, write_masks
@@ -32,18 +32,22 @@ def folder(tmp_path):
     return tmp_path / "shapes"
 
 
-SETTINGS = {"num_classes": 11, "ignore_index": 255, "reduce_labels": False}
+SETTINGS = {"num_classes": 11}
 
 
 def annotated(rows, args=None):
     args = args or SegmentationDataArguments()
-    settings = {"ignore_index": args.ignore_index, "reduce_labels": args.reduce_labels}
-    return AnnotatedImages(rows, **{**SETTINGS, **settings}, image_processor=None)
+    masks = MaskReading(args.ignore_index, args.reduce_labels)
+    return AnnotatedImages(rows, **SETTINGS, masks=masks, image_processor=None)
+
+
+def training_rows(folder, **options):
+    return load_semantic_segmentation(SegmentationDataArguments(dataset=str(folder), **options), seed=0).splits["train"]
 
 
 def test_folder_gives_images_with_their_masks(folder):
     (folder / "classes.txt").write_text("\n".join(SHAPES) + "\n")
-    splits, classes = load_semantic_segmentation(SegmentationDataArguments(dataset=str(folder)), seed=0)
+    splits, classes, _ = load_semantic_segmentation(SegmentationDataArguments(dataset=str(folder)), seed=0)
     assert classes == SHAPES
     assert {split: len(rows) for split, rows in splits.items()} == COUNTS
     images = annotated(splits["train"])
@@ -60,7 +64,7 @@ def test_folder_gives_images_with_their_masks(folder):
 def test_folder_of_ade20k(tmp_path):
     write_masks(tmp_path, {"training": 3, "validation": 2}, masks="annotations", first=1)
     args = SegmentationDataArguments(dataset=str(tmp_path), train_split="training", reduce_labels=True)
-    splits, classes = load_semantic_segmentation(args, seed=0)
+    splits, classes, _ = load_semantic_segmentation(args, seed=0)
     assert classes == ["0", "1", "2"]
     class_map = annotated(splits["train"], args).class_map(0)
     expected = np.array(PIL.Image.open(tmp_path / "annotations" / "training" / "0.png")).astype(int) - 1
@@ -71,8 +75,8 @@ def test_folder_of_ade20k(tmp_path):
 def test_without_validation_images_some_are_split_off(tmp_path):
     write_masks(tmp_path, {"train": 5})
     args = SegmentationDataArguments(dataset=str(tmp_path), validation_fraction=0.4)
-    splits, _ = load_semantic_segmentation(args, seed=0)
-    again, _ = load_semantic_segmentation(args, seed=0)
+    splits, *_ = load_semantic_segmentation(args, seed=0)
+    again, *_ = load_semantic_segmentation(args, seed=0)
     paths = {split: [row["image"]["path"] for row in rows] for split, rows in splits.items()}
     assert {split: len(rows) for split, rows in paths.items()} == {"train": 3, "validation": 2}
     assert not set(paths["train"]) & set(paths["validation"])
@@ -86,7 +90,10 @@ def test_masks_of_a_palette_and_of_another_ignore_index(folder):
     mask.save(folder / "masks" / "train" / "0.png")
     PIL.Image.new("RGB", (2, 2)).save(folder / "images" / "train" / "0.jpg")
     args = SegmentationDataArguments(dataset=str(folder), ignore_index=7)
-    rows = segmentation_data._read_folder(folder, args)["train"]
+    rows = picture_rows(
+        image=[stored_file(folder / "images" / "train" / "0.jpg")],
+        mask=[stored_file(folder / "masks" / "train" / "0.png")],
+    )
     assert annotated(rows, args).class_map(0).tolist() == [[0, 1], [2, UNCOUNTED]]
 
 
@@ -102,7 +109,7 @@ def table(folder, columns=("image", "annotation")) -> str:
 
 
 def test_table_of_images_and_masks(tmp_path):
-    splits, classes = load_semantic_segmentation(SegmentationDataArguments(dataset=table(tmp_path)), seed=0)
+    splits, classes, _ = load_semantic_segmentation(SegmentationDataArguments(dataset=table(tmp_path)), seed=0)
     assert classes == ["0", "1"]
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 3, "validation": 1}
     assert annotated(splits["train"]).class_map(0).tolist() == [[0, 1], [1, UNCOUNTED]]
@@ -116,7 +123,11 @@ def test_table_of_images_and_masks(tmp_path):
             {},
             r"--mask_column is not given: .*both needed. It has: image \(Image\), drawing \(Image\), scene",
         ),
-        (("picture", "mask"), {}, r"--image_column image: .* It has: picture \(Image\), mask \(Image\), scene"),
+        (
+            ("picture", "mask"),
+            {"image_column": "image"},
+            r"--image_column image: .* It has: picture \(Image\), mask \(Image\), scene",
+        ),
         (("image", "mask"), {"mask_column": "scene"}, r"--mask_column scene: the dataset has no such column of images"),
     ],
 )
@@ -146,7 +157,7 @@ def broken_image(folder):
 
 
 def in_colours(folder):
-    PIL.Image.new("RGB", (48, 40)).save(folder / "masks" / "train" / "0.png")
+    PIL.Image.new("RGB", (48, 40), "red").save(folder / "masks" / "train" / "0.png")
 
 
 def as_jpeg(folder):
@@ -216,12 +227,12 @@ def twice_the_same_name(folder):
         (
             lambda folder: None,
             {"ignore_index": 0},
-            r"The mask \S*train/0.png has the number 255, which is no class. Classes are 0 to 254",
+            "The masks have numbers up to 255: more than 255 classes",
         ),
         (without_mask, {}, r"1 of 4 images of \S*images/train have no mask .*: \S*train/1.jpg"),
-        (broken_mask, {}, r"The mask \S*validation/1.png can't be read"),
-        (broken_image, {}, r"The image \S*validation/1.jpg can't be read"),
-        (in_colours, {}, r"The mask \S*train/0.png is a picture in RGB: one class number a pixel"),
+        (broken_mask, {}, r"(?s)1 of 3 images can't be read.*mask \S*validation/1.png"),
+        (broken_image, {}, r"(?s)1 of 3 images can't be read.*validation/1.jpg"),
+        (in_colours, {}, r"1 of 7 masks are in colours, .*train/0.png for one"),
         (as_jpeg, {}, r"The mask \S*train/0.jpg is a JPEG, which changes numbers"),
         (as_turned_jpeg, {}, r"The mask \S*train/0.jpg is a JPEG, which changes numbers"),
         (no_names_of_ade20k, {}, "objectInfo150.txt has 0 names"),
@@ -231,8 +242,8 @@ def twice_the_same_name(folder):
         (names_in_another_encoding, {}, "classes.txt is not text in UTF-8"),
         (no_names, {}, "classes.txt has 0 names"),
         (one_class, {}, r"The masks have 1 class\(es\); two at least"),
-        (no_masks, {}, r"needs FOLDER/images/train.*It has: images, images/train, images/validation, labels\."),
-        (no_images, {}, r"needs FOLDER/images/train.*It has: masks, masks/train, masks/validation\."),
+        (no_masks, {}, "no masks for the images of train in .*labels.* FOLDER/images/train"),
+        (no_images, {}, r"FOLDER/images/train.*It has: masks, masks/train, masks/validation\."),
         (twice_the_same_name, {}, r"classes.txt has 3 names, 2 of them different"),
         (lambda folder: None, {"class_names": "absent.txt"}, "--class_names absent.txt: there is no such file"),
         (lambda folder: None, {"train_split": "training"}, "--train_split training: .* It has: train, validation"),
@@ -253,15 +264,15 @@ def test_row_of_a_table_is_named_by_its_number_in_the_table(tmp_path):
         rows = Dataset.from_dict(columns, features=Features({"image": Image(), "mask": Image()}))
         (tmp_path / what).mkdir()
         rows.to_parquet(tmp_path / what / "train.parquet")
-        with pytest.raises(ValueError, match=f"(no {what} of row 7|The {what} of row 7 has 3 × 3)"):
-            load_semantic_segmentation(SegmentationDataArguments(dataset=str(tmp_path / what)), seed=0)
+        with pytest.raises(
+            ValueError, match=f"(row 7 of the train split: .*there is none|The {what} of row 7 has 3 × 3)"
+        ):
+            training_rows(tmp_path / what, verify_images=True)
 
 
 def test_masks_that_are_not_read_beforehand_are_checked_in_training(folder):
-    (folder / "classes.txt").write_text("\n".join(SHAPES))
+    splits, *_ = load_semantic_segmentation(SegmentationDataArguments(dataset=str(folder)), seed=0)
     other_size(folder)
-    args = SegmentationDataArguments(dataset=str(folder), verify_images=False)
-    splits, _ = load_semantic_segmentation(args, seed=0)
     processor = SegformerImageProcessorPil()
     images = TrainingImages(splits["train"], **SETTINGS, image_processor=processor, augmentation=crops())
     with pytest.raises(ValueError, match=r"The mask \S*train/2.png has 48 × 41 pixels"):
@@ -286,7 +297,7 @@ def test_classes_without_a_pixel_and_turned_images_are_told_of(folder, caplog):
 def test_names_of_ade20k_come_with_it(folder):
     rows = ["Idx\tRatio\tTrain\tVal\tName", *(f"{n + 1}\t0.1\t9\t9\t{name}" for n, name in enumerate(SHAPES))]
     (folder / "objectInfo150.txt").write_text("\n".join(rows) + "\n")
-    _, classes = load_semantic_segmentation(SegmentationDataArguments(dataset=str(folder)), seed=0)
+    _, classes, _ = load_semantic_segmentation(SegmentationDataArguments(dataset=str(folder)), seed=0)
     assert classes == SHAPES
 
 
@@ -297,7 +308,7 @@ def test_a_name_that_is_no_dataset_is_named():
 
 def test_masks_without_image_are_left_out_with_a_word(folder, caplog):
     (folder / "images" / "train" / "3.jpg").unlink()
-    splits, _ = load_semantic_segmentation(SegmentationDataArguments(dataset=str(folder)), seed=0)
+    splits, *_ = load_semantic_segmentation(SegmentationDataArguments(dataset=str(folder)), seed=0)
     assert len(splits["train"]) == 3
     assert "1 masks" in caplog.text
 
@@ -358,7 +369,7 @@ def test_crops_of_a_single_class_are_drawn_again():
 
 
 def test_training_images_change_with_the_epoch_and_the_seed_alone(folder):
-    rows = segmentation_data._read_folder(folder, SegmentationDataArguments())["train"]
+    rows = training_rows(folder)
     processor = SegformerImageProcessorPil()
     images = TrainingImages(rows, **SETTINGS, image_processor=processor, augmentation=crops())
     first = images[0]
@@ -370,7 +381,7 @@ def test_training_images_change_with_the_epoch_and_the_seed_alone(folder):
 
 
 def test_evaluation_images_keep_their_truth(folder):
-    rows = segmentation_data._read_folder(folder, SegmentationDataArguments())["train"]
+    rows = training_rows(folder)
     images = EvaluationImages(rows, **SETTINGS, image_processor=SegformerImageProcessorPil(), image_size=20)
     upright, lying = images[1], images[0]
     assert (upright["pixel_values"].shape, lying["pixel_values"].shape) == ((3, 24, 20), (3, 20, 24))
@@ -385,7 +396,7 @@ def test_evaluation_images_keep_their_truth(folder):
 
 
 def test_mask2former_gets_a_mask_for_each_class(folder):
-    rows = segmentation_data._read_folder(folder, SegmentationDataArguments())["train"]
+    rows = training_rows(folder)
     images = annotated(rows)
     images.image_processor = Mask2FormerImageProcessorPil(ignore_index=255)
     class_map = images.class_map(0)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import EvalPrediction, SegformerImageProcessorPil, TrainingArguments
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from mona_peft.tasks.data.segmentation.dataset import UNCOUNTED
+from mona_peft.tasks.data.segmentation.masks import UNCOUNTED
 from mona_peft.tasks.segmentation.evaluation import (
     SegmentationMetrics,
     SemanticSegmentationTrainer,

@@ -256,4 +256,4 @@ def test_paper_preset_is_the_papers_schedule():
     assert (args.optim, args.learning_rate, args.weight_decay) == ("adamw_torch", 1e-4, 0.05)
     assert (args.per_device_train_batch_size, args.num_train_epochs) == (16, 36)
     assert args.lr_scheduler_kwargs == {"milestones": [27, 33]}
-    assert (data_args.image_size, data_args.augmentation) == (800, "crop-flip")
+    assert (data_args.image_size, data_args.augmentation) == (800, "light")

@@ -20,7 +20,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from mona_peft.tasks.data.objects.detection import collate, crop_and_flip
+from mona_peft.tasks.data.augmentation import augmentation
+from mona_peft.tasks.data.objects.detection import augment_objects, collate
 from mona_peft.tasks.training.arguments import recipe
 from scripts.train_object_detection import main, parse
 from tests.folders import write_coco, write_voc
@@ -204,7 +205,7 @@ def test_boxes_follow_crop_and_flip():
     seen = set()
     for seed in range(20):
         random = Random(seed)
-        cropped, changed = crop_and_flip(image, objects, random)
+        cropped, changed = augment_objects(augmentation("light"), image, objects, random)
         for box, area in zip(changed["bbox"], changed["area"], strict=True):
             left, top, width, height = box
             inside = cropped.crop((round(left), round(top), round(left + width), round(top + height)))
@@ -253,5 +254,6 @@ def test_preset_of_the_paper():
     assert (args.learning_rate, args.weight_decay, args.num_train_epochs) == (1e-4, 0.05, 12)
     assert (args.lr_scheduler_kwargs, args.max_grad_norm) == ({"milestones": [9]}, 0)
     assert recipe(args)["lr_scheduler_kwargs"] == {"milestones": [9]}
-    assert (data_args.image_size, data_args.augmentation) == ([600, 1000], "flip")
+    assert (data_args.image_size, data_args.augmentation) == ([600, 1000], "none")
+    assert data_args.horizontal_flip
     assert (data_args.train_split, data_args.validation_split) == ("trainval", "test")

@@ -82,7 +82,7 @@ def new_model(model_type: str, backbone: Path) -> list[str]:
     return ["--model_type", model_type, "--backbone", str(backbone), "--model_config", json.dumps(SMALL[model_type])]
 
 
-SETTINGS = {"num_classes": len(SHAPES), "ignore_index": IGNORE_INDEX, "reduce_labels": False}
+SETTINGS = {"num_classes": len(SHAPES)}
 
 
 def reloaded(run: Path, method: str) -> torch.nn.Module:
@@ -96,7 +96,7 @@ def reloaded(run: Path, method: str) -> torch.nn.Module:
 def evaluate(run: Path, shapes: Path, tmp_path: Path, method: str = "mona") -> dict[str, float]:
     """Metrics on the validation images of what the card of a run loads."""
     processor = AutoImageProcessor.from_pretrained(run / saved_folder(method))
-    splits, classes = load_semantic_segmentation(SegmentationDataArguments(dataset=str(shapes)), seed=0)
+    splits, classes, _ = load_semantic_segmentation(SegmentationDataArguments(dataset=str(shapes)), seed=0)
     images = EvaluationImages(splits["validation"], **SETTINGS, image_processor=processor, image_size=32)
     args = TrainingArguments(
         output_dir=str(tmp_path / "evaluation"),
@@ -178,7 +178,7 @@ def test_other_families_train_and_come_back(common, classifier, shapes, tmp_path
 
 
 def test_pictures_ask_for_no_loss_which_other_processes_would_have_to_share(classifier, shapes, tmp_path):
-    splits, classes = load_semantic_segmentation(SegmentationDataArguments(dataset=str(shapes)), seed=0)
+    splits, classes, _ = load_semantic_segmentation(SegmentationDataArguments(dataset=str(shapes)), seed=0)
     args = DenseModelArguments(
         backbone=str(classifier), model_type="mask2former", model_config=json.dumps(SMALL["mask2former"])
     )

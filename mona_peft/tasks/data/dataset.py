@@ -1,6 +1,7 @@
 """Rows of images as a model takes them."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from random import Random
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mona_peft.tasks.data.augmentation import Augmentation
-from mona_peft.tasks.data.files import UNREADABLE
+from mona_peft.tasks.data.augmentation import Augmentation, Sample
+from mona_peft.tasks.data.decoding import Decoding, read_image
+from mona_peft.tasks.data.stored import UNREADABLE
 
 
 class ImageDataset(Dataset):
@@ -23,7 +25,7 @@ class ImageDataset(Dataset):
 
     Args:
         rows: Dataset with the column `image` (not decoded) and what its images are annotated with.
-        image_processor: Resizes and normalises.
+        image_processor: Resizes and normalises; knows how pictures are read that are no 8-bit RGB (`Decoding`).
         augmentation: Applied to each decoded image.
         seed: Of the augmentation.
     """
@@ -39,6 +41,7 @@ class ImageDataset(Dataset):
         self.image_processor = image_processor
         self.augmentation = augmentation
         self.seed = seed
+        self.decoding = Decoding.of(image_processor)
         self.epoch = torch.tensor(0).share_memory_()  # seen by workers, those that outlive an epoch too
 
     def __len__(self) -> int:
@@ -50,26 +53,35 @@ class ImageDataset(Dataset):
         Raises:
             ValueError: The image can't be read; names its file, or its row where it has none.
         """
-        return self.decode(index, "image").convert("RGB")
+        return self.decode(self.rows[index], index)
 
-    def decode(self, index: int, column: str) -> PIL.Image.Image:
-        """Returns the image in a column of a row, turned as its EXIF data says.
+    def decode(self, row: Mapping[str, Any], index: int, least: int | None = None) -> PIL.Image.Image:
+        """Returns the image of a row that was fetched already, in RGB and turned as its EXIF data says.
+
+        Args:
+            row: The row.
+            index: Its number.
+            least: As many pixels its shorter side must keep; a large JPEG is then decoded at a part of its size.
 
         Raises:
             ValueError: There is none, or it can't be read; names its file, or its row where it has none.
         """
-        stored = self.rows[index][column]
+        stored = row["image"]
         if stored is None:
-            raise ValueError(f"There is no {self.name(index, column)}. Mend or remove the row.")
+            raise ValueError(f"There is no {self.named(row, index)}. Mend or remove the row.")
         try:
-            return datasets.Image().decode_example(stored)
+            return read_image(stored, self.decoding, least)
         except UNREADABLE as error:
-            name = self.name(index, column)
-            raise ValueError(f"The {name} can't be read ({error}). Replace or remove it.") from error
+            raise ValueError(f"The {self.named(row, index)} can't be read ({error}). Replace or remove it.") from error
 
-    def name(self, index: int, column: str = "image") -> str:
+    def name(self, index: int) -> str:
+        """Returns what a message says of the image of a row: its file, or its row where it has none."""
+        return self.named(self.rows[index], index)
+
+    @staticmethod
+    def named(row: Mapping[str, Any], index: int, column: str = "image") -> str:
         """Returns what a message says of the image in a column of a row: its file, or its row where it has none."""
-        return f"{column} {(self.rows[index][column] or {}).get('path') or f'of row {index}'}"
+        return f"{column} {(row[column] or {}).get('path') or f'of row {index}'}"
 
     def random(self, index: int) -> Random:
         """Returns the source of random numbers for a row in this epoch."""
@@ -81,14 +93,30 @@ class ImageDataset(Dataset):
 
 
 class ImageClassificationDataset(ImageDataset):
-    """Images with their `label`."""
+    """Images with their `label`: a class, or a list of classes where an image may show several.
+
+    Several classes become a vector with a one for each, as `problem_type="multi_label_classification"` takes them.
+    """
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
-        image = self.image(index)
-        if self.augmentation is not None:
-            image = self.augmentation(image, self.random(index))
+        row = self.rows[index]
+        if self.augmentation is None:
+            image = self.decode(row, index)
+        else:
+            image = self.decode(row, index, self.augmentation.least_side(self._side()))
+            image = self.augmentation(Sample(image), self.random(index)).image
         pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]  # (3, H, W)
-        return {"pixel_values": pixel_values, "labels": self.rows[index]["label"]}
+        label = row["label"]
+        if isinstance(label, list):
+            present = torch.zeros(self.rows.features["label"].feature.num_classes)
+            present[label] = 1
+            label = present
+        return {"pixel_values": pixel_values, "labels": label}
+
+    def _side(self) -> int:
+        """Returns the longest side in pixels of what the image processor makes of an image."""
+        sizes = [getattr(self.image_processor, name, None) or {} for name in ("size", "crop_size")]
+        return max((side for size in sizes for side in dict(size).values() if side), default=1)
 
 
 class EpochCallback(TrainerCallback):

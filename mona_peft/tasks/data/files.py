@@ -1,108 +1,97 @@
-"""Image files and pictures as datasets store them: found, opened, and checked before training starts."""
+"""Files below a folder: which of them are images, and the texts beside them."""
 
-import io
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-import datasets
-from datasets import Dataset, Features
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-from PIL import ExifTags, Image
-from tqdm import tqdm
+from PIL import Image
 
 from mona_peft.tasks.messages import first_of
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow's readers raise."""
+NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+"""Formats that Pillow names, and either reads with the help of other programs or doesn't read at all."""
 
-TURNED, LYING = range(2, 9), range(5, 9)
-"""Orientations in EXIF data: turned or mirrored, and by a right angle. Some cameras write others, without meaning."""
+NOT_READ = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "`pip install pillow-heif` lets them be read"),
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), "develop raw images to TIFF"),
+    **dict.fromkeys((".dcm", ".nii"), "convert them to PNG or TIFF of 16 bits"),
+    **dict.fromkeys((".svg", ".exr", ".hdr", ".jxl", ".npy", ".jp3d"), "convert them to PNG or TIFF"),
+}
+"""What to do about images that Pillow doesn't read, by their suffixes."""
+
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "rgb")
+MASK_FOLDERS = (
+    *("masks", "mask", "annotations", "annotation", "labels", "label", "segmentationclass", "segmentationclasspng"),
+    *("gtfine", "gt", "segmentation", "segmentations", "groundtruth", "ground_truth"),
+)
+"""Usual names of folders of images, and of masks or other annotation, in small letters."""
 
 logger = logging.getLogger(__name__)
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Returns the files below a folder that `datasets` takes for images, sorted.
-
-    As there, files and folders whose names begin with `.` or `__` do not count.
-    """
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in ImageFolder.EXTENSIONS
-        and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
-    )
-
-
-def check_images(pictures: Dataset, names: Sequence[str]) -> None:
-    """Reads every image once, to its end.
-
-    Args:
-        pictures: Rows of `image`, not decoded.
-        names: What a message says of each.
-
-    Raises:
-        ValueError: Some can't be read; the message names them and says why.
-    """
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        found = pool.map(lambda row: why_unreadable(pictures[row]["image"]), range(len(pictures)))
-        reasons = list(tqdm(found, "Reading images", len(pictures), disable=None))
-    broken = [f"{name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason]
-    if broken:
-        listed = first_of(broken, separator="\n  ")
-        raise ValueError(
-            f"{len(broken)} of {len(names)} images can't be read. Replace or remove them, then start again:\n  {listed}"
-        )
-
-
-def why_unreadable(stored: dict[str, Any] | None) -> str | None:
-    """Returns what is wrong with an image, as `datasets.Image(decode=False)` gives it, or None."""
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Returns the suffixes of the files that Pillow reads, in small letters; HEIC's where pillow-heif is there."""
     try:
-        with open_stored(stored) as image:
-            image.draft("RGB", (32, 32))  # a JPEG is still read to its end, but only a small picture is computed
-            image.load()
-    except UNREADABLE as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
+    known = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, name in known if name in Image.OPEN and name not in NO_PICTURES)
 
 
-def open_stored(stored: dict[str, Any] | None) -> Image.Image:
-    """Opens an image as `datasets.Image(decode=False)` gives it; raises `UNREADABLE`.
+def is_image(path: Path) -> bool:
+    """Tells by its suffix, in capitals or small letters, whether a file is an image that can be read."""
+    return path.suffix.lower() in image_suffixes()
 
-    Raises:
-        FileNotFoundError: There is none.
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yields the files below a folder, sorted within each folder; links to folders are followed.
+
+    Files and folders whose names begin with `.` or `__`, as those of archives made on a Mac do, do not count. A link
+    to a folder that it stands in leads nowhere and is not followed.
     """
-    if stored is None or (stored["path"] is None and stored["bytes"] is None):
-        raise FileNotFoundError("there is none")
-    return Image.open(stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"]))
+    yield from _below(folder, (os.path.realpath(folder),))
 
 
-def is_turned(image: Image.Image) -> bool:
-    """Tells whether an image is shown turned or mirrored, as its EXIF data says."""
-    return _orientation(image) in TURNED
+def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith((".", "__")):
+            continue
+        if not entry.is_dir():
+            yield Path(folder, entry.name)
+        elif (real := os.path.realpath(entry.path)) not in above:
+            yield from _below(Path(folder, entry.name), (*above, real))
 
 
-def shown_size(image: Image.Image) -> tuple[int, int]:
-    """Returns the (width, height) of an image as it is shown."""
-    return image.size[::-1] if _orientation(image) in LYING else image.size
-
-
-def _orientation(image: Image.Image) -> object:
-    return image.getexif().get(ExifTags.Base.Orientation)
-
-
-def warn_of_turned_images(count: int, total: int) -> None:
-    """Says how many of `total` annotated images are shown turned: an annotation of those as stored would not fit."""
-    if count:
+def find_images(folder: Path) -> list[Path]:
+    """Returns the images below a folder, and says which others can't be read and are left out."""
+    images, others = [], []
+    for path in files_below(folder):
+        if is_image(path):
+            images.append(path)
+        elif path.suffix.lower() in NOT_READ:
+            others.append(path)
+    if others:
+        kinds = Counter(path.suffix.lower() for path in others)
         logger.warning(
-            "%d of %d images are shown turned or mirrored, as their EXIF data says, and their annotations are taken to "
-            "be of what is shown. Look at predictions.png; if they don't fit, remove the EXIF data.",
-            count,
-            total,
+            "%d images in %s can't be read and are left out (%s): %s.",
+            len(others),
+            folder,
+            "; ".join(f"{count} {suffix}: {NOT_READ[suffix]}" for suffix, count in kinds.items()),
+            first_of([path.relative_to(folder) for path in others], 3),
         )
+    return images
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Returns the folders in a folder, links to such among them, sorted; without those that do not count."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
 def listing(folder: Path) -> str:
@@ -111,37 +100,88 @@ def listing(folder: Path) -> str:
     return first_of(present, count=10) or "nothing"
 
 
+def read_text(path: Path) -> str:
+    """Returns the content of a text file, in UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Raises:
+        ValueError: It is in another encoding; names it.
+    """
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error}). Convert it.") from error
+
+
 def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a text file that are not empty.
+    """Returns the lines of a text file that are not empty, without spaces around them.
 
     Raises:
         ValueError: It is not UTF-8; names it.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8 ({error}). Convert it.") from error
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
-def picture_rows(**columns: Sequence[dict[str, Any]]) -> Dataset:
-    """Returns columns of images, as `datasets.Image(decode=False)` gives them, as a dataset."""
-    features = Features({name: datasets.Image(decode=False) for name in columns})
-    return Dataset.from_dict({name: list(stored) for name, stored in columns.items()}, features=features)
+class ImageIndex:
+    """The images of a data set, found by the names that annotations give them.
 
+    Annotations write paths from folders that are elsewhere now, with backslashes, in other capitals, or names alone.
 
-def picture_files(paths: Sequence[Path]) -> Dataset:
-    """Returns files of images as rows of `image`, not decoded."""
-    return picture_rows(image=[stored_file(path) for path in paths])
+    Args:
+        folder: That holds the images.
+        first: Folders that are looked into first.
+    """
 
+    def __init__(self, folder: Path, *first: Path) -> None:
+        self.folder = folder
+        self.first = [*first, folder]
 
-def stored_file(path: Path) -> dict[str, Any]:
-    """Returns an image file as `datasets.Image(decode=False)` gives it."""
-    return {"path": str(path), "bytes": None}
+    def find(self, name: str) -> Path | None:
+        """Returns the image of a name; None if there is none.
 
+        Raises:
+            ValueError: There are several; names them.
+        """
+        parts = Path(name.replace("\\", "/")).parts
+        for place in self.first:
+            path = place.joinpath(*parts)
+            if path.is_file():
+                return path
+        for count in range(len(parts), 0, -1):
+            found = self._by_ending().get("/".join(parts[-count:]).casefold(), ())
+            if len(found) > 1:
+                raise ValueError(
+                    f"{name}: {len(found)} images have this name: {first_of(found, 3)}. Say which folder holds the "
+                    "images with --image_dir, or write the folder into the name."
+                )
+            if found:
+                return found[0]
+        return None
 
-def stored_png(image: Image.Image) -> dict[str, Any]:
-    """Returns a picture as `datasets.Image(decode=False)` gives it: losslessly encoded, without a path."""
-    encoded = io.BytesIO()
-    image.save(encoded, "PNG", compress_level=1)
-    return {"bytes": encoded.getvalue(), "path": None}
+    def find_stem(self, stem: str) -> Path | None:
+        """Returns the image of a name without a suffix, whatever its suffix; None if there is none."""
+        return next((path for path in map(self._stems().get, (stem, stem.casefold())) if path is not None), None)
+
+    def _by_ending(self) -> dict[str, list[Path]]:
+        if not hasattr(self, "_endings"):
+            self._endings: dict[str, list[Path]] = {}
+            for path in self.images():
+                parts = path.relative_to(self.folder).parts
+                for count in range(1, len(parts) + 1):
+                    self._endings.setdefault("/".join(parts[-count:]).casefold(), []).append(path)
+        return self._endings
+
+    def _stems(self) -> dict[str, Path]:
+        if not hasattr(self, "_by_stem"):
+            self._by_stem: dict[str, Path] = {}
+            for path in self.images():
+                self._by_stem.setdefault(path.stem, path)
+                self._by_stem.setdefault(path.stem.casefold(), path)
+        return self._by_stem
+
+    def images(self) -> list[Path]:
+        """Returns all images."""
+        if not hasattr(self, "_found"):
+            places = [place for place in dict.fromkeys(self.first) if place.is_dir()]
+            self._found = list(dict.fromkeys(path for place in places for path in find_images(place)))
+        return self._found

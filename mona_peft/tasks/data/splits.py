@@ -1,51 +1,62 @@
-"""Which splits of a dataset a script uses, for what, and how it gets validation images where there are none."""
+"""Which splits of a dataset are used, for what, and how images are held out where there are none for it."""
 
-from collections.abc import Collection
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 
-from datasets import DatasetDict, load_dataset
-from datasets.exceptions import DatasetsError
+from datasets import Dataset, DatasetDict
 
-VALIDATION_NAMES = ("validation", "val", "valid", "dev")
+ROLES = {
+    "train": ("train", "training", "trn"),
+    "validation": ("validation", "val", "valid", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "tst"),
+}
+"""What a split is for, by its usual names; capitals, a year and words such as "set" make no difference."""
+
+Strata = Callable[[Dataset], Sequence[Hashable]]
+"""From the rows of a split to what each shows, so that parts can be alike: its class, or the rarest of its classes."""
 
 
 @dataclass
 class SplitArguments:
-    """Splits by the names that the dataset gives them, and the dataset's configuration, which has them."""
+    """Splits by the names that the dataset gives them, and how many images are held out or used."""
 
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration, where a dataset has several."})
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    train_split: str | None = field(
+        default=None, metadata={"help": f"Split to train on. Without it, the one called {', '.join(ROLES['train'])}."}
+    )
     validation_split: str | None = field(
         default=None,
         metadata={
-            "help": f"Split to evaluate on during training. Without it: {' or '.join(VALIDATION_NAMES)} where the "
-            "dataset has one, else a part of the training split."
+            "help": "Split to evaluate on during training. Without it, the one called "
+            f"{', '.join(ROLES['validation'])}, else a part of the training split."
         },
     )
     validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the training split that is split off where there is no validation."}
+        default=0.1,
+        metadata={"help": "Share of the training images that is held out where there is no validation split."},
     )
     test_split: str | None = field(
         default=None,
-        metadata={"help": "Split to evaluate on at the end. Without it: 'test' where there is one. 'none': no test."},
+        metadata={"help": "Split to evaluate on at the end. Without it, the one called test. 'none': no test."},
+    )
+    test_fraction: float = field(
+        default=0.0, metadata={"help": "Share of the training images that is held out where there is no test split."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on so many images at most, drawn by --seed."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on so many images at most of each split, drawn by --seed."}
     )
 
 
-def load_named_dataset(name: str, config: str | None) -> DatasetDict:
-    """Loads a dataset of the hub, or a folder in a form that `datasets` reads by itself.
-
-    Raises:
-        ValueError: There is no such dataset, or it can't be read.
-    """
-    try:
-        return load_dataset(name, config)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise ValueError(
-            f"--dataset {name}: neither a folder here nor a dataset that the hub returns. Check the name, and the "
-            f"connection if it is on the hub. ({error})"
-        ) from error
-    except (DatasetsError, RuntimeError, ValueError) as error:  # a broken table, a dataset that is a script, ...
-        raise ValueError(f"--dataset {name}: can't be read ({type(error).__name__}: {error})") from error
+def role_of(name: str) -> str | None:
+    """Returns what a split is for by its name, `train`, `validation` or `test`; None if its name does not tell."""
+    plain = re.sub(r"[ _-]?\d{4}$", "", name.strip().casefold())
+    plain = re.sub(r"[ _-]?(set|split|images|imgs|data)$", "", plain)
+    return next((role for role, names in ROLES.items() if plain in names), None)
 
 
 def choose_splits(present: Collection[str], args: SplitArguments) -> dict[str, str]:
@@ -56,27 +67,106 @@ def choose_splits(present: Collection[str], args: SplitArguments) -> dict[str, s
         args: What the user wants.
 
     Raises:
-        ValueError: A split is not there; names those that are.
+        ValueError: A split is not there, or several may be meant; names those that are.
     """
-    validation = args.validation_split or next((name for name in VALIDATION_NAMES if name in present), None)
-    test = args.test_split or ("test" if "test" in present else "none")
-    wanted = {"train": args.train_split, "validation": validation, "test": None if test == "none" else test}
-    chosen = {role: name for role, name in wanted.items() if name is not None}
-    for role, name in chosen.items():
-        if name not in present:
-            raise ValueError(f"--{role}_split {name}: the dataset has no such split. It has: {', '.join(present)}.")
+    wanted = {"train": args.train_split, "validation": args.validation_split, "test": args.test_split}
+    has = f"It has: {', '.join(present)}."
+    chosen = {}
+    for role, given in wanted.items():
+        if given is not None and given != "none":
+            same = [name for name in present if name == given] or [
+                name for name in present if name.casefold() == given.casefold()
+            ]
+            if len(same) != 1:
+                raise ValueError(f"--{role}_split {given}: the dataset has no such split. {has}")
+            chosen[role] = same[0]
+        elif given is None:
+            found = [name for name in present if role_of(name) == role and name not in wanted.values()]
+            if len(found) > 1:
+                raise ValueError(
+                    f"Several splits may be meant for {role}: {', '.join(found)}. Say which with --{role}_split."
+                )
+            if found:
+                chosen[role] = found[0]
+    if "train" not in chosen:
+        others = [name for name in present if name not in chosen.values()]
+        if len(others) != 1 or len(chosen) > 0:
+            raise ValueError(f"--train_split: the dataset has no split of training images by its name. {has}")
+        chosen["train"] = others[0]  # one split whose name says nothing, such as "default"
     return chosen
 
 
-def validation_size(count: int, fraction: float) -> int:
-    """Returns how many of `count` images are split off for validation.
+def hold_out(splits: DatasetDict, args: SplitArguments, seed: int, strata: Strata) -> DatasetDict:
+    """Gives a dataset the splits that it lacks, out of its training images, and no more images than are asked for.
+
+    Args:
+        splits: `train`, and `validation` and `test` where there are such.
+        args: Shares and numbers of images.
+        seed: Of what is drawn.
+        strata: What each row shows: parts have the same share of each, as far as that goes.
+
+    Raises:
+        ValueError: A share or a number is out of range, or too few images would be left.
+    """
+    parts = dict(splits)
+    for role, fraction in (("test", args.test_fraction), ("validation", args.validation_fraction)):
+        if role in parts or (role == "test" and fraction == 0):
+            continue
+        rows = parts["train"]
+        # Of all training images that were there, so that both shares mean the same.
+        size = validation_size(len(rows), fraction * len(splits["train"]) / len(rows), f"--{role}_fraction {fraction}")
+        chosen = draw(strata(rows), size, seed)
+        rest = sorted(set(range(len(rows))) - set(chosen))
+        parts[role], parts["train"] = rows.select(chosen), rows.select(rest)
+    for role, rows in parts.items():
+        option = "max_train_samples" if role == "train" else "max_eval_samples"
+        most = getattr(args, option)
+        if most is not None and most < 1:
+            raise ValueError(f"--{option} {most}: give a whole number of at least 1.")
+        if most is not None and most < len(rows):
+            parts[role] = rows.select(draw(strata(rows), most, seed))
+    return DatasetDict(parts)
+
+
+def validation_size(count: int, fraction: float, given: str = "--validation_fraction") -> int:
+    """Returns how many of `count` images are held out.
 
     Raises:
         ValueError: The fraction is none, or too few images would be left.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"--validation_fraction {fraction}: must lie between 0 and 1.")
+        raise ValueError(f"{given}: must lie between 0 and 1, and leave images to train on.")
     size = max(1, round(count * fraction))
     if size >= count:
-        raise ValueError(f"{count} image(s) are too few to split off validation images. Give a validation split.")
+        raise ValueError(f"{count} image(s) are too few to hold out images for {given}. Give a split of its own.")
     return size
+
+
+def draw(strata: Sequence[Hashable], size: int, seed: int) -> list[int]:
+    """Draws rows by chance, of each stratum its share.
+
+    Args:
+        strata: Of each row.
+        size: How many rows.
+        seed: The same rows come of the same seed.
+
+    Returns:
+        The numbers of the rows, in rising order.
+    """
+    random = Random(seed)
+    by_stratum: dict[Hashable, list[int]] = defaultdict(list)
+    for row, stratum in enumerate(strata):
+        by_stratum[stratum].append(row)
+    shares = {stratum: size * len(rows) / len(strata) for stratum, rows in by_stratum.items()}
+    counts = {stratum: int(share) for stratum, share in shares.items()}
+    # What is left goes to the largest remainders; of equal ones chance decides.
+    order = sorted(shares, key=lambda stratum: (counts[stratum] - shares[stratum], random.random()))
+    for stratum in order[: size - sum(counts.values())]:
+        counts[stratum] += 1
+    return sorted(row for stratum, rows in by_stratum.items() for row in random.sample(rows, counts[stratum]))
+
+
+def rarest(labels: Sequence[Collection[Hashable]]) -> list[Hashable]:
+    """Returns the rarest of the labels of each row, by which rows of several labels are shared out; None where none."""
+    counts = Counter(label for row in labels for label in set(row))
+    return [min(set(row), key=lambda label: (counts[label], str(label)), default=None) for row in labels]

@@ -8,7 +8,9 @@ import PIL.Image
 import torch
 from transformers import BaseImageProcessor
 
-from mona_peft.tasks.data.files import UNREADABLE, find_images
+from mona_peft.tasks.data.decoding import Decoding
+from mona_peft.tasks.data.files import find_images
+from mona_peft.tasks.data.stored import UNREADABLE
 from mona_peft.tasks.prediction.inputs import InputImage, find_inputs
 
 NUM_IMAGES = 4
@@ -55,7 +57,7 @@ class FixedSize:
         processor, (height, width) = self.image_processor, self.size
         crops = self.by_itself and getattr(processor, "do_center_crop", False)
         steps: list[dict[str, Any]] = [
-            {"decode": {"colours": "RGB", "turned_as_exif_says": True}},
+            {"decode": {"colours": "RGB", "turned_as_exif_says": True, **Decoding.of(processor).chosen()}},
             {
                 "resize": {
                     **(dict(processor.size) if self.by_itself else {"height": height, "width": width}),
@@ -89,13 +91,16 @@ def _own_size(image_processor: BaseImageProcessor) -> tuple[int, int] | None:
     return None
 
 
-def check_images(given: Sequence[str], dataset: str | None, size: tuple[int, int]) -> tuple[list[PIL.Image.Image], str]:
+def check_images(
+    given: Sequence[str], dataset: str | None, size: tuple[int, int], decoding: Decoding | None = None
+) -> tuple[list[PIL.Image.Image], str]:
     """Returns the images that a file is checked with, at least two, and what a message says of them.
 
     Args:
         given: Files and folders of the user.
         dataset: What the model was trained on: images of it are taken where it is a folder and none are given.
         size: (height, width) of noise, for want of both.
+        decoding: How images are read that are no 8-bit RGB.
 
     Raises:
         ValueError: Those given are not there, or can't be read.
@@ -110,7 +115,7 @@ def check_images(given: Sequence[str], dataset: str | None, size: tuple[int, int
     images = []
     for source in inputs:
         try:
-            images.append(source.read())
+            images.append(source.read(decoding))
         except UNREADABLE as error:
             raise ValueError(f"{source.path} can't be read ({error}). Choose other images with --images.") from error
     if not images:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import BaseImageProcessor
 
+from mona_peft.tasks.data.decoding import Decoding
 from mona_peft.tasks.export.formats import FORMATS
 from mona_peft.tasks.export.images import FixedSize, check_images
 from mona_peft.tasks.export.program import INPUT, tensors_out
@@ -69,7 +70,7 @@ def export_model(
             "them yourself."
         )
     prepare = FixedSize(image_processor, image_size)
-    pictures, words = check_images(images, dataset, prepare.size)
+    pictures, words = check_images(images, dataset, prepare.size, Decoding.of(prepare.image_processor))
     batch = prepare(pictures)
     exported = tensors_out(model, batch)
 

@@ -21,6 +21,8 @@ from mona_peft.tasks.task import IMAGE_CLASSIFICATION, Task
 def load_classifier(args: ModelArguments, classes: Sequence[str]) -> PreTrainedModel:
     """Loads a pre-trained classifier, with a new head unless its head is for as many classes.
 
+    What its head knows of classes of the same names is kept, whatever their order there.
+
     Args:
         args: Which model.
         classes: Names of the classes.
@@ -32,7 +34,12 @@ def load_classifier(args: ModelArguments, classes: Sequence[str]) -> PreTrainedM
         ValueError: There is no such model.
     """
     with _naming(args):
-        return _pretrained(IMAGE_CLASSIFICATION.auto_class, args)(**_labels(classes), **_attention(args))
+        load = _pretrained(IMAGE_CLASSIFICATION.auto_class, args)
+        model = load(**_labels(classes), **_attention(args))
+        known = AutoConfig.from_pretrained(args.model_name_or_path).id2label
+        if known != model.config.id2label and set(known.values()) & set(classes):
+            keep_known_classes(model, load())
+        return model
 
 
 def load_dense_model(task: Task, args: DenseModelArguments, classes: Sequence[str]) -> PreTrainedModel:

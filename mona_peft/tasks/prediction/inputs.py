@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import PIL.Image
 
-from mona_peft.tasks.data.files import find_images, listing, stored_file
+from mona_peft.tasks.data.decoding import Decoding, read_image
+from mona_peft.tasks.data.files import find_images, listing
 from mona_peft.tasks.messages import first_of
 
 
@@ -26,13 +26,16 @@ class InputImage:
     path: Path
     name: str
 
-    def read(self) -> PIL.Image.Image:
+    def read(self, decoding: Decoding | None = None) -> PIL.Image.Image:
         """Returns the image in RGB, turned as its EXIF data says: as training has read its images.
+
+        Args:
+            decoding: How images are read that are no 8-bit RGB, as `Decoding.of` tells it of an image processor.
 
         Raises:
             UNREADABLE: It can't be read.
         """
-        return datasets.Image().decode_example(stored_file(self.path)).convert("RGB")
+        return read_image(self.path, decoding or Decoding())
 
 
 def find_inputs(given: Sequence[str]) -> list[InputImage]:

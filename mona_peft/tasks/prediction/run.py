@@ -14,7 +14,8 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mona_peft.tasks.data.files import UNREADABLE
+from mona_peft.tasks.data.decoding import Decoding
+from mona_peft.tasks.data.stored import UNREADABLE
 from mona_peft.tasks.prediction.inputs import InputImage
 from mona_peft.tasks.prediction.merging import Window, image_windows
 from mona_peft.tasks.prediction.output import PredictionFile
@@ -53,6 +54,7 @@ class _Images(Dataset):
     def __init__(self, inputs: Sequence[InputImage], predictor: Predictor, tile_size: int | None, overlap: float):
         self.inputs = inputs
         self.prepare = predictor.prepare
+        self.decoding = Decoding.of(predictor.image_processor)
         self.whole_too = predictor.whole_too
         self.tile_size = tile_size
         self.overlap = overlap
@@ -62,7 +64,7 @@ class _Images(Dataset):
 
     def __getitem__(self, index: int) -> Prepared:
         try:
-            image = self.inputs[index].read()
+            image = self.inputs[index].read(self.decoding)
             whole = (0, 0, *image.size)
             windows = [whole]
             if self.tile_size is not None and max(image.size) > self.tile_size:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import EvalPrediction
 
-from mona_peft.tasks.data.segmentation.dataset import UNCOUNTED, collate
+from mona_peft.tasks.data.segmentation.dataset import IGNORE_INDEX, collate
+from mona_peft.tasks.data.segmentation.masks import UNCOUNTED
 from mona_peft.tasks.segmentation.inference import Segmenter
 from mona_peft.tasks.training.losses import counted_over_processes
 from mona_peft.tasks.training.trainer import WholeModelTrainer
@@ -109,6 +110,16 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
         finally:
             self.args.dataloader_drop_last = given
 
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Computes the loss; that of a batch of which no pixel counts is zero, not the mean of nothing."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        labels = inputs.get("labels")
+        if isinstance(labels, torch.Tensor) and not (labels != IGNORE_INDEX).any():
+            loss = torch.nan_to_num(loss)
+        return (loss, outputs) if return_outputs else loss
+
     def prediction_step(
         self,
         model: nn.Module,
@@ -123,6 +134,8 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
             loss, class_maps = self.segmenter(model, inputs, [tuple(map_.shape) for map_ in truth])
         num_classes = self.segmenter.num_classes
         matrices = [confusion_matrix(*pair, num_classes) for pair in zip(truth, class_maps, strict=True)]
+        if loss is not None and not any((map_ != UNCOUNTED).any() for map_ in truth):
+            loss = torch.nan_to_num(loss)  # as in training
         return loss, torch.stack(matrices), index
 
     def predict_class_map(self, sample: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -47,3 +47,32 @@ def classification_metrics(num_classes: int) -> Callable[[EvalPrediction], dict[
         return combined.compute(predictions=prediction.predictions, references=prediction.label_ids)
 
     return compute
+
+
+def multi_label_metrics(threshold: float = 0.5) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Returns `Trainer`'s `compute_metrics` for images that may show several classes.
+
+    Args:
+        threshold: From this probability on, a class counts as found.
+
+    Returns:
+        `map`, the mean over classes of average precision; `f1_macro`, the mean over classes of F1; `f1_micro`, F1 of
+        all pairs of image and class. Classes that no image shows do not count.
+    """
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        from sklearn.metrics import average_precision_score, f1_score
+
+        truth = np.asarray(prediction.label_ids) > 0.5
+        logits = np.asarray(prediction.predictions, dtype=np.float64)
+        shown = truth.any(0)
+        if not shown.any():
+            return {}
+        found = logits >= np.log(threshold / (1 - threshold))
+        return {
+            "map": float(average_precision_score(truth[:, shown], logits[:, shown], average="macro")),
+            "f1_macro": float(f1_score(truth[:, shown], found[:, shown], average="macro", zero_division=0)),
+            "f1_micro": float(f1_score(truth, found, average="micro", zero_division=0)),
+        }
+
+    return compute

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +11,7 @@ from datasets import DatasetDict
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainingArguments
 
 from mona_peft.tasks.data.dataset import ImageDataset
+from mona_peft.tasks.data.segmentation.masks import MaskReading
 from mona_peft.tasks.data.splits import SplitArguments
 from mona_peft.tasks.models.arguments import ModelArguments
 from mona_peft.tasks.reporting.pictures import PredictionPictures
@@ -25,11 +26,15 @@ class Data:
         splits: `train`, `validation` and, where there is one, `test`.
         classes: Names of the classes.
         name: The dataset, as a person reads it.
+        masks: How masks become class maps, where there are masks.
+        task: What is trained for, where that depends on the data.
     """
 
     splits: DatasetDict
     classes: list[str]
     name: str
+    masks: MaskReading = field(default_factory=MaskReading)
+    task: Task | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
@@ -45,6 +46,10 @@ def train(
     checkpoint = find_checkpoint(args, settings_of(model_args, data_args, method_args, args))
     set_seed(args.seed)
     data = load_once(training.load_data, data_args, args)
+    if data.task is not None and data.task != training.task:
+        if args.metric_for_best_model == training.task.main_metric:
+            args.metric_for_best_model = data.task.main_metric
+        training = replace(training, task=data.task)
     base_model, image_processor = training.load_model(model_args, data_args, data.classes)
     if training.check is not None:
         training.check(data, base_model, data_args, args)

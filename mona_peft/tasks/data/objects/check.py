@@ -53,12 +53,14 @@ class ObjectCheck:
             objects["mask"] = []
         for entry in entries:
             place = entry.get("where", where)
-            box = self._box(entry.get("bbox"), width, height, place)
+            segmentation = entry.get("segmentation")
+            box = entry.get("bbox") or (_outer_box(segmentation, width, height, place) if segmentation else None)
+            box = self._box(box, width, height, place)
             if box is None:
                 self.skipped["boxes outside of their image or without an area"] += 1
                 continue
             if self.with_masks:
-                rle = mask_rle(entry.get("segmentation"), width, height, place)
+                rle = mask_rle(segmentation, width, height, place)
                 if mask_api.area(rle) == 0:
                     self.skipped["masks without a pixel"] += 1
                     continue
@@ -104,6 +106,11 @@ class ObjectCheck:
         return [left, top, right - left, bottom - top] if right > left and bottom > top else None
 
 
+def _outer_box(segmentation: Any, width: int, height: int, where: str) -> list[float]:
+    """Returns the box around a mask, as annotation of masks alone lacks it."""
+    return mask_api.toBbox([mask_rle(segmentation, width, height, where)])[0].tolist()
+
+
 def mask_rle(segmentation: Any, width: int, height: int, where: str) -> dict[str, Any]:
     """Returns a mask of COCO's format as compressed RLE.
 
@@ -118,10 +125,9 @@ def mask_rle(segmentation: Any, width: int, height: int, where: str) -> dict[str
     """
     if isinstance(segmentation, dict):
         return _checked_rle(segmentation, width, height, where)
-    if segmentation is None:
+    if not segmentation:
         raise ValueError(
-            f"{where} has no segmentation. Instances need polygons or RLE; for boxes alone there is "
-            "scripts.train_object_detection."
+            f"{where} has no segmentation. Instances need polygons or RLE; boxes alone are for object detection."
         )
     if not isinstance(segmentation, list):
         raise ValueError(f"{where}: segmentation must be polygons or RLE (size and counts), not {segmentation!r:.80}.")

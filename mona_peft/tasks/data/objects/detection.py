@@ -1,73 +1,44 @@
 """Images with objects as a detector takes them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from torch.nn import functional
 from transformers import BaseImageProcessor
 
-from mona_peft.tasks.data.augmentation import random_box
+from mona_peft.tasks.data.augmentation import Augmentation, Sample
 from mona_peft.tasks.data.dataset import ImageDataset
 from mona_peft.tasks.data.objects.check import Objects
 
-ObjectAugmentation = Callable[[PIL.Image.Image, Objects, Random], tuple[PIL.Image.Image, Objects]]
-"""From an image and its objects to others of them; masks are not needed and may get lost."""
-
-MIN_SIDE = 1.0
-"""Least side in pixels of what is left of a box in a part of an image."""
-
-
-def crop(image: PIL.Image.Image, objects: Objects, random: Random) -> tuple[PIL.Image.Image, Objects]:
-    """Cuts out a random rectangle, and boxes off at its edges; boxes that lie outside are left out."""
-    edges = random_box(image.size, random)
-    kept: Objects = {name: [] for name in ("bbox", "category", "area", "iscrowd")}
-    for box, category, area, iscrowd in zip(*(objects[name] for name in kept), strict=True):
-        left, top = max(box[0], edges[0]), max(box[1], edges[1])
-        width, height = min(box[0] + box[2], edges[2]) - left, min(box[1] + box[3], edges[3]) - top
-        if width >= MIN_SIDE and height >= MIN_SIDE:
-            share = width * height / (box[2] * box[3])
-            values = ([left - edges[0], top - edges[1], width, height], category, area * share, iscrowd)
-            for column, value in zip(kept.values(), values, strict=True):
-                column.append(value)
-    return image.crop(edges), kept
-
-
-def flip(image: PIL.Image.Image, objects: Objects, random: Random) -> tuple[PIL.Image.Image, Objects]:
-    """Mirrors half of the images left to right."""
-    if random.random() < 0.5:
-        return image, objects
-    mirrored = [[image.width - left - width, top, width, height] for left, top, width, height in objects["bbox"]]
-    return PIL.ImageOps.mirror(image), {**objects, "bbox": mirrored}
-
-
-def crop_and_flip(image: PIL.Image.Image, objects: Objects, random: Random) -> tuple[PIL.Image.Image, Objects]:
-    """`crop`, then `flip`."""
-    return flip(*crop(image, objects, random), random)
-
-
-OBJECT_AUGMENTATIONS: dict[str, ObjectAugmentation | None] = {
-    "none": None,
-    "crop": crop,
-    "flip": flip,
-    "crop-flip": crop_and_flip,
-}
-
 
 class ObjectDetectionDataset(ImageDataset):
-    """Rows in the form of `data.objects.loading`, as `detector_inputs` makes them of each."""
-
-    augmentation: ObjectAugmentation | None
+    """Rows in the form of `objects.loading`, as `detector_inputs` makes them of each."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, row = self.image(index), self.rows[index]
-        objects = row["objects"]
+        row = self.rows[index]
+        image, objects = self.decode(row, index), row["objects"]
         if self.augmentation is not None:
-            image, objects = self.augmentation(image, objects, self.random(index))
+            image, objects = augment_objects(self.augmentation, image, objects, self.random(index))
         return detector_inputs(self.image_processor, image, row["image_id"], objects)
+
+
+def augment_objects(
+    augmentation: Augmentation, image: PIL.Image.Image, objects: Objects, random: Random
+) -> tuple[PIL.Image.Image, Objects]:
+    """Changes an image and its boxes; areas shrink as their boxes do, and masks get lost."""
+    boxes = np.array(objects["bbox"], dtype=np.float64).reshape(-1, 4)
+    changed = augmentation(Sample(image, boxes, kept=np.arange(len(boxes))), random)
+    shares = changed.boxes[:, 2:].prod(1) / boxes[changed.kept, 2:].prod(1)
+    return changed.image, {
+        "bbox": changed.boxes.tolist(),
+        "category": [objects["category"][number] for number in changed.kept],
+        "area": [objects["area"][number] * share for number, share in zip(changed.kept, shares.tolist(), strict=True)],
+        "iscrowd": [objects["iscrowd"][number] for number in changed.kept],
+    }
 
 
 def detector_inputs(

@@ -1,15 +1,14 @@
 """Instance masks between a dataset and models of the MaskFormer family: training targets, and predictions back."""
 
-from collections.abc import Callable, Mapping, Sequence
-from random import Random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import BaseImageProcessor
 
-from mona_peft.tasks.data.augmentation import random_box
+from mona_peft.tasks.data.augmentation import Sample
 from mona_peft.tasks.data.dataset import ImageDataset
 from mona_peft.tasks.data.objects.check import decode_masks
 
@@ -18,33 +17,6 @@ BACKGROUND = 255
 
 MAX_INSTANCES = BACKGROUND
 """How many instances a map can hold."""
-
-InstanceAugmentation = Callable[[Image.Image, np.ndarray, Random], tuple[Image.Image, np.ndarray]]
-"""From an image and its masks, (N, H, W) bool, to others of them; a mask may lose all its pixels."""
-
-
-def crop(image: Image.Image, masks: np.ndarray, random: Random) -> tuple[Image.Image, np.ndarray]:
-    """Cuts out a random rectangle of image and masks."""
-    left, top, right, bottom = random_box(image.size, random)
-    return image.crop((left, top, right, bottom)), masks[:, top:bottom, left:right]
-
-
-def flip(image: Image.Image, masks: np.ndarray, random: Random) -> tuple[Image.Image, np.ndarray]:
-    """Mirrors half of the images left to right, with their masks."""
-    return (ImageOps.mirror(image), masks[:, :, ::-1]) if random.random() < 0.5 else (image, masks)
-
-
-def crop_and_flip(image: Image.Image, masks: np.ndarray, random: Random) -> tuple[Image.Image, np.ndarray]:
-    """`crop`, then `flip`."""
-    return flip(*crop(image, masks, random), random)
-
-
-INSTANCE_AUGMENTATIONS: dict[str, InstanceAugmentation | None] = {
-    "none": None,
-    "crop": crop,
-    "flip": flip,
-    "crop-flip": crop_and_flip,
-}
 
 
 def instance_map(masks: np.ndarray) -> np.ndarray:
@@ -94,18 +66,17 @@ def prepare_instances(
 
 
 class InstanceDataset(ImageDataset):
-    """Images and instances in the form of `data.objects.loading`; crowds are no instances."""
-
-    augmentation: InstanceAugmentation | None
+    """Images and instances in the form of `objects.loading`; crowds are no instances."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row, image = self.rows[index], self.image(index)
-        objects = row["objects"]
+        row = self.rows[index]
+        image, objects = self.decode(row, index), row["objects"]
         wanted = ~np.array(objects["iscrowd"], dtype=bool)
         masks = decode_masks(objects, row["width"], row["height"])[wanted]
         classes = np.array(objects["category"], dtype=np.int64)[wanted]
         if self.augmentation is not None:
-            image, masks = self.augmentation(image, masks, self.random(index))
+            changed = self.augmentation(Sample(image, maps=masks), self.random(index))
+            image, masks = changed.image, changed.maps
         inputs = prepare_instances(image, masks, classes, self.image_processor)
         return {**inputs, "image_ids": row["image_id"], "original_sizes": (row["height"], row["width"])}
 

@@ -1,40 +1,60 @@
-"""Data for object detection and instance segmentation: COCO's and Pascal VOC's formats, hub datasets, in one form.
+"""Data for object detection and instance segmentation: COCO's, YOLO's, Pascal VOC's formats, hub datasets, in one form.
 
 Every row has `image` (not decoded), `image_id`, `width`, `height` and `objects`, a struct of lists: `bbox` (x, y,
 width, height in pixels, inside the image), `category` (a `ClassLabel`), `area`, `iscrowd` and, where masks are wanted,
-`mask`, the `counts` of a run-length encoding that `coco_objects.decode_masks` reads.
+`mask`, the `counts` of a run-length encoding that `check.decode_masks` reads.
 Images without objects are kept; crowds are kept too, and neither trained on nor counted in an evaluation.
 """
 
 import logging
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
-from mona_peft.tasks.data.files import check_images, listing
-from mona_peft.tasks.data.objects import coco as coco_files
-from mona_peft.tasks.data.objects import voc as voc_files
-from mona_peft.tasks.data.objects.annotated_images import AnnotatedSplit, image_sizes
+from mona_peft.tasks.data.arguments import SharedDataArguments
+from mona_peft.tasks.data.checks import check_images, tell_of_leaks
+from mona_peft.tasks.data.class_folders import unwrapped
+from mona_peft.tasks.data.files import listing
+from mona_peft.tasks.data.hub import load_named_dataset
+from mona_peft.tasks.data.objects import coco, voc, yolo
+from mona_peft.tasks.data.objects.annotated_images import AnnotatedSplit, Found, image_sizes
 from mona_peft.tasks.data.objects.check import ObjectCheck, is_numbers
-from mona_peft.tasks.data.objects.hub import read_objects
-from mona_peft.tasks.data.splits import SplitArguments, choose_splits, load_named_dataset, validation_size
+from mona_peft.tasks.data.objects.columns import read_objects
+from mona_peft.tasks.data.objects.instance_maps import has_instance_maps, read_instance_maps
+from mona_peft.tasks.data.splits import choose_splits, hold_out, rarest
+from mona_peft.tasks.messages import first_of
+
+FORMATS = {
+    "COCO": (coco.find_coco, coco.LAYOUT),
+    "YOLO": (yolo.find_yolo, yolo.LAYOUT),
+    "Pascal VOC": (voc.find_voc, voc.LAYOUT),
+}
+"""What finds the splits of a folder, and how the folder is laid out, by format; the first that is there is read."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ObjectDataArguments(SplitArguments):
+class ObjectDataArguments(SharedDataArguments):
     """Which images and objects, and how they are read."""
 
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Name of a dataset on the hub with a column of objects, or a local folder in COCO's or Pascal "
-            "VOC's format. Without it: scenes of handwritten digits over photographs, which need no download."
+            "help": "A folder in the format of COCO (of Roboflow, CVAT, Label Studio, ...), YOLO or Pascal VOC, YOLO's "
+            "data.yaml, or the name of a dataset on the hub with a column of objects."
         },
+    )
+    annotations: list[str] | None = field(
+        default=None,
+        metadata={"help": "Files in COCO's format, instead of those that a folder holds: one, or one for each split."},
+    )
+    image_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the images that --annotations name. Without it: the files' own."}
     )
     image_column: str | None = field(default=None, metadata={"help": "Without it: the only column of images."})
     objects_column: str | None = field(
@@ -44,15 +64,14 @@ class ObjectDataArguments(SplitArguments):
         default="xywh",
         metadata={"help": "Boxes of a dataset of the hub: (x, y, width, height) or (left, top, right, bottom)."},
     )
-    verify_images: bool = field(default=True, metadata={"help": "Read every image once before training starts."})
 
 
 def load_objects(args: ObjectDataArguments, seed: int, with_masks: bool = False) -> DatasetDict:
     """Loads the splits `train`, `validation` and, where there is one, `test` of a dataset, in the form told above.
 
     Args:
-        args: What to load; its `dataset` is given.
-        seed: Of the split into training and validation images, where the dataset has none.
+        args: What to load; its `dataset` or its `annotations` are given.
+        seed: Of what is drawn: images held out of the training split, or fewer images.
         with_masks: Whether every object must have a mask.
 
     Raises:
@@ -64,20 +83,33 @@ def load_objects(args: ObjectDataArguments, seed: int, with_masks: bool = False)
     if args.verify_images:
         pictures = concatenate_datasets([split.pictures for split in splits.values()])
         check_images(pictures, [image.where for split in splits.values() for image in split.images])
-    rows = {name: _rows(split, classes, name, args, with_masks) for name, split in splits.items()}
-    if "validation" not in rows:
-        numbers = list(range(len(rows["train"])))
-        Random(seed).shuffle(numbers)
-        size = validation_size(len(numbers), args.validation_fraction)
-        rows["validation"] = rows["train"].select(sorted(numbers[:size]))
-        rows["train"] = rows["train"].select(sorted(numbers[size:]))
+    rows = {name: _rows(split, classes, name, with_masks) for name, split in splits.items()}
+    tell_of_leaks({name: [row["image"] for row in split.pictures] for name, split in splits.items()})
+    rows = hold_out(DatasetDict(rows), args, seed, _strata)
     for name, dataset in rows.items():
         if all(all(objects["iscrowd"]) for objects in dataset["objects"]):
             raise ValueError(
                 f"There is no object in any of the {len(dataset)} images of the {name} split. (Crowds do not count, "
                 "nor what is difficult in Pascal VOC.)"
             )
-    return DatasetDict(rows)
+    _tell_of_empty_classes(rows)
+    return rows
+
+
+def _strata(rows: Dataset) -> Sequence[Hashable]:
+    return rarest(rows.flatten()["objects.category"][:])
+
+
+def _tell_of_empty_classes(splits: DatasetDict) -> None:
+    names, present = class_names(splits), class_counts(splits["train"])
+    empty = [name for name, count in zip(names, present, strict=True) if not count]
+    if empty:
+        logger.warning(
+            "%d of %d classes have no object in the training images and can't be learnt: %s.",
+            len(empty),
+            len(names),
+            first_of(empty),
+        )
 
 
 def objects_features(classes: list[str], with_masks: bool) -> Features:
@@ -104,6 +136,12 @@ def class_names(splits: DatasetDict) -> list[str]:
     return splits["train"].features["objects"]["category"].feature.names
 
 
+def class_counts(rows: Dataset) -> list[int]:
+    """Returns the number of objects of each class, crowds among them."""
+    counts = Counter(number for image in rows.flatten()["objects.category"][:] for number in image)
+    return [counts[number] for number in range(rows.features["objects"]["category"].feature.num_classes)]
+
+
 def warn_of_surplus_objects(rows: Dataset, num_queries: int | None) -> None:
     """Says how many images have more objects than a model can find in one.
 
@@ -123,30 +161,49 @@ def warn_of_surplus_objects(rows: Dataset, num_queries: int | None) -> None:
 
 def _read(args: ObjectDataArguments) -> dict[str, AnnotatedSplit]:
     """Reads the wanted splits, whatever their format."""
-    folder = Path(args.dataset)
-    if folder.is_dir():
-        for find, read in ((voc_files.voc_splits, voc_files.read_voc), (coco_files.coco_splits, _reader_of(folder))):
-            if present := find(folder):
-                chosen = choose_splits(present, args)
-                return {role: read(present[name]) for role, name in chosen.items()}
-        if not any(folder.rglob("*.parquet")) and not any(folder.rglob("metadata.*")):
-            raise ValueError(
-                f"--dataset {folder}: there are no annotations in this folder. COCO's format has {coco_files.LAYOUT}; "
-                f"Pascal VOC's has {voc_files.LAYOUT}. It has: {listing(folder)}."
-            )
-    dataset = load_named_dataset(args.dataset, args.dataset_config)
+    found = _find(args)
+    if found:
+        chosen = choose_splits(list(found), args)
+        return {role: found[name]() for role, name in chosen.items()}
+    dataset = load_named_dataset(args.dataset, args)
     chosen = choose_splits(dataset, args)
-    splits = {
-        role: read_objects(dataset[name], name, args.image_column, args.objects_column) for role, name in chosen.items()
-    }
+    splits = {}
+    for role, name in chosen.items():
+        if has_instance_maps(dataset[name], args.image_column) and args.objects_column is None:
+            splits[role] = read_instance_maps(dataset[name], name, args.image_column)
+        else:
+            splits[role] = read_objects(dataset[name], name, args.image_column, args.objects_column)
     if args.box_format == "xyxy":
         for split in splits.values():
             _corners_to_sizes(split)
     return splits
 
 
-def _reader_of(folder: Path):
-    return lambda path: coco_files.read_coco(path, folder)
+def _find(args: ObjectDataArguments) -> Found:
+    """Returns the splits of files; nothing where the dataset is one that `datasets` reads."""
+    if args.annotations:
+        return coco.named_files(args.annotations, args.image_dir or args.dataset)
+    place = Path(args.dataset)
+    if place.is_file():
+        if place.suffix.lower() in (".yaml", ".yml"):
+            return yolo.read_yaml(place)
+        return coco.named_files([args.dataset], args.image_dir)
+    if not place.is_dir():
+        return {}
+    folder = unwrapped(place)
+    by_format = {name: splits for name, (find, _) in FORMATS.items() if (splits := find(folder))}
+    if by_format:
+        first, *others = by_format
+        if others:
+            logger.warning("%s has annotations in the formats %s; %s is read.", folder, " and ".join(by_format), first)
+        return by_format[first]
+    if any(folder.rglob("*.parquet")) or any(folder.rglob("metadata.*")):
+        return {}
+    formats = "; ".join(f"{name}'s format has {layout}" for name, (_, layout) in FORMATS.items())
+    raise ValueError(
+        f"--dataset {place}: there are no annotations in this folder. {formats}; --annotations names files in COCO's "
+        f"format, and --image_dir the folder of their images. It has: {listing(folder)}."
+    )
 
 
 def _corners_to_sizes(split: AnnotatedSplit) -> None:
@@ -158,7 +215,10 @@ def _corners_to_sizes(split: AnnotatedSplit) -> None:
 
 
 def _classes(splits: dict[str, AnnotatedSplit]) -> dict[Any, str]:
-    """Returns the classes of all splits, which must not contradict each other, sorted by their number or name."""
+    """Returns the classes of all splits, which must not contradict each other, sorted by their number or name.
+
+    Categories that only group others, as those that Roboflow writes, are none.
+    """
     classes: dict[Any, str] = {}
     for name, split in splits.items():
         for number, label in split.classes.items():
@@ -167,20 +227,27 @@ def _classes(splits: dict[str, AnnotatedSplit]) -> dict[Any, str]:
                     f"The category {number} is {label!r} in the {name} split and {classes[number]!r} in another. Every "
                     "split needs the same categories."
                 )
-    labels = list(classes.values())
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"Several categories have the same name: {', '.join(twice)}.")
+    used = {entry["category"] for split in splits.values() for image in split.images for entry in image.objects}
+    groups = sorted(set().union(*(split.groups for split in splits.values())) - used)
+    for number in groups:
+        logger.warning(
+            "The category %s, %r, groups others or has the name of another, and no object is of it: it is no class.",
+            number,
+            classes.pop(number),
+        )
+    labels = Counter(classes.values())
+    for label in sorted(label for label, count in labels.items() if count > 1):
+        same = [number for number, name in classes.items() if name == label]
+        logger.warning("The categories %s have one name, %r, and are taken for one class.", first_of(same), label)
     return dict(sorted(classes.items()))
 
 
-def _rows(
-    split: AnnotatedSplit, classes: dict[Any, str], name: str, args: ObjectDataArguments, with_masks: bool
-) -> Dataset:
+def _rows(split: AnnotatedSplit, classes: dict[Any, str], name: str, with_masks: bool) -> Dataset:
     """Checks the images and objects of a split and brings them into the common form."""
     if not split.images:
         raise ValueError(f"The {name} split has no images.")
-    number_of = {category: number for number, category in enumerate(classes)}
+    names = list(dict.fromkeys(classes.values()))
+    number_of = {category: names.index(label) for category, label in classes.items()}
     check = ObjectCheck(with_masks)
     columns: dict[str, list] = {"image_id": [], "width": [], "height": [], "objects": []}
     for image, (width, height) in zip(split.images, image_sizes(split), strict=True):
@@ -192,7 +259,7 @@ def _rows(
     check.check_boxes_are_in_pixels(name)
     for reason, count in check.skipped.items():
         logger.warning("%s split: %d of %d objects are left out: %s.", name, count, check.num_boxes, reason)
-    features = objects_features(list(classes.values()), with_masks)
+    features = objects_features(names, with_masks)
     rows = split.pictures
     for column, values in columns.items():
         rows = rows.add_column(column, values, feature=features[column])

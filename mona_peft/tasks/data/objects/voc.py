@@ -1,34 +1,50 @@
-"""Folders in Pascal VOC's format: images, one XML file of objects an image, lists of names a split."""
+"""Pascal VOC's format: images, one XML file of objects an image, and mostly lists of names a split."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from mona_peft.tasks.data.files import picture_files, read_lines
-from mona_peft.tasks.data.objects.annotated_images import AnnotatedImage, AnnotatedSplit, missing_images
+from mona_peft.tasks.data.files import ImageIndex, files_below, folders_in, read_lines
+from mona_peft.tasks.data.objects.annotated_images import (
+    AnnotatedImage,
+    AnnotatedSplit,
+    Found,
+    missing_images,
+    tell_of_unannotated,
+)
+from mona_peft.tasks.data.splits import role_of
+from mona_peft.tasks.data.stored import picture_files
 
-LAYOUT = "FOLDER/ImageSets/Main/train.txt, FOLDER/Annotations/*.xml and FOLDER/JPEGImages/, or FOLDER/VOC2007/... so"
-SUFFIXES = (".jpg", ".jpeg", ".png")
+LAYOUT = (
+    "FOLDER/ImageSets/Main/train.txt, FOLDER/Annotations/*.xml and FOLDER/JPEGImages/, or FOLDER/VOC2007/... so, or "
+    "*.xml and images of the same names, for each split in a folder of its own or all together"
+)
 
 
-def voc_splits(folder: Path) -> dict[str, list[Path]]:
-    """Returns the lists of names of a folder, by split.
+def find_voc(folder: Path) -> Found:
+    """Returns the splits of a folder by name.
 
     Args:
-        folder: Of one year, or the parent of several (`VOC2007`, `VOC2012`), which are then read together.
+        folder: Of one year, or the parent of several (`VOC2007`, `VOC2012`), which are then read together; or with XML
+            files and images without lists.
     """
-    splits: dict[str, list[Path]] = {}
+    lists: dict[str, list[Path]] = {}
     for path in sorted([*folder.glob("ImageSets/Main/*.txt"), *folder.glob("*/ImageSets/Main/*.txt")]):
         if "_" not in path.stem:  # the others list which images show a class
-            splits.setdefault(path.stem, []).append(path)
-    return splits
+            lists.setdefault(path.stem, []).append(path)
+    if lists:
+        return {split: partial(_read_lists, paths) for split, paths in lists.items()}
+    places = {place.name: place for place in folders_in(folder) if role_of(place.name)} or {"train": folder}
+    found = {
+        name: [path for path in files_below(place) if path.suffix.lower() == ".xml"] for name, place in places.items()
+    }
+    return {name: partial(_read_folder, places[name], files) for name, files in found.items() if files}
 
 
-def read_voc(lists: list[Path]) -> AnnotatedSplit:
+def _read_lists(lists: list[Path]) -> AnnotatedSplit:
     """Reads the annotations of a split.
-
-    Objects that are marked as difficult count as COCO's crowds: they are neither trained on nor evaluated. A box
-    includes the pixels of all its edges, which are counted from 1.
 
     Args:
         lists: Files of names, one a line, of one or several years.
@@ -36,26 +52,48 @@ def read_voc(lists: list[Path]) -> AnnotatedSplit:
     Raises:
         ValueError: A file is missing or broken; names it and, in XML, the object.
     """
-    images, files = [], []
+    pairs: list[tuple[Path, Path]] = []
     for path in lists:
         root = path.parents[2]
-        names = [line.split()[0] for line in read_lines(path)]
-        named = [_image_file(root, name) for name in names]
-        missing_images(named, str(path))
-        files.extend(named)
-        for name, file in zip(names, named, strict=True):
-            size, objects = _read_objects(root / "Annotations" / f"{name}.xml")
-            images.append(AnnotatedImage(len(images), str(file), objects, size))
+        index = ImageIndex(root / "JPEGImages")
+        named = []
+        for line in read_lines(path):
+            # A name may have spaces; in the lists of classes a number stands behind it.
+            name = line if (root / "Annotations" / f"{line}.xml").is_file() else line.rsplit(maxsplit=1)[0]
+            named.append((root / "Annotations" / f"{name}.xml", index.find_stem(name) or root / "JPEGImages" / name))
+        missing_images([image for _, image in named], str(path))
+        pairs.extend(named)
+    return _read_files(pairs)
+
+
+def _read_folder(folder: Path, files: Sequence[Path]) -> AnnotatedSplit:
+    """Reads XML files without lists, whose images have their names, or those that they tell."""
+    index = ImageIndex(folder)
+    pairs = [(path, index.find_stem(path.stem) or index.find(_told_name(path)) or folder / path.stem) for path in files]
+    missing_images([image for _, image in pairs], str(folder))
+    tell_of_unannotated(set(index.images()), {image for _, image in pairs}, f"the XML files in {folder}")
+    return _read_files(pairs)
+
+
+def _read_files(pairs: Sequence[tuple[Path, Path]]) -> AnnotatedSplit:
+    """Reads annotations and makes a split of them and their images.
+
+    Objects that are marked as difficult count as COCO's crowds: they are neither trained on nor evaluated. A box
+    includes the pixels of all its edges, which are counted from 1.
+    """
+    images = []
+    for path, file in pairs:
+        size, objects = _read_objects(path)
+        images.append(AnnotatedImage(len(images), str(file), objects, size))
     classes = sorted({entry["category"] for image in images for entry in image.objects})
-    return AnnotatedSplit({name: name for name in classes}, images, picture_files(files))
+    return AnnotatedSplit({name: name for name in classes}, images, picture_files([file for _, file in pairs]))
 
 
-def _image_file(root: Path, name: str) -> Path:
-    candidates = [root / "JPEGImages" / f"{name}{suffix}" for suffix in SUFFIXES]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+def _told_name(path: Path) -> str:
+    return _annotation(path).findtext("filename") or path.stem
 
 
-def _read_objects(path: Path) -> tuple[tuple[int, int] | None, list[dict[str, Any]]]:
+def _annotation(path: Path) -> ElementTree.Element:
     try:
         annotation = ElementTree.parse(path).getroot()
     except FileNotFoundError as error:
@@ -64,6 +102,11 @@ def _read_objects(path: Path) -> tuple[tuple[int, int] | None, list[dict[str, An
         raise ValueError(f"{path} is not XML that can be read ({error}). Mend it, or convert it to UTF-8.") from error
     if annotation.tag != "annotation":
         raise ValueError(f"{path} holds <{annotation.tag}>, not the <annotation> of Pascal VOC.")
+    return annotation
+
+
+def _read_objects(path: Path) -> tuple[tuple[int, int] | None, list[dict[str, Any]]]:
+    annotation = _annotation(path)
     objects = []
     for number, entry in enumerate(annotation.iter("object")):
         where = f"{path}: object {number}"

@@ -1,6 +1,6 @@
 """Images with class maps as a segmentation model takes them, for training and for evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -11,20 +11,16 @@ import PIL.Image
 import torch
 from transformers import BaseImageProcessor
 
+from mona_peft.tasks.data.augmentation import Augmentation
 from mona_peft.tasks.data.dataset import ImageDataset
-from mona_peft.tasks.data.files import open_stored
-
-UNCOUNTED = -1
-"""In class maps: a pixel that does not count."""
+from mona_peft.tasks.data.segmentation.masks import UNCOUNTED, MaskReading
+from mona_peft.tasks.data.stored import UNREADABLE
 
 IGNORE_INDEX = 255
 """The same for models and image processors."""
 
 STACKED = ("index", "pixel_values", "pixel_mask", "labels")
 """What a batch holds as one tensor, where its images are of one size."""
-
-LOSSY = ("JPEG", "MPO")
-"""Formats of images that masks can't be stored in."""
 
 MAX_ATTEMPTS = 10
 
@@ -52,18 +48,16 @@ class AnnotatedImages(ImageDataset):
     Args:
         rows: Dataset of `image` and `mask`, not decoded.
         num_classes: Number of classes.
-        ignore_index: What pixels that do not count have in the masks.
-        reduce_labels: Whether class n has n + 1 in the masks, and 0 does not count.
+        masks: How masks become class maps.
         keyword arguments: Of `ImageDataset`; without an image processor, images and class maps can be read.
     """
 
     def __init__(
-        self, rows: datasets.Dataset, *, num_classes: int, ignore_index: int, reduce_labels: bool, **kwargs: Any
+        self, rows: datasets.Dataset, *, num_classes: int, masks: MaskReading | None = None, **kwargs: Any
     ) -> None:
         super().__init__(rows, **kwargs)
         self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        self.reduce_labels = reduce_labels
+        self.masks = masks or MaskReading()
 
     def pair(self, index: int) -> tuple[PIL.Image.Image, np.ndarray]:
         """Returns the image of a row, in RGB, and its `class_map`, after checking that they fit.
@@ -71,19 +65,12 @@ class AnnotatedImages(ImageDataset):
         Raises:
             ValueError: One can't be read, they differ in size, or a class is out of range; names file or row.
         """
-        image, class_map = self.image(index), self.class_map(index)
+        row = self.rows[index]
+        image, class_map = self.decode(row, index), self._checked(row, index)
         if image.size != class_map.shape[::-1]:
             raise ValueError(
-                f"The {self.name(index, 'mask')} has {class_map.shape[1]} × {class_map.shape[0]} pixels, its image "
-                f"{image.size[0]} × {image.size[1]}. (Images are turned as their EXIF data says.)"
-            )
-        wrong = class_map[(class_map >= self.num_classes) | (class_map < UNCOUNTED)]
-        if wrong.size:
-            first = int(self.reduce_labels)
-            raise ValueError(
-                f"The {self.name(index, 'mask')} has the number {wrong.min() + first}, which is no class. Classes are "
-                f"{first} to {self.num_classes - 1 + first}, and pixels that do not count have {self.ignore_index}"
-                f"{' or 0' if self.reduce_labels else ''} (see --ignore_index, --reduce_labels, --class_names)."
+                f"The {self.named(row, index, 'mask')} has {class_map.shape[1]} × {class_map.shape[0]} pixels, its "
+                f"image {image.size[0]} × {image.size[1]}. (Images are turned as their EXIF data says.)"
             )
         return image, class_map
 
@@ -91,23 +78,41 @@ class AnnotatedImages(ImageDataset):
         """Returns the (H, W) classes of the pixels of a row, `UNCOUNTED` for those that do not count; int32.
 
         Raises:
-            ValueError: The mask can't be read, is a picture in colours or a JPEG; names its file, or its row.
+            ValueError: The mask can't be read, or is of a kind that holds no classes; names its file, or its row.
         """
-        mask = self.decode(index, "mask")
-        with open_stored(self.rows[index]["mask"]) as stored:
-            lossy = stored.format in LOSSY
-        if lossy:
+        return self._class_map(self.rows[index], index)
+
+    def checked_class_map(self, index: int) -> np.ndarray:
+        """Returns the `class_map` of a row, after checking that its classes are in range.
+
+        Raises:
+            ValueError: A class is out of range, or the mask can't be read; names its file, or its row.
+        """
+        return self._checked(self.rows[index], index)
+
+    def _class_map(self, row: Mapping[str, Any], index: int) -> np.ndarray:
+        name = self.named(row, index, "mask")
+        if row["mask"] is None:
+            raise ValueError(f"There is no {name}. Mend or remove the row.")
+        try:
+            return self.masks.class_map(row["mask"], name)
+        except ValueError:
+            raise
+        except UNREADABLE as error:
+            raise ValueError(f"The {name} can't be read ({error}). Replace or remove it.") from error
+
+    def _checked(self, row: Mapping[str, Any], index: int) -> np.ndarray:
+        class_map = self._class_map(row, index)
+        wrong = class_map[(class_map >= self.num_classes) | (class_map < UNCOUNTED)]
+        if wrong.size:
+            first = int(self.masks.reduce_labels)
             raise ValueError(
-                f"The {self.name(index, 'mask')} is a JPEG, which changes numbers at edges. Masks must be stored "
-                "without loss, as PNG for instance, from where they come from: converting them won't mend them."
+                f"The {self.named(row, index, 'mask')} has the number {wrong.min() + first}, which is no class. "
+                f"Classes are {first} to {self.num_classes - 1 + first}, and pixels that do not count have "
+                f"{self.masks.ignore_index}{' or 0' if first else ''} (see --ignore_index, --reduce_labels, "
+                "--class_names)."
             )
-        if len(mask.getbands()) != 1 or mask.mode == "F":
-            raise ValueError(
-                f"The {self.name(index, 'mask')} is a picture in {mask.mode}: one class number a pixel is needed, as "
-                "grey level or number in a palette. Masks in colours have to be translated first."
-            )
-        numbers = np.array(mask).astype(np.int32)
-        return np.where(numbers == self.ignore_index, UNCOUNTED, numbers - int(self.reduce_labels))
+        return class_map
 
     def inputs(self, image: PIL.Image.Image, class_map: np.ndarray) -> dict[str, torch.Tensor]:
         """Returns what the model takes of an image: `pixel_values` (3, H, W), and the annotation in its own form."""
@@ -125,6 +130,7 @@ class ScaleAndCrop:
         flip: Whether half of the images are mirrored left to right.
         max_class_share: No class covers more of the crop; after `MAX_ATTEMPTS` crops the last is taken as it is.
         fill: Colour of what an image lacks.
+        colours: What is changed of the crop's looks.
     """
 
     image_size: int
@@ -133,6 +139,7 @@ class ScaleAndCrop:
     flip: bool
     max_class_share: float
     fill: tuple[int, int, int]
+    colours: Augmentation | None = None
 
     def __call__(
         self, image: PIL.Image.Image, class_map: np.ndarray, random: Random
@@ -154,6 +161,8 @@ class ScaleAndCrop:
             if counts.any() and counts.max() <= self.max_class_share * counts.sum():
                 break
         image = image.crop((left, top, left + self.crop_size, top + self.crop_size))
+        if self.colours is not None:
+            image = self.colours.change_colours(image, random)
         if self.flip and random.random() < 0.5:
             return image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT), crop[:, ::-1]
         return image, crop

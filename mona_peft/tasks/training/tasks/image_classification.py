@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from datasets import ClassLabel
+from peft import PeftModel
 from torch import nn
 from transformers import (
     BaseImageProcessor,
@@ -13,22 +15,24 @@ from transformers import (
     default_data_collator,
 )
 
-from mona_peft.tasks.data.augmentation import AUGMENTATIONS
-from mona_peft.tasks.data.classification import DataArguments, load_image_classification
+from mona_peft.tasks.data.arguments import keep_decoding
+from mona_peft.tasks.data.augmentation import augmentation
+from mona_peft.tasks.data.classification import DataArguments, class_names, is_multi_label, load_image_classification
 from mona_peft.tasks.data.dataset import EpochCallback, ImageClassificationDataset, ImageDataset
 from mona_peft.tasks.models.arguments import ModelArguments
 from mona_peft.tasks.models.image_processors import load_image_processor
 from mona_peft.tasks.models.loading import load_classifier
-from mona_peft.tasks.task import IMAGE_CLASSIFICATION
-from mona_peft.tasks.training.metrics import classification_metrics
+from mona_peft.tasks.task import IMAGE_CLASSIFICATION, MULTI_LABEL_CLASSIFICATION
+from mona_peft.tasks.training.balance import ClassificationTrainer
+from mona_peft.tasks.training.metrics import classification_metrics, multi_label_metrics
 from mona_peft.tasks.training.setup import Data, TaskTraining
-from mona_peft.tasks.training.trainer import WholeModelTrainer
 
 
 def load_data(args: DataArguments, seed: int) -> Data:
     """Loads images and their labels."""
     splits = load_image_classification(args, seed)
-    return Data(splits, splits["train"].features["label"].names, args.dataset)
+    task = MULTI_LABEL_CLASSIFICATION if is_multi_label(splits) else IMAGE_CLASSIFICATION
+    return Data(splits, class_names(splits), args.dataset, task=task)
 
 
 def load_model(
@@ -42,7 +46,8 @@ def prepare_images(
     data: Data, image_processor: BaseImageProcessor, args: DataArguments, seed: int
 ) -> dict[str, ImageDataset]:
     """Returns images as the model takes them, those to train on augmented."""
-    augmentations = {"train": AUGMENTATIONS[args.augmentation]}
+    keep_decoding(image_processor, data.splits, args)
+    augmentations = {"train": augmentation(args.augmentation, args.horizontal_flip)}
     return {
         split: ImageClassificationDataset(rows, image_processor, augmentations.get(split), seed)
         for split, rows in data.splits.items()
@@ -59,16 +64,21 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback] = (),
     **more: Any,
 ) -> Trainer:
-    """Returns the `Trainer`, which reports top-1 and top-5 accuracy."""
+    """Returns the `Trainer`, which reports top-1 and top-5 accuracy, or mAP and F1 of images with several classes."""
+    several = not isinstance(images["validation"].rows.features["label"], ClassLabel)
+    if several:
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base.config.problem_type = "multi_label_classification"
     args.label_names = ["labels"]  # Trainer looks for it in the signature of the model, which a PeftModel hides
-    return WholeModelTrainer(
+    return ClassificationTrainer(
+        balance=data_args.class_balance,
         model=model,
         args=args,
         train_dataset=images.get("train"),
         eval_dataset=images["validation"],
         data_collator=default_data_collator,
         processing_class=image_processor,
-        compute_metrics=classification_metrics(len(classes)),
+        compute_metrics=multi_label_metrics() if several else classification_metrics(len(classes)),
         callbacks=[EpochCallback(images["train"]), *callbacks],
         **more,
     )

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
+from mona_peft.tasks.data.arguments import keep_decoding
+from mona_peft.tasks.data.augmentation import augmentation
 from mona_peft.tasks.data.dataset import EpochCallback, ImageDataset
-from mona_peft.tasks.data.objects.instances import INSTANCE_AUGMENTATIONS, InstanceDataset, collate_instances
+from mona_peft.tasks.data.objects.instances import InstanceDataset, collate_instances
 from mona_peft.tasks.data.objects.loading import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.image_processors import check_image_sizes, load_image_processor
@@ -29,10 +31,6 @@ class InstanceDataArguments(ObjectDataArguments):
         default=None,
         metadata={"help": "Side in pixels of the squares that images are resized to. Without it: the model's own."},
     )
-    augmentation: Literal["none", "crop", "flip", "crop-flip"] = field(
-        default="crop-flip",
-        metadata={"help": "Of training images: random resized crop, and horizontal flip (wrong for digits and text)."},
-    )
 
 
 class InstanceTrainer(MultiStepTrainer, CocoTrainer):
@@ -42,7 +40,7 @@ class InstanceTrainer(MultiStepTrainer, CocoTrainer):
 def load_data(args: InstanceDataArguments, seed: int) -> Data:
     """Loads images and their instances."""
     splits = load_objects(args, seed, with_masks=True)
-    return Data(splits, class_names(splits), args.dataset)
+    return Data(splits, class_names(splits), args.dataset or args.annotations[0])
 
 
 def load_model(
@@ -66,7 +64,8 @@ def prepare_images(
     data: Data, image_processor: BaseImageProcessor, args: InstanceDataArguments, seed: int
 ) -> dict[str, ImageDataset]:
     """Returns images as the model takes them, those to train on augmented."""
-    augmentations = {"train": INSTANCE_AUGMENTATIONS[args.augmentation]}
+    keep_decoding(image_processor, data.splits, args)
+    augmentations = {"train": augmentation(args.augmentation, args.horizontal_flip)}
     return {
         split: InstanceDataset(rows, image_processor, augmentations.get(split), seed)
         for split, rows in data.splits.items()

@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
+from mona_peft.tasks.data.arguments import keep_decoding
+from mona_peft.tasks.data.augmentation import Augmentation, augmentation
 from mona_peft.tasks.data.dataset import EpochCallback, ImageDataset
 from mona_peft.tasks.data.segmentation.dataset import (
     IGNORE_INDEX,
@@ -26,7 +28,8 @@ from mona_peft.tasks.training.setup import Data, TaskTraining
 
 def load_data(args: SegmentationDataArguments, seed: int) -> Data:
     """Loads images and their masks."""
-    return Data(*load_semantic_segmentation(args, seed), args.dataset)
+    splits, classes, masks = load_semantic_segmentation(args, seed)
+    return Data(splits, classes, args.dataset, masks)
 
 
 def load_model(
@@ -74,22 +77,24 @@ def prepare_images(
     data: Data, image_processor: BaseImageProcessor, args: SegmentationDataArguments, seed: int
 ) -> dict[str, ImageDataset]:
     """Returns images as the model takes them, those to train on augmented."""
-    augmentation = ScaleAndCrop(
+    keep_decoding(image_processor, data.splits, args)
+    changes = augmentation(args.augmentation, args.horizontal_flip) or Augmentation()
+    scale_and_crop = ScaleAndCrop(
         image_size=args.image_size,
-        scales=tuple(args.scales),
+        scales=(1.0, 1.0) if args.augmentation == "none" else tuple(args.scales),
         crop_size=args.crop_size,
-        flip=args.horizontal_flip,
+        flip=changes.flip,
+        colours=changes,
         max_class_share=args.max_class_share,
         fill=tuple(round(255 * level) for level in image_processor.image_mean),
     )
     settings = {
         "num_classes": len(data.classes),
-        "ignore_index": args.ignore_index,
-        "reduce_labels": args.reduce_labels,
+        "masks": data.masks,
         "image_processor": image_processor,
     }
     return {
-        split: TrainingImages(rows, **settings, augmentation=augmentation, seed=seed)
+        split: TrainingImages(rows, **settings, augmentation=scale_and_crop, seed=seed)
         if split == "train"
         else EvaluationImages(rows, **settings, image_size=args.image_size)
         for split, rows in data.splits.items()
