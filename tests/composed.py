@@ -284,7 +284,7 @@ COMPOSED: dict[str, Composed] = {
         "dpt",
         4,
         (32, 32),
-        heads=("neck", "head"),
+        heads=("neck", "head.head"),
     ),
     "dpt-dinov2": Composed(
         lambda: DPTForDepthEstimation(
@@ -293,7 +293,7 @@ COMPOSED: dict[str, Composed] = {
         "backbone",
         4,
         (28, 28),
-        heads=("neck", "head"),
+        heads=("neck", "head.head"),
     ),
     "vitmatte": Composed(
         lambda: VitMatteForImageMatting(

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import nn
 
 from mona_peft import MonaConfig
@@ -57,3 +57,23 @@ def test_the_rest_is_the_task_head(name):
     for head in row.heads:
         assert any(f"{head}.modules_to_save." in key for key in trained), head
     assert not [key for key in trained if f".{row.backbone}." in key and ".mona.mona_" not in key]
+
+
+@pytest.mark.parametrize("name", ["rt-detr-v2", "dpt", "grounding-dino"])
+@pytest.mark.filterwarnings("ignore:.*stay frozen")
+def test_two_adapters_with_heads_of_names_that_end_alike(name, tmp_path):
+    model = get_peft_model(build(name), MonaConfig(bottleneck_dim=4, modules_to_save="task-head", init_weights=False))
+    model.add_adapter("two", MonaConfig(bottleneck_dim=3, modules_to_save="task-head", init_weights=False))
+    model.set_adapter("two")
+    assert model.peft_config["two"].modules_to_save == model.peft_config["default"].modules_to_save
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(build(name), tmp_path / "two", adapter_name="two").state_dict()
+    weights = {key: tensor for key, tensor in model.state_dict().items() if ".two." in key}
+    assert weights.keys() == {key for key in loaded if ".two." in key}
+    assert all(torch.equal(tensor, loaded[key]) for key, tensor in weights.items())
+
+
+def test_second_head_inside_another_is_refused():
+    model = get_peft_model(build("rt-detr-v2"), MonaConfig(modules_to_save=["model.decoder", "class_embed.0"]))
+    with pytest.raises(ValueError, match=r"inside it, .*class_embed.0.*Give longer endings"):
+        model.add_adapter("two", MonaConfig(modules_to_save=["model.decoder", "class_embed.0"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,116 @@ def test_truncated_file(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         load_official_checkpoint(build("swin"), path)
+
+
+@pytest.fixture
+def untouched():
+    """A model of which it is checked afterwards that nothing has been changed."""
+    model = SwinBackbone(swin_config())
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    modules = [(name, type(module)) for name, module in model.named_modules()]
+    yield model
+    assert [(name, type(module)) for name, module in model.named_modules()] == modules
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"filter_reduction": "sum"},
+        {"kernel_sizes": (3,)},
+        {"kernel_sizes": (3, 5, 9)},
+        {"norm_position": "none"},
+        {"sites": ("mlp",)},
+        {"layers_to_transform": [0]},
+        {"target_modules": ["blocks.0"]},
+        {"exclude_modules": ["blocks.0"]},
+    ],
+    ids=str,
+)
+def test_configuration_of_other_monas_is_refused(settings, untouched, tmp_path):
+    """Also where the shapes of its weights are the same."""
+    with pytest.raises(ValueError, match=f"config asks for {next(iter(settings))}=.*has to be"):
+        load_official_checkpoint(untouched, checkpoint(tmp_path), config=MonaConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": MonaConfig(modules_to_save="task-head")}, "no head of SwinBackbone"),
+        ({"config": MonaConfig(modules_to_save=["classifier"])}, "matches no module of SwinBackbone"),
+        ({"adapter_name": "a.b"}, "Give another, such as 'a_b'"),
+    ],
+    ids=["no-head", "module", "name"],
+)
+def test_arguments_that_do_not_fit(arguments, message, untouched, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_official_checkpoint(untouched, checkpoint(tmp_path), **arguments)
+
+
+def test_name_that_is_taken(tmp_path):
+    model = load_official_checkpoint(SwinBackbone(swin_config()), checkpoint(tmp_path))
+    with pytest.raises(ValueError, match="already; give another adapter_name"):
+        load_official_checkpoint(model, checkpoint(tmp_path))
+
+
+def test_configuration_given_stays_as_it_is(tmp_path):
+    config = MonaConfig(bottleneck_dim=8, modules_to_save=[])
+    model = load_official_checkpoint(SwinBackbone(swin_config()), checkpoint(tmp_path), config=config)
+    assert (config.bottleneck_dim, model.peft_config["default"].bottleneck_dim) == (8, 64)
+
+
+PROJECTION = f"{MONA}.project1.weight"
+ODD = {
+    "integers": lambda tensor: tensor.long(),
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "sparse": lambda tensor: tensor.to_sparse(),
+    "no data": lambda tensor: tensor.to("meta"),
+    "scalar": lambda tensor: tensor.sum(),
+    "empty": lambda tensor: tensor[:0],
+    "one number for all": lambda tensor: torch.zeros(1).expand(tensor.shape),
+    "huge, one number for all": lambda tensor: torch.zeros(1).expand(2**20, tensor.shape[1]),
+}
+
+
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("every", [True, False])
+def test_tensors_that_are_no_weights(change, every, untouched, tmp_path):
+    tensors = recorded("official_mona_w7")
+    names = [key for key in tensors if key.endswith(".project1.weight")] if every else [PROJECTION]
+    path = checkpoint(tmp_path, **{name: change(tensors[name]) for name in names})
+    with pytest.raises(ValueError, match=r"official\.pth.*project1.weight"):
+        load_official_checkpoint(untouched, path)
+
+
+def test_keys_that_are_no_strings(tmp_path):
+    """They are no weights, and nobody asked for them."""
+    path = checkpoint(tmp_path, wrapped_in=None)
+    torch.save({**torch.load(path), 7: torch.zeros(1), ("a",): torch.zeros(1)}, path)
+    load_official_checkpoint(SwinBackbone(swin_config()), path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_files(zipped, untouched, tmp_path):
+    """A file is read or refused, in one way; forty damages of each kind of file, always the same."""
+    path, generator = tmp_path / "official.pth", random.Random(0)
+    tensors = {key: tensor[:1] for key, tensor in recorded("official_mona_w7").items()}  # fits no model
+    torch.save({"state_dict": tensors}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for number in range(40):
+        content = bytearray(whole)
+        place = generator.randrange(min(len(content), 4000) if number % 2 else len(content))
+        damage = generator.randrange(3)
+        if damage == 0:
+            del content[place:]
+        elif damage == 1:
+            content[place] ^= 1 << generator.randrange(8)
+        else:
+            content[place : place + 8] = generator.randbytes(8)
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"official\.pth"):
+            load_official_checkpoint(untouched, path)
 
 
 def test_script(tmp_path, capsys):

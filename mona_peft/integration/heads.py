@@ -88,13 +88,11 @@ def _check_names(model: nn.Module, modules_to_save: list[str]) -> None:
             f"modules_to_save: {unmatched} matches no module of {type(model).__name__}. Outside its backbone stand "
             f"{modules_outside(model, backbone_of(model))}; {TASK_HEAD!r} stands for all of them."
         )
-    nested = [
-        (outer, inner)
-        for names in matched.values()
-        for outer in names
-        for inner in names
-        if inner.startswith(f"{outer}.")
-    ]
+    groups = list(matched.values())
+    if any(isinstance(module, ModulesToSaveWrapper) for module in model.modules()):
+        # Beside an adapter with heads, PEFT would wrap one within another, whichever name means them.
+        groups = [[name for names in groups for name in names]]
+    nested = [(outer, inner) for names in groups for outer in names for inner in names if inner.startswith(f"{outer}.")]
     if nested:
         raise ValueError(
             f"modules_to_save={modules_to_save!r} means {nested[0][0]!r} and, inside it, {nested[0][1]!r}: PEFT takes "

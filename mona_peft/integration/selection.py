@@ -179,12 +179,31 @@ def modules_outside(model: nn.Module, inner: str) -> list[str]:
 
     Containers (`ModuleList`, `ModuleDict`), which PEFT cannot wrap, are given by their members. So are modules whose
     name is the ending of another's in `inner`, since PEFT takes all modules that end in a name: RT-DETR's
-    `model.encoder` would be that of its backbone too, where this is `model.backbone.model.encoder`.
+    `model.encoder` would be that of its backbone too, where this is `model.backbone.model.encoder`. And so are those
+    whose name is the ending of one inside them all, which would be saved twice: DPT's `head` has a child `head`.
     """
     if not inner:
         return []
-    names = (name for name, _ in model.named_modules(remove_duplicate=False))
-    return list(_outside(model, "", inner, [name for name in names if f"{name}.".startswith(f"{inner}.")]))
+    names = _stock_names(model)
+    outside = list(_outside(model, "", inner, [name for name in names if f"{name}.".startswith(f"{inner}.")]))
+    while ambiguous := next((name for name in outside if nested_matches([name], outside, names)), None):
+        # A module without children goes: it is another name of the one inside, or told of as a frozen parameter.
+        parts = _outside(model.get_submodule(ambiguous), f"{ambiguous}.", inner, ())
+        index = outside.index(ambiguous)
+        outside[index : index + 1] = parts
+    return outside
+
+
+def _stock_names(model: nn.Module) -> list[str]:
+    """Return the names of all modules, as they are without PEFT's wrappers around trained heads."""
+    names = (name for name, _ in model.named_modules(remove_duplicate=False) if ".modules_to_save" not in name)
+    return [re.sub(r"\.original_module\b", "", name) for name in names]
+
+
+def nested_matches(endings: Iterable[str], modules: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return the names with one of the endings that lie inside of one of the modules."""
+    endings, containers = tuple(endings), tuple(f"{name}." for name in modules)
+    return [name for name in names if name.endswith(endings) and name.startswith(containers)]
 
 
 def _outside(module: nn.Module, prefix: str, inner: str, all_inner: Collection[str]) -> Iterator[str]:

@@ -143,9 +143,15 @@ class BitFitModel(MethodModel):
             ):
                 continue
             given = {name for name, parameter in module._parameters.items() if parameter is not None}
-            given |= set(getattr(module, "parametrizations", ()))
+            given |= set(_shifted(module))
             if names := sorted(filter(config.trains_parameter, given)):
                 targets[name] = names
+            others = set(getattr(module, "parametrizations", ())) - given
+            if others := sorted(filter(config.trains_parameter, others)):
+                raise ValueError(
+                    f"{name}.{others[0]} is parametrised (torch.nn.utils.parametrize) already, so BitFit can't add to "
+                    "it. Take the parametrisation off, or leave the module out of target_modules."
+                )
         if not targets:
             raise ValueError(
                 f"The backbone of {type(model).__name__} has no bias in target_modules={config.target_modules!r}. Name "
@@ -225,7 +231,7 @@ class BitFitModel(MethodModel):
             if unknown := [name for name in adapter_names if name not in self.peft_config]:
                 raise ValueError(f"adapter_names: there is no {unknown}. Adapters are {list(self.peft_config)}.")
             self.set_adapter(adapter_names)
-        modules = {name: module for name, module in self.model.named_modules() if _has_shifts(module)}
+        modules = {name: module for name, module in self.model.named_modules() if _shifted(module)}
         if merge and safe_merge:
             broken = [name for name, module in modules.items() if not _is_finite(module)]
             if broken:
@@ -238,14 +244,14 @@ class BitFitModel(MethodModel):
         return super()._unload_and_optionally_merge(False, progressbar)
 
 
-def _has_shifts(module: nn.Module) -> bool:
-    return parametrize.is_parametrized(module) and any(
-        isinstance(layers[0], BitFitLayer) for layers in module.parametrizations.values()
-    )
+def _shifted(module: nn.Module) -> list[str]:
+    """Return the names of the parameters that BitFit has parametrised; a user may have parametrised others."""
+    parametrized = getattr(module, "parametrizations", None) if parametrize.is_parametrized(module) else None
+    return [name for name, layers in (parametrized or {}).items() if isinstance(layers[0], BitFitLayer)]
 
 
 def _is_finite(module: nn.Module) -> bool:
-    return all(getattr(module, name).isfinite().all() for name in module.parametrizations)
+    return all(getattr(module, name).isfinite().all() for name in _shifted(module))
 
 
 def _give_back(module: nn.Module, merge: bool) -> None:
@@ -254,11 +260,19 @@ def _give_back(module: nn.Module, merge: bool) -> None:
     PyTorch's `remove_parametrizations` edits the class that a module shares with its deep copies, which then break.
     """
     values = {
-        name: getattr(module, name).detach() if merge else layers.original.detach()
-        for name, layers in module.parametrizations.items()
+        name: getattr(module, name).detach() if merge else module.parametrizations[name].original.detach()
+        for name in _shifted(module)
     }
-    module.__class__ = parametrize.type_before_parametrizations(module)
-    del module.parametrizations
+    if len(values) == len(module.parametrizations):
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module.parametrizations
+    else:
+        # A class like the present one, without the properties that compute these parameters.
+        for name in values:
+            del module.parametrizations[name]
+        parametrized = type(module)
+        kept = {name: value for name, value in vars(parametrized).items() if name not in values}
+        module.__class__ = type(parametrized.__name__, parametrized.__bases__, kept)
     for name, value in values.items():
         module.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
