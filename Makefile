@@ -22,7 +22,7 @@ REQUIREMENTS := pyproject.toml constraints.txt
 CODE := $(wildcard mona_peft scripts tests notebooks)
 
 # transformers and PEFT, oldest and newest supported; pyproject.toml has the range.
-VERSIONS := 5.9.0+0.19.1 5.23.0+0.21.2
+VERSIONS := 5.9.0+0.20.0 5.24.0+0.21.2
 
 .PHONY: demo benchmark compare test test-versions test-quantization test-torchvision test-triton test-deepspeed quality style clean
 

@@ -209,7 +209,8 @@ class ResidualAdapterConfig(MethodConfig):
 
     def sites_in(self, anatomy: BlockAnatomy) -> tuple[str, ...]:
         """Return the sites at which a block of this anatomy gets an adapter."""
-        return tuple(site for site in self.sites if site in self.placement.sites_of(anatomy))
+        possible = self.placement.sites_of(anatomy)
+        return tuple(site for site in self.sites if site in possible)
 
     def make_adapter(self, dim: int) -> ResidualAdapter:
         """Build one adapter of this method for blocks of `dim` channels, at its settings here."""

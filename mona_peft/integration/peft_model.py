@@ -92,8 +92,8 @@ class MethodPeftModel:
 
     def _check_attached(self, selected_adapters: list[str] | None) -> None:
         names = list(self.peft_config) if selected_adapters is None else selected_adapters
-        matches = (self.base_model.weight_names.match(name) for name in self.base_model.state_dict(keep_vars=True))
-        there = {match["adapter"] for match in matches if match}
+        pattern = self.base_model.weight_names
+        there = {match["adapter"] for name, _ in self.base_model.named_parameters() if (match := pattern.match(name))}
         if gone := [name for name in names if name in self.peft_config and name not in there]:
             raise ValueError(
                 f"There is nothing to save: the adapters {gone} are no longer in the model, as after unload(). Save "
