@@ -25,6 +25,7 @@ from torch import nn
 from mona_peft import MonaConfig
 from mona_peft.files import saving as adapter_saving
 from tests.models import build, images, largest_difference, outputs
+from tests.native_adapters import HAS_NATIVE_ADAPTERS
 from tests.test_save_load import WEIGHTS, trained
 from tests.test_several_adapters import logits, two_adapters
 
@@ -373,6 +374,7 @@ def intact(tmp_path_factory) -> Path:
         )
         # What is loaded over an adapter that is there takes nothing from a configuration.
         if way != "over an adapter" or not corruption.startswith("config")
+        if way != "native beside another" or HAS_NATIVE_ADAPTERS
         if way != "native beside another" or corruption in ("half", "missing head", "weight of the backbone", "pickle")
     ],
 )

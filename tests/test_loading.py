@@ -24,6 +24,7 @@ from transformers import AutoModelForImageClassification, SwinConfig, SwinModel
 
 from mona_peft import MonaConfig, hotswap_adapter
 from tests.models import TWO_STAGES, build, images, largest_difference, outputs
+from tests.native_adapters import needs_native_adapters
 from tests.test_save_load import WEIGHTS, trained
 from tests.test_several_adapters import NAMES, logits
 
@@ -97,6 +98,7 @@ def test_injection_and_state_dict(name, saved, low_cpu_mem_usage):
 
 
 @pytest.mark.native
+@needs_native_adapters
 def test_native_adapters_of_transformers(name, saved, tmp_path):
     """add_adapter, load_adapter, set_adapter, disable_adapters, enable_adapters, delete_adapter; to PEFT and back."""
     folder, expected = saved
@@ -140,6 +142,7 @@ def test_adapter_folder_as_a_model(name, saved, tmp_path):
     assert_same_outputs(model_class.from_pretrained(folder), expected)
 
 
+@needs_native_adapters
 def test_lora_beside_mona(name, tmp_path):
     """In one model by transformers' own adapters: each alone, both together, saved and loaded."""
     model = build(name)
@@ -165,6 +168,7 @@ def test_lora_beside_mona(name, tmp_path):
     assert_same_outputs(reloaded, both)
 
 
+@needs_native_adapters
 def test_lora_and_mona_train_together():
     model = build("swin-classifier")
     model.add_adapter(LoraConfig(target_modules=["q_proj"]), "lora")
@@ -247,6 +251,7 @@ def test_native_loading_of_blocks_that_had_other_names(name, saved):
     assert_same_outputs(model, expected)
 
 
+@needs_native_adapters
 def test_native_loading_of_another_methods_adapter_is_as_before(tmp_path):
     """LoRA of another backbone: loaded in part, as transformers does."""
     get_peft_model(build("swin"), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)

@@ -25,6 +25,7 @@ from torch import nn
 from transformers import AutoModelForImageClassification
 
 from tests.models import build, images, largest_difference
+from tests.native_adapters import needs_native_adapters
 from tests.test_several_adapters import logits
 
 WEIGHTS = "adapter_model.safetensors"
@@ -82,6 +83,7 @@ def test_hotswap(tmp_path):
     torch.testing.assert_close(logits(model, images()), logits(other, images()), atol=1e-6, rtol=0)
 
 
+@needs_native_adapters
 def test_native_adapters_keep_their_head_off_after_enabling():
     """transformers' enable_adapters() forgets trained heads."""
     model = build("swin-classifier")
