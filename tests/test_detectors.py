@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
@@ -13,6 +14,9 @@ from transformers import (
     DetrForObjectDetection,
     DFineConfig,
     DFineForObjectDetection,
+    DINOv3ViTConfig,
+    HGNetV2Config,
+    RTDetrResNetConfig,
     RTDetrV2Config,
     RTDetrV2ForObjectDetection,
     SwinConfig,
@@ -21,6 +25,7 @@ from transformers import (
 from mona_peft import MonaConfig
 from tests.models import FOUR_STAGES, images
 from tests.test_tuner import detector as rt_detr
+from tests.tiny_configs import DINOV3
 
 SMALL = {"d_model": 32, "num_queries": 5, "num_labels": 3}
 ENCODER = {"encoder_in_channels": [32, 64, 128], "encoder_hidden_dim": 32, "encoder_ffn_dim": 32, "encoder_layers": 1}
@@ -73,6 +78,32 @@ DETECTORS = {
         )
     ),
 }
+FOUR = {"hidden_sizes": [16, 32, 32, 32], "depths": [1] * 4, "embedding_size": 8, "out_indices": [2, 3, 4]}
+HGNET_V2 = {
+    **{"stem_channels": [3, 8, 8], "stage_in_channels": [8, 16, 32, 32], "stage_mid_channels": [8] * 4},
+    **{"stage_out_channels": [16, 32, 32, 32], "stage_num_blocks": [1] * 4, "stage_numb_of_layers": [2] * 4},
+}
+OWN = {**SMALL, **ENCODER, **DECODER, "encoder_in_channels": [32] * 3}
+"""With the kinds of backbones of the checkpoints on the hub."""
+DETECTORS |= {
+    "rt-detr-v2-resnet": lambda: RTDetrV2ForObjectDetection(
+        RTDetrV2Config(backbone_config=RTDetrResNetConfig(**FOUR), **OWN)
+    ),
+    "d-fine-hgnet-v2": lambda: DFineForObjectDetection(
+        DFineConfig(backbone_config=HGNetV2Config(**FOUR, **HGNET_V2), **OWN)
+    ),
+}
+if hasattr(transformers, "Deimv2ForObjectDetection"):
+    DETECTORS |= {
+        "deimv2-hgnet-v2": lambda: transformers.Deimv2ForObjectDetection(
+            transformers.Deimv2Config(backbone_config=HGNetV2Config(**FOUR, **HGNET_V2), **OWN)
+        ),
+        "deimv2-dinov3": lambda: transformers.Deimv2ForObjectDetection(
+            transformers.Deimv2Config(
+                backbone_config=DINOv3ViTConfig(**DINOV3 | {"patch_size": 16}, out_indices=[1, 2, 3]), **OWN
+            )
+        ),
+    }
 WITHOUT_EMBEDDINGS = ["rt-detr-v2", "d-fine", "deformable-detr"]
 
 

@@ -13,6 +13,8 @@ from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.task import INSTANCE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 
 FOUR_STAGES = ("stage1", "stage2", "stage3", "stage4")
+PLAIN_BACKBONES = ("dinov2", "dinov2_with_registers", "dinov3_vit")
+"""Types of backbones that keep one stride and one width throughout."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,13 @@ class Architecture:
     Attributes:
         stages: Stages of the backbone whose feature maps it takes.
         settings: From channels and strides of these feature maps to what the model's config says of them.
+        plain: Whether its feature maps may all be of one stride, so that the backbone may be a plain ViT (DINOv2); they
+            are those of a quarter, half, three quarters and all of the blocks.
     """
 
     stages: tuple[str, ...]
     settings: Callable[[list[int], list[int]], dict[str, Any]] = lambda channels, strides: {}
+    plain: bool = False
 
 
 AUTO_CLASSES: dict[str, dict[str, str]] = {
@@ -43,15 +48,19 @@ AUTO_CLASSES: dict[str, dict[str, str]] = {
 }
 """By task: the classes of transformers that load its models, by the `model_type` of their config."""
 
+_RT_DETR = Architecture(
+    FOUR_STAGES[1:], lambda channels, strides: {"encoder_in_channels": channels, "feat_strides": strides}
+)
 ARCHITECTURES = {
-    "upernet": Architecture(FOUR_STAGES, lambda channels, strides: {"auxiliary_in_channels": channels[2]}),
+    "upernet": Architecture(FOUR_STAGES, lambda channels, strides: {"auxiliary_in_channels": channels[2]}, plain=True),
     "mask2former": Architecture(
         FOUR_STAGES, lambda channels, strides: {"feature_strides": strides, "common_stride": strides[0]}
     ),
     "maskformer": Architecture(FOUR_STAGES),
-    "rt_detr": Architecture(
-        FOUR_STAGES[1:], lambda channels, strides: {"encoder_in_channels": channels, "feat_strides": strides}
-    ),
+    "rt_detr": _RT_DETR,
+    "rt_detr_v2": _RT_DETR,
+    "d_fine": _RT_DETR,
+    "deimv2": _RT_DETR,
     "deformable_detr": Architecture(FOUR_STAGES[1:], lambda channels, strides: {"use_timm_backbone": False}),
     "retinanet": Architecture(FOUR_STAGES[1:]),
 }
@@ -94,18 +103,44 @@ def new_config(auto_classes: Mapping[str, str], args: DenseModelArguments, label
         )
     architecture = ARCHITECTURES[args.model_type]
     backbone = AutoConfig.from_pretrained(args.backbone)
-    if not hasattr(backbone, "embed_dim") or not hasattr(backbone, "stage_names"):
-        raise ValueError(f"--backbone {args.backbone}: a model of type {backbone.model_type}, not a Swin or SwinV2.")
+    if not hasattr(backbone, "stage_names") or not (hasattr(backbone, "embed_dim") or _is_plain(backbone)):
+        raise ValueError(
+            f"--backbone {args.backbone}: a model of type {backbone.model_type}, not a Swin or SwinV2, nor one of "
+            f"{', '.join(PLAIN_BACKBONES)}."
+        )
+    if _is_plain(backbone) and not architecture.plain:
+        plain = [kind for kind in kinds if ARCHITECTURES[kind].plain]
+        raise ValueError(
+            f"--backbone {args.backbone}: {args.model_type} takes feature maps of several strides, and a "
+            f"{backbone.model_type} has one. "
+            + (f"Give --model_type {' or '.join(plain)}, or a Swin." if plain else "Give a Swin or SwinV2.")
+        )
     given = _settings(args.model_config)
-    backbone.update({**given.pop("backbone_config", {}), "out_features": list(architecture.stages)})
+    backbone.update(given.pop("backbone_config", {}))
     levels = [FOUR_STAGES.index(stage) for stage in architecture.stages]
-    channels = [backbone.embed_dim * 2**level for level in levels]
-    strides = [backbone.patch_size * 2**level for level in levels]
+    if _is_plain(backbone):
+        stages = [f"stage{backbone.num_hidden_layers * (level + 1) // 4}" for level in levels]
+        channels, strides = [backbone.hidden_size] * len(levels), [backbone.patch_size] * len(levels)
+    else:
+        stages = list(architecture.stages)
+        channels = [backbone.embed_dim * 2**level for level in levels]
+        strides = [backbone.patch_size * 2**level for level in levels]
+    backbone.update({"out_features": stages})
     settings = {**architecture.settings(channels, strides), **given}
     config = AutoConfig.for_model(args.model_type, **settings, **labels, backbone_config=backbone)
     if unknown := [name for name in given if name not in type(config)().to_dict()]:
         raise ValueError(f"--model_config: the config of {args.model_type} has no {', '.join(unknown)}.")
     return config
+
+
+def _is_plain(backbone: PreTrainedConfig) -> bool:
+    return backbone.model_type in PLAIN_BACKBONES
+
+
+def patch_size_of(config: PreTrainedConfig | None) -> int:
+    """Returns what the sides of images must be multiples of: a plain ViT drops the pixels that fill no patch."""
+    backbone = getattr(config, "backbone_config", None)
+    return backbone.patch_size if backbone is not None and _is_plain(backbone) else 1
 
 
 def _settings(model_config: str | dict[str, Any] | None) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class DenseModelArguments(ModelArguments):
         default=None,
         metadata={
             "help": "Name on the hub, or folder, of a pre-trained Swin or SwinV2, a classifier for instance, whose "
-            "weights the model's backbone gets."
+            "weights the model's backbone gets; for upernet also of a DINOv2 or DINOv3 ViT."
         },
     )
     model_type: str | None = field(

@@ -21,7 +21,7 @@ OF_NEW_MODELS = {
     "upernet": SegformerImageProcessorPil,
     "mask2former": Mask2FormerImageProcessorPil,
     "maskformer": MaskFormerImageProcessorPil,
-    "rt_detr": RTDetrImageProcessorPil,
+    **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine", "deimv2"), RTDetrImageProcessorPil),
     "deformable_detr": DeformableDetrImageProcessorPil,
     "retinanet": DeformableDetrImageProcessorPil,
 }

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import BaseImageProcessor
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from mona_peft.tasks.data.segmentation.dataset import collate
+from mona_peft.tasks.data.segmentation.dataset import IGNORE_INDEX, collate
+from mona_peft.tasks.models.architectures import patch_size_of
 
 STRIDE = 2 / 3
 """From one window to the next, as a share of the window's side."""
@@ -53,18 +54,39 @@ class Segmenter:
             batches = [collate([{name: values[i] for name, values in inputs.items()}]) for i in range(len(sizes))]
         losses, class_maps = [], []
         for batch in batches:
-            outputs = model(**batch) if self.eval_mode == "whole" else self._slide(model, batch)
+            outputs = self._score(model, batch) if self.eval_mode == "whole" else self._slide(model, batch)
             losses.append(outputs.loss)
             some = sizes[len(class_maps) : len(class_maps) + len(batch["pixel_values"])]
             class_maps += self.image_processor.post_process_semantic_segmentation(outputs, list(some))
         return _mean(losses), class_maps
+
+    def _score(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> Any:
+        """Calls the model, whose plain ViT would drop the rows and columns that fill no patch, on padded images."""
+        # A wrapper of several processes has no config, the model in it has.
+        config = next((module.config for module in model.modules() if hasattr(module, "config")), None)
+        patch_size = patch_size_of(config)
+        height, width = batch["pixel_values"].shape[-2:]
+        below, right = -height % patch_size, -width % patch_size
+        if not (below or right):
+            return model(**batch)
+        # Zero is the mean of normalised pixels.
+        fill = {"labels": IGNORE_INDEX}
+        outputs = model(
+            **{
+                name: nn.functional.pad(values, (0, right, 0, below), value=fill.get(name, 0))
+                for name, values in batch.items()
+            }
+        )
+        size = (height + below, width + right)
+        logits = nn.functional.interpolate(outputs.logits, size, mode="bilinear", align_corners=False)
+        return SemanticSegmenterOutput(loss=outputs.loss, logits=logits[..., :height, :width])
 
     def _slide(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> SemanticSegmenterOutput:
         height, width = batch["pixel_values"].shape[-2:]
         logits = batch["pixel_values"].new_zeros(1, self.num_classes, height, width)
         counts, losses = torch.zeros_like(logits[:, :1]), []
         for rows, columns in windows(height, width, self.crop_size):
-            outputs = model(**{name: values[..., rows, columns] for name, values in batch.items()})
+            outputs = self._score(model, {name: values[..., rows, columns] for name, values in batch.items()})
             size = batch["pixel_values"][..., rows, columns].shape[-2:]
             scores = nn.functional.interpolate(outputs.logits.float(), size, mode="bilinear", align_corners=False)
             logits[..., rows, columns] += scores

@@ -4,9 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from transformers import (
     AutoConfig,
+    Dinov2Backbone,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    DINOv3ViTBackbone,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     PreTrainedModel,
+    SegformerImageProcessorPil,
     SwinBackbone,
     SwinConfig,
     SwinForImageClassification,
@@ -17,13 +25,18 @@ from mona_peft.tasks.models.architectures import ARCHITECTURES
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.backbones import checkpoint_backbone
 from mona_peft.tasks.models.loading import load_dense_model, rebuild_base
+from mona_peft.tasks.segmentation.inference import Segmenter
 from mona_peft.tasks.task import OBJECT_DETECTION, SEMANTIC_SEGMENTATION, Task
 from tests.models import FOUR_STAGES, images, mask2former, upernet
 from tests.test_detectors import DETECTORS
 
 CLASSES = ["cat", "dog", "owl"]
-DETECTORS_HERE = ("rt_detr", "deformable_detr", "retinanet")
-MARKS = {"retinanet": pytest.mark.torchvision}
+FOUR_BLOCKS = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 7}
+DETECTORS_HERE = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2", "deformable_detr", "retinanet")
+MARKS = {
+    "retinanet": pytest.mark.torchvision,
+    "deimv2": pytest.mark.skipif(not hasattr(transformers, "Deimv2Config"), reason="transformers has no DEIMv2"),
+}
 
 
 def task_of(args: DenseModelArguments) -> Task:
@@ -67,6 +80,46 @@ def test_new_model_around_a_backbone_runs_and_is_built_again(classifier, tmp_pat
         model(images())
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     assert {name: value.shape for name, value in again.state_dict().items()} == shapes
+
+
+PLAIN = {
+    "dinov2": (Dinov2Backbone, lambda: Dinov2ForImageClassification(Dinov2Config(**FOUR_BLOCKS, image_size=28))),
+    "dinov3": (DINOv3ViTBackbone, lambda: DINOv3ViTModel(DINOv3ViTConfig(**FOUR_BLOCKS, intermediate_size=24))),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_segmenter_around_a_plain_vit(tmp_path, name):
+    """UPerNet on maps of a quarter, half, three quarters and all of the blocks, for images of any size."""
+    backbone_class, build = PLAIN[name]
+    torch.manual_seed(0)
+    build().save_pretrained(tmp_path)
+    settings = '{"hidden_size": 16, "pool_scales": [1, 2], "auxiliary_channels": 16}'
+    model = load(DenseModelArguments(backbone=str(tmp_path), model_type="upernet", model_config=settings), CLASSES)
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    expected = features(backbone_class.from_pretrained(tmp_path, out_features=stages))
+    for ours, theirs in zip(features(model.backbone), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    segmenter = Segmenter(SegformerImageProcessorPil(), len(CLASSES))
+    seen = []
+    model.backbone.embeddings.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    pixels = images(height=20, width=30)
+    with torch.no_grad():
+        loss, maps = segmenter(
+            model, {"pixel_values": pixels, "labels": torch.zeros(2, 20, 30, dtype=torch.long)}, [(20, 30)] * 2
+        )
+    (padded,) = seen  # whole patches, so that none of the image's pixels is dropped and none moved
+    assert padded.shape[-2:] == (21, 35)
+    assert torch.equal(padded[..., :20, :30], pixels)
+    assert torch.isfinite(loss)
+    assert [class_map.shape for class_map in maps] == [(20, 30)] * 2
+
+
+def test_plain_vit_where_several_strides_are_wanted(tmp_path):
+    Dinov2Config(**FOUR_BLOCKS).save_pretrained(tmp_path)
+    args = DenseModelArguments(backbone=str(tmp_path), model_type="mask2former")
+    with pytest.raises(ValueError, match=r"several strides, and a dinov2 has one\. Give --model_type upernet"):
+        load(args, CLASSES)
 
 
 @pytest.mark.parametrize(

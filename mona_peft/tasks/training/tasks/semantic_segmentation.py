@@ -17,6 +17,7 @@ from mona_peft.tasks.data.segmentation.dataset import (
     collate,
 )
 from mona_peft.tasks.data.segmentation.loading import SegmentationDataArguments, load_semantic_segmentation
+from mona_peft.tasks.models.architectures import patch_size_of
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.image_processors import load_image_processor
 from mona_peft.tasks.models.loading import load_dense_model
@@ -57,6 +58,13 @@ def check(data: Data, model: PreTrainedModel, data_args: SegmentationDataArgumen
         raise ValueError(
             f"--image_size {sizes[0]}, --crop_size {sizes[1]}, --scales {' '.join(map(str, sizes[2:]))}: positive "
             "numbers are wanted, and two scales, the smaller first."
+        )
+    patch_size = patch_size_of(model.config)
+    if data_args.crop_size % patch_size:
+        nearest = max(1, round(data_args.crop_size / patch_size)) * patch_size
+        raise ValueError(
+            f"--crop_size {data_args.crop_size}: the backbone's patches are {patch_size} pixels wide, and it would "
+            f"drop what fills none. Give a multiple, for instance --crop_size {nearest}."
         )
     batch_size = args.train_batch_size * args.world_size
     if count < batch_size:
