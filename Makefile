@@ -8,6 +8,7 @@
 #   make test-deepspeed           that of DeepSpeed's ZeRO-2, on two processes of a CPU
 #   make benchmark                time and memory beside other ways of fine-tuning; ARGS go to the command
 #   make compare                  compare all methods; ARGS go to the runs, TASK=object_detection is about another task
+#   make docs                     the pages in docs/ as a site, in build/site; warnings are errors
 #   make quality                  ruff's checks, as CI runs them
 #   make style                    ruff's fixes and format
 # PYTHON=/path/to/python chooses the interpreter, VENV=.venv the environment's folder.
@@ -24,7 +25,7 @@ CODE := $(wildcard mona_peft scripts tests notebooks)
 # transformers and PEFT, oldest and newest supported; pyproject.toml has the range.
 VERSIONS := 5.9.0+0.20.0 5.24.0+0.21.2
 
-.PHONY: demo benchmark compare test test-versions test-quantization test-torchvision test-triton test-deepspeed quality style clean
+.PHONY: demo benchmark compare test test-versions test-quantization test-torchvision test-triton test-deepspeed docs quality style clean
 
 demo: $(VENV)/demo.stamp
 	$(RUN) -m scripts.demo $(ARGS)
@@ -74,6 +75,9 @@ test-deepspeed: $(VENV)/test.stamp
 		--constraint constraints.txt --no-build-isolation "deepspeed>=0.19"
 	OMP_NUM_THREADS=1 $(VENV)/deepspeed/bin/python -m pytest -m deepspeed tests $(ARGS)
 
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet $(ARGS)
+
 quality: $(VENV)/ruff.stamp
 	$(RUN) -m ruff check $(CODE)
 	$(RUN) -m ruff format --check $(CODE)
@@ -98,6 +102,6 @@ $(VENV)/ruff.stamp: $(VENV)/venv.stamp constraints.txt
 	$(INSTALL) ruff
 	touch $@
 
-$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/quantization.stamp $(VENV)/triton.stamp: $(VENV)/%.stamp: $(VENV)/torch.stamp $(REQUIREMENTS)
+$(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/quantization.stamp $(VENV)/triton.stamp $(VENV)/docs.stamp: $(VENV)/%.stamp: $(VENV)/torch.stamp $(REQUIREMENTS)
 	$(INSTALL) --editable ".[$*]"
 	touch $@

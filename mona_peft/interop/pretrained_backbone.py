@@ -29,7 +29,7 @@ def load_backbone(model: PreTrainedModel, pretrained_model_name_or_path: str | P
         model: With a backbone of the architecture of the pre-trained one.
         pretrained_model_name_or_path: Folder, or name on the hub, of a classifier or a backbone such as
             `microsoft/swin-large-patch4-window7-224-in22k`.
-        keyword arguments: As `from_pretrained` takes them, such as `revision`.
+        kwargs: As `from_pretrained` takes them, such as `revision`.
 
     Raises:
         ValueError: If the model has no such backbone, or the weights are not those of its architecture. Nothing is
