@@ -144,10 +144,10 @@ torchrun --nproc_per_node 8 -m mona_peft train instance-segmentation --preset pa
 ```
 
 The rates are Mona's. On ADE20K the authors used `--learning_rate 6e-5` for any other method; for Mona on Flowers102 and
-Oxford Pets twice the rate of `paper_classification`. On VOC it is the authors' own pairing, RetinaNet around Swin-L; their
-figure is Pascal VOC's average precision at an overlap of 0.5, to which `box_ap50`, COCO's, is close, and not the same.
-Cascade Mask R-CNN, which they used on COCO, is in neither library: Mask2Former stands in for it, so the paper's numbers on
-COCO are not comparable.
+Oxford Pets twice the rate of `paper_classification`. On VOC it is the authors' own pairing, RetinaNet around Swin-L;
+their figure is Pascal VOC's average precision at an overlap of 0.5, to which `box_ap50`, COCO's, is close, and not the
+same. Cascade Mask R-CNN, which they used on COCO, is in neither library: Mask2Former stands in for it, so the paper's
+numbers on COCO are not comparable.
 """
 
 

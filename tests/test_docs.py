@@ -45,7 +45,7 @@ def test_adapters_page_runs(run_page, tmp_path):
 
 
 def test_own_backbone_and_own_method_run(run_page, monkeypatch):
-    monkeypatch.setattr("mona_peft.blocks.families.KNOWN_BLOCKS", KNOWN_BLOCKS | {})
+    monkeypatch.setattr("mona_peft.blocks.lookup.KNOWN_BLOCKS", KNOWN_BLOCKS | {})
     names = run_page("extending.md")
     assert names["logits"].shape == (2, 10)
     images = torch.randn(2, 3, 32, 48)
