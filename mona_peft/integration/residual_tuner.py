@@ -203,7 +203,7 @@ class ResidualAdapterModel(MethodModel):
     def set_adapters(self, adapter_names: Sequence[str], adapter_weights: Sequence[float] | None = None) -> None:
         """Make several adapters active at once: the model runs with the weighted sum of their outputs.
 
-        The weights hold until adapters are made active again, by whichever method, and are not saved.
+        The weights hold until others than these adapters are active, or they are weighed anew, and are not saved.
 
         Args:
             adapter_names: Names of adapters; at most one of them may have a head in `modules_to_save`.
