@@ -83,7 +83,9 @@ def write_run(folder: Path, task: str, **config: Any) -> Path:
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dim() > 1:  # not the norms
-            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.05
+            # As large as numbers stay alike from layer to layer; new weights of detectors let all places look alike.
+            deviation = parameter[0].numel() ** -0.5
+            parameter.data += torch.randn(parameter.shape, generator=generator) * deviation
     model.save_pretrained(run / "adapter")
     image_processor.save_pretrained(run / "adapter")
     record = {

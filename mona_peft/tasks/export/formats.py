@@ -10,9 +10,6 @@ from mona_peft.tasks.export.program import INPUT, TensorsOut, export_program, qu
 from mona_peft.tasks.export.verification import Run
 
 INSTALL = 'pip install "mona-peft[export]"'
-OPSET = 21
-"""Of ONNX: the first whose weights may be quantized in blocks."""
-
 BLOCK = 32
 """Weights that share a scale."""
 
@@ -87,7 +84,6 @@ class Onnx(Format):
                     program,
                     input_names=[INPUT],
                     output_names=list(model.names),
-                    opset_version=OPSET,
                     verbose=False,
                 )
         except Exception as error:  # onnxscript's, torch.onnx's, and of what an operator lacks
@@ -103,24 +99,24 @@ class Onnx(Format):
     def _quantize(self, folder: Path) -> str:
         """Stores the weights of matrix products as eight-bit numbers; they are turned back when they are used."""
         import onnx
-        from onnxruntime.quantization import QuantFormat
         from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
         path = folder / self.file
         before = onnx.load(path)
-        quantizer = MatMulNBitsQuantizer(
-            before, bits=8, block_size=BLOCK, is_symmetric=True, quant_format=QuantFormat.QDQ
-        )
+        quantizer = MatMulNBitsQuantizer(before, bits=8, block_size=BLOCK, is_symmetric=True)
         with quiet():
             quantizer.process()
         quantized = quantizer.model.model
-        count = sum(node.op_type == "DequantizeLinear" for node in quantized.graph.node)
+        count = sum(node.op_type == "MatMulNBits" for node in quantized.graph.node)
         if not count:
             raise ValueError("--precision int8: the model has no matrix product whose weights could be quantized.")
         for old in folder.iterdir():
             old.unlink()
         onnx.save(quantized, path)
-        return f"The weights of {count} matrix products have eight bits; convolutions and norms stay in fp32."
+        return (
+            f"The weights of {count} matrix products have eight bits, by onnxruntime's own operator MatMulNBits; "
+            "convolutions and norms stay in fp32."
+        )
 
     def load(self, folder: Path) -> Run:
         """Returns what runs the file in onnxruntime on the CPU."""

@@ -77,7 +77,7 @@ def export_program(model: TensorsOut, example: torch.Tensor) -> torch.export.Exp
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps back what the exporters say of themselves and of transformers' code."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir", "onnxruntime")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
