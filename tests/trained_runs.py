@@ -63,6 +63,22 @@ KINDS = {
 """By the names of the tasks on the command line."""
 
 
+def randomize(model: nn.Module) -> None:
+    """Makes what is trained as large as keeps numbers alike from layer to layer; new detectors see no differences."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dim() > 1:  # not the norms
+            parameter.data += torch.randn(parameter.shape, generator=generator) * parameter[0].numel() ** -0.5
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = None  # statistics are those of the images below
+        norm.reset_running_stats()
+    with torch.no_grad():
+        model(pixel_values=torch.randn(4, 3, 64, 64, generator=generator))
+    for norm in norms:
+        norm.eval().momentum = 0.1
+
+
 def write_run(folder: Path, task: str, **config: Any) -> Path:
     """Writes a pre-trained model to FOLDER/base and what was trained to FOLDER/run, which is returned.
 
@@ -73,19 +89,15 @@ def write_run(folder: Path, task: str, **config: Any) -> Path:
     """
     kind, base, run = KINDS[task], folder / "base", folder / "run"
     torch.manual_seed(0)
-    model = kind.build()
+    model = kind.build().eval()
     names = dict(enumerate(kind.labels))
     model.config.update({"id2label": names, "label2id": {name: number for number, name in names.items()}, **config})
     image_processor = kind.image_processor()
+    randomize(model)
     model.save_pretrained(base)
     image_processor.save_pretrained(base)
     model = get_peft_model(model, MonaConfig(bottleneck_dim=4, modules_to_save="task-head"))
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dim() > 1:  # not the norms
-            # As large as numbers stay alike from layer to layer; new weights of detectors let all places look alike.
-            deviation = parameter[0].numel() ** -0.5
-            parameter.data += torch.randn(parameter.shape, generator=generator) * deviation
+    randomize(model)
     model.save_pretrained(run / "adapter")
     image_processor.save_pretrained(run / "adapter")
     record = {

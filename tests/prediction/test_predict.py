@@ -64,7 +64,7 @@ def expected(run: Path, image: Image.Image):
             outputs = trained.model(processor(short, do_resize=False, return_tensors="pt")["pixel_values"])
         return processor.post_process_semantic_segmentation(outputs, sizes)[0].numpy()
     if trained.task.command == "object-detection":
-        return processor.post_process_object_detection(outputs, 0.2, sizes)[0]
+        return processor.post_process_object_detection(outputs, 0.6, sizes)[0]
     return processor.post_process_instance_segmentation(outputs, 0.65, target_sizes=sizes, return_binary_maps=True)[0]
 
 
@@ -100,7 +100,7 @@ def check(task: str, line: dict, folder: Path, truth) -> None:
         assert (line["width"], line["height"]) == image.size
 
 
-THRESHOLDS = {"object-detection": ["--threshold", "0.2"], "instance-segmentation": ["--threshold", "0.65"]}
+THRESHOLDS = {"object-detection": ["--threshold", "0.6"], "instance-segmentation": ["--threshold", "0.65"]}
 
 
 @pytest.mark.parametrize("task", list(KINDS))
@@ -263,13 +263,13 @@ def test_coco_results_have_the_numbers_of_the_annotations(runs, tmp_path, task):
 def test_threshold_and_the_path_of_evaluation(runs, photos, tmp_path):
     """Scores below the threshold are left out, and no others."""
     found = {}
-    for threshold in ("0.2", "0.32"):
+    for threshold in ("0.2", "0.75"):
         out = tmp_path / threshold
         command = ["predict", str(runs["object-detection"]), str(photos), "--output_dir", str(out), "--no_pictures"]
         assert cli([*command, "--threshold", threshold]) == 0
         found[threshold] = [box for line in lines_of(out) for box in line["boxes"]]
-    assert found["0.32"] == [box for box in found["0.2"] if box["score"] >= 0.32]
-    assert 0 < len(found["0.32"]) < len(found["0.2"])
+    assert found["0.75"] == [box for box in found["0.2"] if box["score"] >= 0.75]
+    assert 0 < len(found["0.75"]) < len(found["0.2"])
 
 
 def test_windows_find_what_is_small(runs, tmp_path):

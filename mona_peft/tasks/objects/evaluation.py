@@ -1,9 +1,11 @@
 """COCO's average precision of boxes and masks, by faster-coco-eval, and a `Trainer` that evaluates with it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from faster_coco_eval import COCO, COCOeval_faster
@@ -48,8 +50,15 @@ def average_precisions(
         objects below 32 × 32 pixels), `box_ap_medium` and `box_ap_large` (from 96 × 96 on), and so on, from 0 to 1. A
         number that has no meaning, as there are no objects of that size, is left out.
     """
+    return precision_numbers(evaluate_objects(rows, detections, kinds))
+
+
+def evaluate_objects(
+    rows: datasets.Dataset, detections: Detections, kinds: Mapping[str, str] = BOXES
+) -> dict[str, COCOeval_faster]:
+    """Compares detections with the annotation, as `average_precisions` does; returns COCO's evaluations by prefix."""
     truth = COCO(_annotation(rows))
-    metrics = {}
+    evaluations = {}
     for prefix, kind in kinds.items():
         # From a box in an entry the area would be taken, also where masks are compared.
         field = "segmentation" if kind == "segm" else "bbox"
@@ -58,15 +67,49 @@ def average_precisions(
             for image_id, found in detections.items()
             for entry in sorted(found, key=lambda entry: -entry["score"])[:MAX_DETECTIONS]
         ]
-        evaluation = COCOeval_faster(truth, truth.loadRes(entries), kind, extra_calc=False)
-        evaluation.run()
-        numbers = evaluation.stats_as_dict
-        metrics |= {
-            f"{prefix}_{name}": float(numbers[theirs])
-            for name, theirs in AVERAGE_PRECISIONS.items()
-            if numbers[theirs] >= 0
-        }
-    return metrics
+        evaluations[prefix] = COCOeval_faster(truth, truth.loadRes(entries), kind, extra_calc=False)
+        evaluations[prefix].run()
+    return evaluations
+
+
+def precision_numbers(evaluations: Mapping[str, COCOeval_faster]) -> dict[str, float]:
+    """Returns the numbers of `average_precisions`."""
+    return {
+        f"{prefix}_{name}": float(evaluation.stats_as_dict[theirs])
+        for prefix, evaluation in evaluations.items()
+        for name, theirs in AVERAGE_PRECISIONS.items()
+        if evaluation.stats_as_dict[theirs] >= 0
+    }
+
+
+def class_precisions(evaluation: COCOeval_faster) -> list[list[float | int | None]]:
+    """Returns the numbers of each class.
+
+    Returns:
+        Per class: number of objects, AP, AP50, AP75, AP of small, medium and large objects; None where there is no
+        such object.
+    """
+    precision = _precision(evaluation)
+    counts = Counter(entry["category_id"] for entry in evaluation.cocoGt.dataset["annotations"] if not entry["iscrowd"])
+    rows: list[list[float | int | None]] = []
+    for number, category in enumerate(evaluation.params.catIds):
+        of_class = precision[:, :, number]  # (overlaps, recalls, sizes)
+        parts = [of_class[..., 0], of_class[0, :, 0], of_class[5, :, 0], *(of_class[..., size] for size in (1, 2, 3))]
+        known = [part[part >= 0] for part in parts]
+        rows.append([counts[category], *(float(part.mean()) if part.size else None for part in known)])
+    return rows
+
+
+def precision_recall(evaluation: COCOeval_faster) -> tuple[np.ndarray, np.ndarray]:
+    """Returns recalls, (R,), and the precision of each class there at an overlap of 0.5, (classes, R); -1: unknown."""
+    return np.asarray(evaluation.params.recThrs), _precision(evaluation)[0, :, :, 0].T
+
+
+def _precision(evaluation: COCOeval_faster) -> np.ndarray:
+    """Returns (overlaps, recalls, classes, sizes) precisions, with as many detections as count."""
+    params = evaluation.params
+    shape = (len(params.iouThrs), len(params.recThrs), len(params.catIds), len(params.areaRng), len(params.maxDets))
+    return np.asarray(evaluation.eval["precision"]).reshape(shape)[..., -1]
 
 
 def _annotation(rows: datasets.Dataset) -> dict[str, list[dict[str, Any]]]:
@@ -150,6 +193,8 @@ class CocoTrainer(WholeModelTrainer):
         self.detect = detect
         self.kinds = kinds
         self._detections: Detections = {}
+        self.evaluations: dict[str, COCOeval_faster] = {}
+        """Of the last evaluation, by the prefixes of the metrics."""
 
     def prediction_step(
         self,
@@ -175,9 +220,12 @@ class CocoTrainer(WholeModelTrainer):
     ) -> EvalLoopOutput:
         """Adds the average precisions to the loss."""
         self._detections = {}
-        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        output = super().evaluation_loop(
+            dataloader, description, True, ignore_keys, metric_key_prefix=metric_key_prefix
+        )
         detections = _joined(gather_object([self._detections]))
-        metrics = average_precisions(dataloader.dataset.rows, detections, self.kinds)
+        self.evaluations = evaluate_objects(dataloader.dataset.rows, detections, self.kinds)
+        metrics = precision_numbers(self.evaluations)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 

@@ -64,12 +64,15 @@ class SegmentationMetrics:
         self.confusion = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
         self.class_iou: dict[str, float | None] = {}
         """Of the last evaluation; None for a class that does not occur."""
+        self.last_confusion = self.confusion.copy()
+        """Of the last evaluation: (C, C) number of pixels, true classes in rows."""
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
         self.confusion += prediction.predictions.sum(0).cpu().numpy()
         if not compute_result:
             return {}
         scores = segmentation_scores(self.confusion)
+        self.last_confusion = self.confusion.copy()
         self.confusion[:] = 0
         iou = scores.pop("iou")
         self.class_iou = {

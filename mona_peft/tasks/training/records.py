@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+import sys
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
@@ -37,6 +38,18 @@ def hardware(device: torch.device, num_processes: int = 1) -> dict[str, str | in
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device), "num_devices": num_processes}
     return {"device": _processor(), "num_threads": torch.get_num_threads()}
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Returns the most bytes that this process has had: on its GPU, or of the machine's memory; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # not there on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _processor() -> str:

@@ -16,13 +16,15 @@ from mona_peft.tasks.data.dataset import ImageDataset
 from mona_peft.tasks.data.splits import SplitArguments
 from mona_peft.tasks.models.arguments import MethodArguments, ModelArguments
 from mona_peft.tasks.models.methods import METHODS
+from mona_peft.tasks.reporting.details import DETAILS, Evaluated, evaluated_by
 from mona_peft.tasks.reporting.model_card import model_card
 from mona_peft.tasks.reporting.plots import plot_curves
+from mona_peft.tasks.reporting.report import write_evaluation, write_report
 from mona_peft.tasks.task import Task
 from mona_peft.tasks.trained import ADAPTER, MODEL, RECORD, WHOLE_RECORD
 from mona_peft.tasks.training.arguments import recipe
 from mona_peft.tasks.training.evaluations import KnownEvaluations
-from mona_peft.tasks.training.records import hardware, parameter_counts, software, write_json
+from mona_peft.tasks.training.records import hardware, parameter_counts, peak_memory, software, write_json
 from mona_peft.tasks.training.run_directory import begin, replace_directory
 from mona_peft.tasks.training.setup import Data, TaskTraining
 
@@ -106,7 +108,10 @@ def run_training(
         trainer.add_callback(pictures)
         if leads:
             pictures.add("before training")
-    details = partial(training.details, trainer) if training.details else dict
+
+    def details() -> tuple[dict[str, Any], Evaluated]:
+        return training.details(trainer) if training.details else {}, evaluated_by(trainer)
+
     known = KnownEvaluations(details)
     trainer.add_callback(known)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -115,14 +120,18 @@ def run_training(
 
     results: dict[str, dict[str, float]] = {}
     detailed: dict[str, dict[str, Any]] = {}
-    test_output, evaluation = None, known.of_result(trainer.args, trainer.state)
-    if evaluation is None:
-        evaluation = (trainer.predict(images["validation"], metric_key_prefix="eval").metrics, details())
-    results["validation"] = task_metrics(training.task, evaluation[0], "eval")
+    test_output, evaluations = None, {"validation": known.of_result(trainer.args, trainer.state)}
+    if evaluations["validation"] is None:
+        metrics = trainer.predict(images["validation"], metric_key_prefix="eval").metrics
+        evaluations["validation"] = (metrics, *details())
     if "test" in images:
         test_output = trainer.predict(images["test"], metric_key_prefix="test")
-        results["test"] = task_metrics(training.task, test_output.metrics, "test")
-    for split, found in (("validation", evaluation[1]), ("test", details() if "test" in images else {})):
+        evaluations["test"] = (test_output.metrics, *details())
+    for split, (metrics, found, evaluated) in evaluations.items():
+        results[split] = task_metrics(training.task, metrics, "eval" if split == "validation" else split)
+        if leads:
+            shown = DETAILS[training.task.command](evaluated, images[split], data.classes)
+            write_evaluation(Path(trainer.args.output_dir), split, training.task, results[split], shown)
         for name, value in found.items():
             detailed.setdefault(name, {})[split] = value
 
@@ -145,6 +154,7 @@ def run_training(
         "parameters": parameter_counts(model),
         "software": software(),
         "hardware": hardware(args.device, args.world_size),
+        "peak_memory": peak_memory(args.device),
         "history": trainer.state.log_history,
     }
     return _save(trainer, training.task, record, built=model_args.model_name_or_path is None), test_output
@@ -178,6 +188,7 @@ def _save(trainer: Trainer, task: Task, record: dict[str, Any], built: bool) -> 
             model_card(record, task).save(new / "README.md")
         plot_curves({record["method"]["method"]: record["history"]}, output_dir / "curves.png", task)
         write_json(output_dir / WHOLE_RECORD, record)
+        write_report(output_dir, record, task)
         if args.push_to_hub:  # what Trainer pushed are checkpoints
             upload_folder(
                 repo_id=trainer.hub_model_id, folder_path=folder, token=args.hub_token, commit_message="End of training"

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from mona_peft.integration.selection import backbone_prefix
 from mona_peft.tasks.messages import first_of
@@ -78,6 +79,14 @@ class WholeModelTrainer(Trainer):
             names = [images.name(number) for number in numbers.tolist()]
             raise NonFiniteLossError(loss.item(), self.state.global_step + 1, names, self.args)
         return loss
+
+    last_output: EvalLoopOutput | None = None
+    """Of the last evaluation."""
+
+    def evaluation_loop(self, *arguments: Any, **keyword_arguments: Any) -> EvalLoopOutput:
+        """Evaluates, and keeps what came out for the report."""
+        self.last_output = super().evaluation_loop(*arguments, **keyword_arguments)
+        return self.last_output
 
     def compute_loss(self, *arguments: Any, **keyword_arguments: Any) -> Any:
         """Computes the loss as `Trainer` does, boxes and masks weighted the same on any number of processes."""
