@@ -87,7 +87,7 @@ def write_report(output_dir: Path, record: dict[str, Any], task: Task) -> Path:
     pieces = [f"<h1>{html.escape(task.name.capitalize())}</h1>", f"<p>{html.escape(title)}</p>", _table(_facts(record))]
     parts = sorted((output_dir / PARTS).glob("*.html"), key=lambda path: (_rank(path.stem), path.stem))
     pieces += [path.read_text(encoding="utf-8") for path in parts]
-    if any("loss" in entry for entry in record.get("history", [])):
+    if any({"loss", "eval_loss"} & entry.keys() for entry in record.get("history", [])):
         pieces.append(f"<h2>Training</h2><img alt='' src='{_embedded_figure(_curves(record, task))}'>")
     if (output_dir / "predictions.png").is_file():
         encoded = base64.b64encode((output_dir / "predictions.png").read_bytes()).decode()

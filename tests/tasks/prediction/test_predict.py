@@ -64,7 +64,7 @@ def expected(run: Path, image: Image.Image):
             outputs = trained.model(processor(short, do_resize=False, return_tensors="pt")["pixel_values"])
         return processor.post_process_semantic_segmentation(outputs, sizes)[0].numpy()
     if trained.task.command == "object-detection":
-        return processor.post_process_object_detection(outputs, 0.6, sizes)[0]
+        return processor.post_process_object_detection(outputs, 0.3, sizes)[0]
     return processor.post_process_instance_segmentation(outputs, 0.65, target_sizes=sizes, return_binary_maps=True)[0]
 
 
@@ -100,7 +100,7 @@ def check(task: str, line: dict, folder: Path, truth) -> None:
         assert (line["width"], line["height"]) == image.size
 
 
-THRESHOLDS = {"object-detection": ["--threshold", "0.6"], "instance-segmentation": ["--threshold", "0.65"]}
+THRESHOLDS = {"object-detection": ["--threshold", "0.3"], "instance-segmentation": ["--threshold", "0.65"]}
 
 
 @pytest.mark.parametrize("task", list(KINDS))
