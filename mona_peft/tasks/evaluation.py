@@ -10,14 +10,14 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from mona_peft.tasks.data.splits import VALIDATION_NAMES
+from mona_peft.tasks.data.splits import ROLES
 from mona_peft.tasks.reporting.details import DETAILS, evaluated_by
 from mona_peft.tasks.reporting.report import write_evaluation, write_report
 from mona_peft.tasks.trained import WHOLE_RECORD, TrainedRun, load_run
 from mona_peft.tasks.training.run import task_metrics
 from mona_peft.tasks.training.setup import Data, TaskTraining, find_training
 
-EVALUATED = ("test", *VALIDATION_NAMES, "train")
+EVALUATED = (*ROLES["test"], *ROLES["validation"], *ROLES["train"])
 """Splits that are evaluated on where none is named: the first that is there."""
 
 
@@ -89,13 +89,13 @@ def _load(
 ) -> tuple[Data, Any, str]:
     """Loads a split, as training and as validation images, as the readers want both."""
     fields = {field.name for field in dataclasses.fields(training.data_arguments)}
-    settings = {name: value for name, value in trained.settings.items() if name in fields}
-    if "augmentation" in fields:
-        settings["augmentation"] = "none"
+    # Of the training itself nothing matters here: which part it was on, or how images were varied.
+    changed |= {"max_train_samples": None, "max_eval_samples": None, "test_fraction": 0.0, "augmentation": "none"}
+    settings = {name: value for name, value in {**trained.settings, **changed}.items() if name in fields}
     wanted = EVALUATED if split is None else (split,)
     for name in wanted:
         splits = {"train_split": name, "validation_split": name, "test_split": "none"}
-        data_args = training.data_arguments(**{**settings, **changed, **splits})
+        data_args = training.data_arguments(**{**settings, **splits})
         try:
             return training.load_data(data_args, 0), data_args, name
         except ValueError as error:

@@ -76,6 +76,8 @@ def classification_details(evaluated: Evaluated, images: ImageDataset, classes: 
     """Shows precision and recall of each class, which are taken for which, and the most confident mistakes."""
     scores = np.asarray(evaluated.predictions, dtype=np.float64)
     truth, predicted = np.asarray(evaluated.label_ids), scores.argmax(-1)
+    if truth.ndim == 2:
+        return _several_classes(scores, truth, classes)
     confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(confusion, (truth, predicted), 1)
     hits, true, found = np.diag(confusion), confusion.sum(1), confusion.sum(0)
@@ -101,6 +103,15 @@ def classification_details(evaluated: Evaluated, images: ImageDataset, classes: 
             lines = [f"{classes[predicted[row]]} {sureness[row]:.2f}", f"true: {classes[truth[row]]}"]
             details.pictures.append((images.name(int(row)), overlay_text(images.image(int(row)), lines)))
     return details
+
+
+def _several_classes(logits: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Details:
+    """Shows precision and recall of classes of which an image may show several: those of a score above a half."""
+    true, found = truth > 0, logits > 0
+    hits, counts, predicted = (some.sum(0) for some in (true & found, true, found))
+    columns = (counts.tolist(), _shares(hits, predicted), _shares(hits, counts), _shares(2 * hits, counts + predicted))
+    rows = [[name, *numbers] for name, *numbers in zip(classes, *columns, strict=True)]
+    return Details([Table("Classes", ["class", "images", "precision", "recall", "F1"], rows)])
 
 
 def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:

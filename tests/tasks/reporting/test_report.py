@@ -14,7 +14,7 @@ from transformers import Trainer
 
 from mona_peft.cli import run as cli
 from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, class_precisions, evaluate_objects, precision_recall
-from mona_peft.tasks.reporting.details import classification_details
+from mona_peft.tasks.reporting.details import Evaluated, classification_details
 from mona_peft.tasks.reporting.report import write_evaluation, write_report
 from mona_peft.tasks.task import IMAGE_CLASSIFICATION
 from tests import tiny_runs
@@ -49,8 +49,8 @@ def images_of(count: int) -> SimpleNamespace:
 
 def test_classes_and_mistakes_by_hand(tmp_path):
     logits = np.log(np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.05, 0.9, 0.05], [0.1, 0.2, 0.7]]))
-    output = SimpleNamespace(predictions=logits, label_ids=np.array([0, 0, 2, 2]))
-    details = classification_details(None, images_of(4), ["a", "b", "<c>"], output)
+    evaluated = Evaluated(logits, np.array([0, 0, 2, 2]))
+    details = classification_details(evaluated, images_of(4), ["a", "b", "<c>"])
     classes, confusion = details.tables
     assert classes.rows == [
         ["a", 2, 1.0, 0.5, pytest.approx(2 / 3)],
