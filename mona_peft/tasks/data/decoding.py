@@ -119,18 +119,7 @@ def over_white(image: Image.Image) -> Image.Image:
 
 def _to_rgb(deep: deep_pixels.DeepPicture, decoding: Decoding) -> Image.Image:
     """Chooses channels and scales them to 8 bits."""
-    pixels = deep.pixels
-    if decoding.channels is not None:
-        if max(decoding.channels) >= pixels.shape[2]:
-            raise ValueError(
-                f"--channels {' '.join(map(str, decoding.channels))}: it has the channels 0 to {pixels.shape[2] - 1}"
-            )
-        pixels = pixels[:, :, list(decoding.channels)]
-    elif pixels.shape[2] not in (1, 3):
-        raise ValueError(
-            f"it has {pixels.shape[2]} channels ({deep.described}), and a model takes three: say which, in the order "
-            "red, green, blue, for instance with --channels 2 1 0, or take one as grey"
-        )
+    pixels = deep.chosen(decoding.channels)
     if pixels.dtype != np.uint8:
         black, white = decoding.pixel_range or deep.range()
         # What is no number, as where a sensor saw nothing, is black.

@@ -39,6 +39,24 @@ class DeepPicture:
     declared: tuple[float, float] | None = None
     described: str = ""
 
+    def chosen(self, channels: tuple[int, ...] | None) -> np.ndarray:
+        """Returns the pixels of the channels that are taken, (H, W, 1) or (H, W, 3).
+
+        Raises:
+            ValueError: There are others than one or three and none are chosen, or those chosen are not there.
+        """
+        count = self.pixels.shape[2]
+        if channels is not None:
+            if max(channels) >= count:
+                raise ValueError(f"--channels {' '.join(map(str, channels))}: it has the channels 0 to {count - 1}")
+            return self.pixels[:, :, list(channels)]
+        if count not in (1, 3):
+            raise ValueError(
+                f"it has {count} channels ({self.described}), and a model takes three: say which, in the order red, "
+                "green, blue, for instance with --channels 2 1 0, or take one as grey"
+            )
+        return self.pixels
+
     def range(self) -> tuple[float, float]:
         """Returns the values of black and white: as declared, all of 16 bits, or 0 to 1 of floats.
 
@@ -161,10 +179,14 @@ def find_pixel_range(
         picture = read_tiff(stored_content(source)) if image is None else read(image, source)
         if image is not None and has_upper_halves(image) and picture.pixels.dtype == np.uint8:
             _check_upper_halves(picture.pixels, source)
-        if picture.pixels.dtype == np.uint8:
+        try:
+            pixels = picture.chosen(channels)
+        except ValueError as error:
+            raise ValueError(f"The image {_name(source)} can't be read: {error}.") from error
+        if pixels.dtype == np.uint8:
             continue
         pictures.append(picture)
-        flat = (picture.pixels[..., list(channels)] if channels else picture.pixels).reshape(-1)
+        flat = pixels.reshape(-1)
         flat = flat[:: max(1, flat.size // MOST_PIXELS)].astype(np.float64)
         values.append(flat[np.isfinite(flat)])
     if not pictures:
@@ -181,12 +203,16 @@ def find_pixel_range(
 
 def _check_upper_halves(upper: np.ndarray, source: Source) -> None:
     if 0 < upper.max(initial=0) < 64:
-        name = source.get("path") if isinstance(source, dict) else source
         raise ValueError(
-            f"{name if isinstance(name, str | Path) else 'An image'} has 16 bits a channel and uses the lower ones "
+            f"The image {_name(source)} has 16 bits a channel and uses the lower ones "
             f"alone (up to about {256 * int(upper.max()) + 255} of 65535), which Pillow can't read of pictures in "
             "colours: it would be nearly black. Store such images as TIFF of 16 bits, or scale them to 8 bits."
         )
+
+
+def _name(source: Source) -> str:
+    name = source.get("path") if isinstance(source, dict) else source
+    return str(name) if isinstance(name, (str, Path)) else "of a table"
 
 
 def _opened(source: Source) -> Image.Image | None:

@@ -38,7 +38,7 @@ def find_pairs(folder: Path) -> dict[str, Callable[[], Pairs]]:
     if lists:
         return {path.stem: partial(_from_list, path, folder) for path in lists}
     images, masks = _one_of(folder, IMAGE_FOLDERS), _one_of(folder, MASK_FOLDERS)
-    if images and masks:
+    if images and masks and find_images(masks):
         splits = [place.name for place in folders_in(images)]
         if splits and all(role_of(name) for name in splits):
             return {name: partial(_pair, images / name, _same(masks, name)) for name in splits}
@@ -51,6 +51,8 @@ def find_pairs(folder: Path) -> dict[str, Callable[[], Pairs]]:
         beside = next(
             (other for other in folders_in(folder) if other != place and _belongs(other.name, place.name)), None
         )
+        if not (masks or beside or any(MASK_SUFFIX.search(path.stem) for path in find_images(place))):
+            continue
         by_split[place.name] = partial(_pair, images or place, masks or beside or place)
     if by_split:
         return by_split

@@ -242,7 +242,7 @@ def twice_the_same_name(folder):
         (names_in_another_encoding, {}, "classes.txt is not text in UTF-8"),
         (no_names, {}, "classes.txt has 0 names"),
         (one_class, {}, r"The masks have 1 class\(es\); two at least"),
-        (no_masks, {}, "no masks for the images of train in .*labels.* FOLDER/images/train"),
+        (no_masks, {}, "no masks in this folder.* FOLDER/images/train"),
         (no_images, {}, r"FOLDER/images/train.*It has: masks, masks/train, masks/validation\."),
         (twice_the_same_name, {}, r"classes.txt has 3 names, 2 of them different"),
         (lambda folder: None, {"class_names": "absent.txt"}, "--class_names absent.txt: there is no such file"),
