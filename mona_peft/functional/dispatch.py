@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from mona_peft.blocks import Grid
@@ -12,6 +11,12 @@ from mona_peft.functional.fast import mona_fast
 from mona_peft.functional.folding import FoldedWeights, can_fold, fold
 from mona_peft.functional.formula import Settings, Weights, mona_formula
 from mona_peft.functional.triton import chosen_engine
+
+# The names of PyTorch's that are not public, here and below, may go with any release.
+try:
+    from torch._subclasses import FakeTensor
+except ImportError:
+    FakeTensor = ()
 
 
 def mona_delta(
@@ -58,7 +63,7 @@ def add_mona_(
 
 def is_transformed() -> bool:
     """Whether a `torch.func` transform or forward-mode differentiation is at work."""
-    # Neither name is public: where one is missing, say yes, which is slower and right.
+    # Where a name is missing, say yes, which is slower and right.
     are_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
     return are_active() or getattr(forward_ad, "_current_level", 0) >= 0
 

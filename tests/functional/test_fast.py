@@ -273,3 +273,14 @@ def test_pytorchs_own_tools_change_weights(way, change):
     exact = results(by_formula, mona, x, (6, 5), torch.float64)
     assert max(errors(results(way, mona, x, (6, 5), torch.float64), exact).values()) < 1e-12
     assert any(name.endswith(("_orig", ".original", ".original0")) for name in exact), "the weight trains"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(torch._C, "_are_functorch_transforms_active"), (torch.autograd.forward_ad, "_current_level")]
+)
+def test_without_private_names_of_pytorch(owner, name, monkeypatch):
+    """A release that has them no more costs memory, and nothing else."""
+    mona, x = random_mona(16), tokens(16, (6, 5))
+    expected = by_formula(mona, x, (6, 5))
+    monkeypatch.delattr(owner, name)
+    torch.testing.assert_close(in_place(mona, x.clone(), (6, 5)), expected)
