@@ -20,11 +20,12 @@ MAX_IN_FIGURE = 20
 
 @dataclass
 class Table:
-    """A table: one row a class, or a true class."""
+    """A table: one row a class, or a true class; a large one is in a file of its own alone."""
 
     title: str
     header: list[str]
     rows: list[list[Any]]
+    in_page: bool = True
 
 
 @dataclass
@@ -90,6 +91,7 @@ def classification_details(evaluated: Evaluated, images: ImageDataset, classes: 
                 "Confusion matrix (true classes in rows)",
                 ["", *classes],
                 [[name, *row] for name, row in zip(classes, confusion.tolist(), strict=True)],
+                in_page=len(classes) <= MAX_IN_FIGURE,  # a thousand classes are a million cells
             ),
         ],
         {"Confusion matrix, in shares of the images of a class": confusion_figure(confusion, classes)},

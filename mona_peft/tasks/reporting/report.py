@@ -52,7 +52,7 @@ def write_evaluation(output_dir: Path, name: str, task: Task, metrics: dict[str,
     known = [metric for metric in ("loss", *task.metrics) if metric in metrics]
     summary = Table("", [task.metrics.get(metric, metric) for metric in known], [[metrics[metric] for metric in known]])
     pieces = [f"<h2>Evaluation: {html.escape(name)}</h2>", _table(summary)]
-    pieces += [f"<h3>{html.escape(table.title)}</h3>{_table(table)}" for table in details.tables]
+    pieces += [f"<h3>{html.escape(table.title)}</h3>{_table(table)}" for table in details.tables if table.in_page]
     pieces += [
         f"<h3>{html.escape(title)}</h3><img alt='' src='{_embedded_figure(figure)}'>"
         for title, figure in details.figures.items()
@@ -65,7 +65,9 @@ def write_evaluation(output_dir: Path, name: str, task: Task, metrics: dict[str,
         ]
         pieces.append(f"<h3>{html.escape(details.pictures_title)}</h3>{''.join(shown)}")
     tables = {
-        table.title: [dict(zip(table.header, row, strict=True)) for row in table.rows] for table in details.tables
+        table.title: [dict(zip(table.header, row, strict=True)) for row in table.rows]
+        for table in details.tables
+        if table.in_page
     }
     _write(folder / f"{stem}.html", "\n".join(pieces))
     _write(folder / f"{stem}.json", json.dumps({"evaluated": name, "metrics": metrics, "tables": tables}, indent=2))
@@ -115,7 +117,7 @@ def _facts(record: dict[str, Any]) -> Table:
         "classes": len(record["classes"]),
         "training": f"{seconds[-1]:,.0f} s" if seconds else None,
         "peak memory": f"{record['peak_memory'] / 2**30:.2f} GiB" if record.get("peak_memory") else None,
-        "on": ", ".join(str(value) for value in hardware.values()),
+        "on": ", ".join(str(value) if name == "device" else f"{name} {value}" for name, value in hardware.items()),
     }
     return Table("", ["", ""], [[name, value] for name, value in facts.items() if value])
 
