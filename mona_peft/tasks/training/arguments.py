@@ -181,7 +181,7 @@ def parse_arguments(
     model_args, data_args, _, args = arguments
     if data_args.dataset is None and default_preset is None:
         raise ValueError("--dataset is missing: a folder of images, or the name of a dataset on the hub.")
-    if model_args.base_model is None and (data_args.dataset is not None or default_preset is None):
+    if model_args.base_model is None:
         proposed = " or ".join(f"`{example}`" for example in EXAMPLES[training.task.command])
         raise ValueError(f"--model is missing: which pre-trained model is to be adapted? For instance {proposed}.")
     args.recipe_note = f"using preset {preset}" if recipe is None else _note(recipe, args)
