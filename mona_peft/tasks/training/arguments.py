@@ -14,7 +14,7 @@ from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.task import IMAGE_CLASSIFICATION, Task
 from mona_peft.tasks.training.help import short_help
-from mona_peft.tasks.training.presets import find_preset, read_preset
+from mona_peft.tasks.training.presets import check_values, find_preset, read_preset
 from mona_peft.tasks.training.recipes import Recipe, find_recipe, machine_settings
 from mona_peft.tasks.training.setup import TaskTraining
 
@@ -167,6 +167,7 @@ def parse_arguments(
     else:
         method = given.method if given.method in METHODS else MethodArguments().method  # argparse refuses others
         recipe = find_recipe(training.task, method)
+        check_values(recipe.settings, f"The recipe {recipe.name}", types, parser)
         parser.set_defaults(**_fitting(recipe.settings, given))
     if {"-h", "--help"} & {*argv}:
         print(parser.format_help() if argv[-1] == "all" else short_help(parser))

@@ -41,13 +41,28 @@ def read_preset(path: Path, dataclass_types: Sequence[type], parser: ArgumentPar
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"{path} is no preset: lines of `argument: value` are needed.")
+    check_values(values, str(path), dataclass_types, parser)
+    return values
+
+
+def check_values(values: dict[str, Any], where: str, dataclass_types: Sequence[type], parser: ArgumentParser) -> None:
+    """Checks values that become defaults, which argparse itself does not.
+
+    Args:
+        values: By the names of arguments.
+        where: What a message says of the place that has them.
+        dataclass_types: Whose fields are the arguments.
+        parser: That has them.
+
+    Raises:
+        ValueError: There is no such argument, or it does not take this value.
+    """
     known = {name for dataclass_type in dataclass_types for name in dataclass_type.__dataclass_fields__}
     if unknown := sorted(values.keys() - known):
-        raise ValueError(f"{path} sets {', '.join(unknown)}: this script has no such arguments (see --help).")
-    for action in parser._actions:  # argparse itself checks no defaults
+        raise ValueError(f"{where} sets {', '.join(unknown)}: this script has no such arguments (see --help).")
+    for action in parser._actions:
         if action.choices is None or action.dest not in values:
             continue
         value = values[action.dest]
         if not {*(value if isinstance(value, list) else [value])} <= {*action.choices}:
-            raise ValueError(f"{path} sets {action.dest}: {value}. It takes {', '.join(map(str, action.choices))}.")
-    return values
+            raise ValueError(f"{where} sets {action.dest}: {value}. It takes {', '.join(map(str, action.choices))}.")
