@@ -22,6 +22,12 @@ LENGTHS = ("num_train_epochs", "max_steps")
 USUAL = {name: FineTuningArguments.__dataclass_fields__[name].default for name in RECIPE_IF_CHANGED}
 """Settings that records name only where they are not so."""
 
+NOW_CALLED = {("augmentation", "crop"): "light", ("train_split", "train"): None}
+"""Values of settings in older records, and what means the same now."""
+
+IDLE = ("verify_images",)
+"""Settings that change no result."""
+
 KEYS = (
     *("row", "learning_rate", "seed", "metric", "settings", "base_model", "dataset", "num_images", "results"),
     *("parameters", "adapter_bytes", "step_seconds", "kept_bytes", "seconds", "software", "hardware", "history"),
@@ -71,7 +77,8 @@ def check_settings(path: Path, record: Record, experiment: Experiment) -> None:
     """
     settings, recorded = ({**USUAL, **some} for some in (settings_of(experiment), record["settings"]))
     # One that the record does not name was none yet when it ran.
-    other = {name: value for name, value in recorded.items() if settings.get(name) != value}
+    recorded = {name: NOW_CALLED.get((name, str(value)), value) for name, value in recorded.items()}
+    other = {name: value for name, value in recorded.items() if name not in IDLE and settings.get(name) != value}
     if other:
         listed = ", ".join(f"{name}={value!r} (now {settings.get(name)!r})" for name, value in other.items())
         raise ValueError(
