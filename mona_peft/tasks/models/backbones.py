@@ -35,7 +35,9 @@ def checkpoint_backbone(model: PreTrainedModel, args: TrainingArguments) -> None
                 "gradient. Leave it out."
             )
         backbone = model.get_submodule(backbone_of(model))
-        backbone.gradient_checkpointing_enable(kind)
+        # The newer name of the same; transformers 6 has it alone, older ones have the other.
+        enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
+        enable(kind)
         args.gradient_checkpointing = args.activation_checkpointing = False  # the old name and the new one
 
 
