@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
@@ -13,6 +14,7 @@ from mona_peft.tasks.models.arguments import MethodArguments, ModelArguments
 from mona_peft.tasks.models.backbones import checkpoint_backbone
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.training.arguments import check_training_arguments
+from mona_peft.tasks.training.dry_run import dry_run
 from mona_peft.tasks.training.run import TrainingRun, run_training, settings_of
 from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
 from mona_peft.tasks.training.setup import Data, TaskTraining
@@ -41,11 +43,16 @@ def train(
 
     Raises:
         ValueError: Arguments, data or output directory can't be used; the message says what to do.
+        SystemExit: With `--dry_run`, after the data were read and shown.
     """
     check_training_arguments(training.task, args)
     checkpoint = find_checkpoint(args, settings_of(model_args, data_args, method_args, args))
     set_seed(args.seed)
     data = load_once(training.load_data, data_args, args)
+    if data_args.dry_run:
+        if args.process_index == 0:
+            print(dry_run(data, data_args, Path(args.output_dir)))
+        raise SystemExit(0)
     if data.task is not None and data.task != training.task:
         if args.metric_for_best_model == training.task.main_metric:
             args.metric_for_best_model = data.task.main_metric

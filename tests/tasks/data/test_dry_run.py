@@ -1,0 +1,44 @@
+"""`--dry_run`: what is read is shown and told, and nothing is trained."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mona_peft.tasks.training.dry_run import dry_run
+from mona_peft.tasks.training.setup import Data
+from scripts.data_formats import ARGUMENTS, BOXES, LAYOUTS, load
+
+BY_TITLE = {layout.title: layout for layout in LAYOUTS}
+
+
+@pytest.mark.parametrize(
+    ("title", "task"),
+    [
+        ("class folders", "image-classification"),
+        ("several labels an image", "image-classification"),
+        ("COCO", "object-detection"),
+        ("COCO", "instance-segmentation"),
+        ("images/ and masks/ by split", "semantic-segmentation"),
+    ],
+)
+def test_data_are_told_of_and_drawn(tmp_path, title, task):
+    BY_TITLE[title].build(tmp_path / "data")
+    splits, classes = load(task, ["--dataset", str(tmp_path / "data")])
+    args = ARGUMENTS[task](dataset=str(tmp_path / "data"))
+    told = dry_run(Data(splits, classes, "DATA"), args, tmp_path / "run")
+    assert f"{len(classes)} classes ({', '.join(classes)})" in told
+    for split, rows in splits.items():
+        assert f"{split}: {len(rows)} images, from 48 × 40 to 48 × 40 pixels" in told
+    assert np.ptp(np.asarray(Image.open(tmp_path / "run" / "data.png"))) > 0
+    if task == "object-detection":
+        assert "3 of 6 boxes have a side of less than 8 pixels" in told
+        assert min(BOXES["dog"][2:]) < 8
+
+
+def test_images_that_look_the_same_are_told_of(tmp_path):
+    BY_TITLE["class folders"].build(tmp_path / "data")
+    image = Image.open(tmp_path / "data" / "cat" / "0.png")
+    image.point(lambda level: min(255, level + 1)).save(tmp_path / "data" / "dog" / "copy.png")
+    splits, classes = load("image-classification", ["--dataset", str(tmp_path / "data")])
+    told = dry_run(Data(splits, classes, "DATA"), ARGUMENTS["image-classification"](), tmp_path / "run")
+    assert "2 images look like others" in told
