@@ -277,7 +277,7 @@ def test_data_are_checked_by_one_process_while_the_others_wait(rank, checked):
             yield
             events.append("end")
 
-    given = find_training(CLASSIFICATION).data_arguments(dataset="x")
+    given = find_training(CLASSIFICATION).data_arguments(dataset="x", verify_images=True)
     load_once(lambda args, seed: events.append(args.verify_images), given, Args())
     assert events == ["begin", checked, "end"]
     assert given.verify_images  # what the record says
