@@ -9,7 +9,7 @@ from mona_peft.cli import COMMANDS, run
 from tests.script_runs import run_python
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "evaluate"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_subcommand_has_a_module_and_help(name, capsys):
     assert find_spec(f"mona_peft.cli.{name}") is not None
     with pytest.raises(SystemExit) as stopped:
