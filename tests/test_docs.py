@@ -75,3 +75,12 @@ def test_commands_name_what_is_there(page):
         assert not {*given} - known, (name, {*given} - known)
         if "--preset" in arguments:
             find_preset(arguments[arguments.index("--preset") + 1])
+
+
+def test_options_in_the_text_of_guides_are_there():
+    known = {"--help", "--debug"}.union(
+        *(options_of("train", task) for task in TASKS), *(options_of(name, None) for name in ("predict", "export"))
+    ) | options_of("evaluate", None)
+    for page in [*sorted((DOCS / "tasks").glob("*.md")), DOCS / "recipes.md", DOCS / "troubleshooting.md", README]:
+        named = {*re.findall(r"`[^`\n]*?(--\w+)", page.read_text(encoding="utf-8"))}
+        assert not named - known, page
