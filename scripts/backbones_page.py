@@ -7,6 +7,7 @@ Models are built and run on the meta device, in the size that a row names: nothi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from mona_peft import MonaConfig
 from mona_peft.blocks import KNOWN_BLOCKS, REFUSED_BLOCKS
 from mona_peft.host.block import AdaptedBlock
+from mona_peft.tasks.models.architectures import ARCHITECTURES, AUTO_CLASSES
 from tests.backbones import BACKBONES, Backbone
 from tests.composed import COMPOSED
 from tests.composed import build as build_composed
@@ -46,6 +48,8 @@ NOTES = """
 - Layer scale and stochastic depth do not touch Mona, in any family.
 - Blocks that are given tokens alone (ViT and its relatives) take the grid of the image that went through the patch
   projection in the same call of the model. Where the sizes of several images may be meant, an error says so.
+- RF-DETR's detector (`RfDetrForObjectDetection`) cannot be trained with `modules_to_save="task-head"`: PEFT takes every
+  module whose name ends in `class_embed`, also a list. Its blocks can, and so can its instance segmentation.
 - EoMT's queries enter in its last blocks; they are prefix tokens there. Its head stands in the same module as its
   blocks: name what is to be trained (`modules_to_save=["class_predictor", "mask_head", "upscale_block"]`).
 - Gradient checkpointing of both kinds is exact wherever transformers has it. Of PVT v2 the reentrant kind loses the
@@ -62,6 +66,16 @@ pass, and refuse several with an error.
 
 | block | known as |
 | --- | --- |
+"""
+HEADS = """
+## Heads of the training commands
+
+`--model` takes a pre-trained model of these types, with whichever of the backbones above it has; `--backbone` beside
+`--model_type` builds a new one around a pre-trained backbone. A plain ViT (DINOv2, DINOv3) keeps one stride: UPerNet
+takes the maps of a quarter, half, three quarters and all of its blocks.
+
+| task | `--model` | `--model_type`, around a Swin or SwinV2 | around a DINOv2 or DINOv3 ViT |
+| --- | --- | --- | --- |
 """
 COMPOSITION = """
 ## Composed models
@@ -148,6 +162,20 @@ def composed_row(name: str) -> str:
     return f"| `{type(model).__name__}` | `{COMPOSED[name].backbone}` | {classes} |"
 
 
+def heads_row(task: str, model_types: dict[str, str]) -> str:
+    """Return the line of a task that trains dense models."""
+    built = [name for name in model_types if name in ARCHITECTURES]
+    plain = [name for name in built if ARCHITECTURES[name].plain]
+    few = len(model_types) < 10  # detectors are many
+    loaded = code(model_types) if few else "those of `AutoModelForObjectDetection` whose backbone is above"
+    return f"| {task.replace('-', ' ')} | {loaded} | {code(built)} | {code(plain) or 'none'} |"
+
+
+def code(names: Iterable[str]) -> str:
+    """Return names as Markdown's code."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def page() -> str:
     """Return the text of the page."""
     lines = [
@@ -165,6 +193,9 @@ def page() -> str:
             NOTES,
             TIMM,
             "\n".join(timm),
+            "\n",
+            HEADS,
+            "\n".join(heads_row(*item) for item in AUTO_CLASSES.items()),
             "\n",
             COMPOSITION,
             "\n".join(map(composed_row, COMPOSED)),
