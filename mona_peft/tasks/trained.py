@@ -74,6 +74,8 @@ def load_run(run: str | Path, base_model: str | None = None, revision: str | Non
     task = find_task(record["task"])
     if (folder / "adapter_config.json").is_file():
         base = _base(task, record, folder, base_model)
+        if record.get("problem_type"):  # no adapter says whether an image may show several classes
+            base.config.problem_type = record["problem_type"]
         model = PeftModel.from_pretrained(base, folder)
     else:
         model = load_whole(task, folder)

@@ -142,6 +142,7 @@ def run_training(
         "model": settings["model"],
         "dataset": data.name,
         "classes": list(data.classes),
+        "problem_type": getattr(model.config, "problem_type", None),
         "num_images": {split: len(rows) for split, rows in images.items()},
         "data": settings["data"],
         "results": results,
