@@ -15,11 +15,16 @@ class StoredTokens(nn.Module):
     """Stands where a model's embeddings stood, and takes what came out of its lower blocks instead of pixels.
 
     The tokens go through `patch_embeddings.projection` as a map, since adapters read the grid of the patches there.
+
+    Args:
+        embeddings: The model's own, whose projection has the hooks of adapters, and gets those that are added.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, embeddings: nn.Module) -> None:
         super().__init__()
-        self.patch_embeddings = nn.ModuleDict({"projection": nn.Identity()})
+        projection = nn.Identity()
+        projection._forward_hooks = embeddings.patch_embeddings.projection._forward_hooks
+        self.patch_embeddings = nn.ModuleDict({"projection": projection})
 
     def forward(self, pixel_values: torch.Tensor, bool_masked_pos: None = None) -> torch.Tensor:
         """Returns the tokens that are given, of shape (B, 1 + S * S, C)."""
@@ -36,7 +41,7 @@ def above(model: Dinov2ForImageClassification, first: int) -> Iterator[None]:
         return
     inner = model.dinov2
     embeddings, blocks = inner.embeddings, inner.encoder.layer
-    inner.embeddings, inner.encoder.layer = StoredTokens(), blocks[first:]
+    inner.embeddings, inner.encoder.layer = StoredTokens(embeddings), blocks[first:]
     try:
         yield
     finally:

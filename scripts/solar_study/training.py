@@ -12,61 +12,18 @@ import numpy as np
 import torch
 from scipy.special import expit
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
-from torch.utils.data import Dataset
-from transformers import Dinov2ForImageClassification, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
 from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.training.records import hardware, parameter_counts, software
-from scripts.demonstration.dinov2 import MEAN, STD, dinov2_small
-from scripts.demonstration.frozen_prefix import above, tokens_before
-from scripts.demonstration.solar_cells import CLASSES, SolarCells, load_solar_cells, split, subset
+from scripts.demonstration.cell_inputs import SIZE, CellInputs, classifier, mirrored_inputs, pixel_values
+from scripts.demonstration.frozen_prefix import above
+from scripts.demonstration.solar_cells import SolarCells, load_solar_cells, split, subset
 from scripts.solar_study.plan import SPLIT_SEED, Run
-
-SIZE = 98
-"""Side of the images in pixels; a patch has 14."""
 
 NUM_TRAINING, NUM_VALIDATION = 400, 500
 NUM_EPOCHS, BATCH_SIZE = 8, 16
-MIRRORED = ((), (-1,), (-2,), (-2, -1))
-"""Axes along which an image is flipped; the first is the image itself, and the only one outside of training."""
-
-
-def pixel_values(images: np.ndarray, size: int) -> torch.Tensor:
-    """Returns grey images, (N, H, W) of bytes, as DINOv2 takes them, (N, 3, size, size)."""
-    grey = torch.from_numpy(images).unsqueeze(1).float() / 255
-    small = torch.nn.functional.interpolate(grey, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    return (small - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
-
-
-def classifier(attention: str = "eager") -> Dinov2ForImageClassification:
-    """Returns DINOv2-small with a new head for two classes."""
-    return Dinov2ForImageClassification.from_pretrained(
-        dinov2_small(), id2label=dict(enumerate(CLASSES)), attn_implementation=attention
-    )
-
-
-class CellInputs(Dataset):
-    """What the model takes of some cells.
-
-    Args:
-        inputs: (N, V, ...), of all cells, in V mirrorings.
-        labels: (N,), of all cells.
-        numbers: Which cells.
-        is_mirrored: Whether each is drawn in any of its mirrorings.
-    """
-
-    def __init__(self, inputs: torch.Tensor, labels: np.ndarray, numbers: np.ndarray, is_mirrored: bool) -> None:
-        self.inputs, self.labels, self.numbers = inputs, labels, numbers
-        self.num_variants = inputs.shape[1] if is_mirrored else 1
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        number = self.numbers[index]
-        variant = int(torch.randint(self.num_variants, ()))
-        return {"pixel_values": self.inputs[number, variant].float(), "labels": int(self.labels[number])}
 
 
 @dataclass
@@ -87,9 +44,7 @@ class Bench:
         """Returns the tokens of all cells before a block, in all mirrorings; only the last asked for are kept."""
         if first_block not in self.stored:
             self.stored.clear()
-            pixels, model = pixel_values(self.cells.images, SIZE), classifier()
-            every = [tokens_before(model, first_block, pixels.flip(axes)).bfloat16() for axes in MIRRORED]
-            self.stored[first_block] = torch.stack(every, dim=1)
+            self.stored[first_block] = mirrored_inputs(classifier(), first_block, pixel_values(self.cells.images))
         return self.stored[first_block]
 
     def drawn(self, seed: int) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from transformers import AutoModelForImageClassification
 
 from scripts import demo
-from scripts.demonstration import pretrain_backbone, pretraining
+from scripts.demonstration import digits_demo, pretrain_backbone, pretraining
 from scripts.demonstration.digits import SCANS, digit_stencil, handwritten_digits
 from scripts.demonstration.overlay import Variation, overlay
 from scripts.demonstration.photographs import PHOTOGRAPHS, photographs, random_background
@@ -149,11 +149,12 @@ def test_default_arguments_are_the_digits_preset():
 
 def test_demonstration_in_small(tmp_path, capsys):
     output_dir = tmp_path / "demo"
-    arguments = ["--output_dir", str(output_dir), "--max_steps", "2", "--eval_strategy", "no", "--use_cpu"]
+    arguments = ["--data", "digits", "--output_dir", str(output_dir), "--max_steps", "2"]
+    arguments += ["--eval_strategy", "no", "--use_cpu"]
     demo.main(arguments)
     printed = capsys.readouterr().out
     records = json.loads((output_dir / "demo.json").read_text())
-    assert demo.results_table(records) in printed
+    assert digits_demo.results_table(records) in printed
     assert "500 of 500 predictions are the same" in printed
     assert records["fixed"]["parameters"]["adapter"] == 0
     assert 0 < records["mona"]["parameters"]["trainable_share"] < 0.06
@@ -162,7 +163,7 @@ def test_demonstration_in_small(tmp_path, capsys):
     # Once more over its own outputs, but not over somebody else's.
     (output_dir / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match=r"--dataset: the demonstration is about its own"):
-        demo.main(["--dataset", "mine"])
+        demo.main(["--data", "digits", "--dataset", "mine"])
     with pytest.raises(ValueError, match=r"holds thesis.tex, which no demonstration wrote"):
         demo.main(arguments)
     assert (output_dir / "thesis.tex").read_text() == "years of work"

@@ -1,0 +1,109 @@
+"""The picture of the demonstration on solar cells: confusion matrices, and cells with what Mona changed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from peft import PeftModel
+
+from mona_peft.tasks.reporting.plots import save_figure
+from scripts.demonstration.solar_cells import CLASSES, SolarCells
+
+JUDGED = ("functional", "functional, unsure", "defective, unsure", "defective")
+"""What the experts said, by three times the probability of a defect."""
+
+SHOWN = ((1, 1, 4), (1, 0, 2), (0, 0, 4), (0, 1, 2))
+"""Label, prediction and number of the cells that are shown: the first ones among the test cells."""
+
+
+def draw(
+    cells: SolarCells,
+    test: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    model: PeftModel,
+    pixels: torch.Tensor,
+    titles: Mapping[str, str],
+    output_dir: Path,
+) -> None:
+    """Draws `demo.png`.
+
+    Args:
+        cells: All.
+        test: Numbers of the test cells.
+        scores: Of the test cells by each way, (N, 2); `mona` among them.
+        model: Adapted by Mona.
+        pixels: The test cells as the model takes them.
+        titles: Of the ways.
+        output_dir: Of the file.
+    """
+    figure = Figure(figsize=(12, 9.5), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[1, 2.3])
+    above.suptitle("Test cells by what experts said and what the model says")
+    for axes, (name, values) in zip(above.subplots(1, len(scores)), scores.items(), strict=True):
+        _confusion(axes, np.rint(3 * cells.probabilities[test]).astype(int), values.argmax(-1), titles[name])
+    below.suptitle(
+        "The first test cells of each kind, and where Mona changed what the model sees (yellow: most); "
+        "red frames are errors"
+    )
+    predicted, labels = scores["mona"].argmax(-1), cells.labels[test]
+    chosen = [
+        place
+        for label, said, count in SHOWN
+        for place in np.flatnonzero((labels == label) & (predicted == said))[:count]
+    ]
+    changes = changed(model, pixels[chosen])
+    columns = sum(count for *_, count in SHOWN) // 2
+    grid = below.subplots(4, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for index, place in enumerate(chosen):
+        row, column = 2 * (index // columns), index % columns
+        image, is_right = cells.images[test[place]], labels[place] == predicted[place]
+        plain, warm = grid[row, column], grid[row + 1, column]
+        plain.imshow(image, cmap="gray", vmin=0, vmax=255)
+        plain.set_title(
+            f"says {CLASSES[predicted[place]]}\n(experts: {JUDGED[round(3 * cells.probabilities[test[place]])]})",
+            color="black" if is_right else "tab:red",
+            fontsize=8,
+        )
+        warm.imshow(image, cmap="gray", vmin=0, vmax=255)
+        height, width = image.shape
+        heat = changes[index] / changes[index].max()
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        warm.imshow(heat, cmap="inferno", alpha=0.55, extent=extent, interpolation="bicubic", vmin=0, vmax=1)
+        for axes in (plain, warm):
+            axes.set_axis_on()
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(color="tab:green" if is_right else "tab:red", linewidth=3)
+    figure.text(0.995, 0.002, "Images: ELPV dataset, Buerhop-Lutz et al., CC BY-NC-SA 4.0", ha="right", fontsize=7)
+    save_figure(figure, output_dir / "demo.png")
+
+
+@torch.no_grad()
+def changed(model: PeftModel, pixels: torch.Tensor) -> np.ndarray:
+    """Returns how far Mona moves the last hidden state of each patch, as a share of its length, (N, H, W)."""
+    inner = model.get_base_model().dinov2
+    with torch.autocast(pixels.device.type, torch.bfloat16):
+        after = inner(pixels.to(model.device)).last_hidden_state[:, 1:].float()
+        with model.disable_adapter():
+            before = inner(pixels.to(model.device)).last_hidden_state[:, 1:].float()
+    moved = (after - before).norm(dim=-1) / before.norm(dim=-1)
+    side = int(moved.shape[1] ** 0.5)
+    return moved.unflatten(1, (side, side)).cpu().numpy()
+
+
+def _confusion(axes: Axes, judged: np.ndarray, predicted: np.ndarray, title: str) -> None:
+    counts = np.array([[np.sum((judged == row) & (predicted == column)) for column in (0, 1)] for row in range(4)])
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{count}", ha="center", va="center", color=colour)
+    axes.set_xticks([0, 1], CLASSES)
+    axes.set_yticks(range(4), JUDGED)
+    accuracy = ((judged > 1) == predicted).mean()
+    axes.set_title(f"{title}: {accuracy:.1%} right", fontsize=10)
