@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForImageClassification
 
 from mona_peft import cli
-from scripts import demo
+from scripts.demonstration import cells_demo
 from tests.documents import HUB_MODEL, README, ROOT, commands, snippets
 
 TEXT = README.read_text(encoding="utf-8")
@@ -77,4 +77,4 @@ def test_it_is_short():
 
 def test_demonstration_table_is_the_record_of_a_run():
     records = json.loads((ROOT / "docs" / "demo.json").read_text(encoding="utf-8"))
-    assert demo.results_table(records) in TEXT
+    assert cells_demo.results_table(records) in TEXT

@@ -2,6 +2,7 @@
 
     python -m scripts.compare_methods run --jobs 2       runs what is missing; stop it and start it again at any time
     python -m scripts.compare_methods report             makes tables and pictures
+    python -m scripts.compare_methods pack               makes one compressed file of all records, when no run goes on
 
 With `--task semantic_segmentation`, `object_detection` or `instance_segmentation`, both are about another task. On your
 own images and model; all arguments of the task's training script are taken, for all runs alike:
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from mona_peft.tasks.comparison.command import add_run_arguments, check_own, make_comparison
 from mona_peft.tasks.comparison.experiments import Comparison, backbone_name, parse_defaults
+from mona_peft.tasks.comparison.records import PACKED, pack
 from mona_peft.tasks.comparison.report import report
 from mona_peft.tasks.comparison.rows import METHOD_ROWS, ROWS
 from mona_peft.tasks.comparison.run import run_all
@@ -44,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
         help="Markdown; pictures go to the folder of the same name. Without it: beside --results and named like it",
     )
     make.add_argument("--model", help="one of those compared, for all tables but one. Without it: that with most rows")
-    for command in (run, make):
+    pack_them = commands.add_parser("pack", allow_abbrev=False, help="make one compressed file of all records")
+    for command in (run, make, pack_them):
         command.add_argument("--task", choices=STUDIES, default=next(iter(STUDIES)), help="classification without it")
         command.add_argument(
             "--results", type=Path, help="folder of the records; without it that of the demonstration's comparison"
@@ -86,9 +89,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, defaults = commands.parse_known_args(argv)
     study = STUDIES[args.task]
     results = args.results or study.results
+    if args.command != "run" and defaults:
+        commands.error(f"unrecognized arguments: {' '.join(defaults)}")
+    if args.command == "pack":
+        print(f"{results / PACKED} holds {pack(results)} records.")
+        return
     if args.command == "report":
-        if defaults:
-            commands.error(f"unrecognized arguments: {' '.join(defaults)}")
         folder = results.resolve()
         is_own = folder == study.results.resolve()
         page = args.page or (study.page if is_own else folder.with_name(f"{folder.name}.md"))

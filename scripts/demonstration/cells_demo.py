@@ -51,7 +51,7 @@ class Way:
 WAYS = {
     "fixed": Way("head alone", 1e-2, 3),
     "full": Way("all weights of the last four blocks", 1e-4, 4),
-    "mona": Way("Mona and head", 1e-3, 4),
+    "mona": Way("Mona and head", 3e-3, 4),
 }
 """Ways in the order in which they are trained."""
 

@@ -45,8 +45,8 @@ def draw(
     for axes, (name, values) in zip(above.subplots(1, len(scores)), scores.items(), strict=True):
         _confusion(axes, np.rint(3 * cells.probabilities[test]).astype(int), values.argmax(-1), titles[name])
     below.suptitle(
-        "The first test cells of each kind, and where Mona changed what the model sees (yellow: most); "
-        "red frames are errors"
+        "The first test cells of each kind, and where Mona pushes towards defective (red) or functional (blue); "
+        "errors in red frames"
     )
     predicted, labels = scores["mona"].argmax(-1), cells.labels[test]
     chosen = [
@@ -54,7 +54,8 @@ def draw(
         for label, said, count in SHOWN
         for place in np.flatnonzero((labels == label) & (predicted == said))[:count]
     ]
-    changes = changed(model, pixels[chosen])
+    changes = pushed(model, pixels[chosen])
+    strongest = np.abs(changes).max()
     columns = sum(count for *_, count in SHOWN) // 2
     grid = below.subplots(4, columns, squeeze=False)
     for axes in grid.flat:
@@ -71,29 +72,40 @@ def draw(
         )
         warm.imshow(image, cmap="gray", vmin=0, vmax=255)
         height, width = image.shape
-        heat = changes[index] / changes[index].max()
-        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-        warm.imshow(heat, cmap="inferno", alpha=0.55, extent=extent, interpolation="bicubic", vmin=0, vmax=1)
+        warm.imshow(
+            changes[index],
+            cmap="RdBu_r",
+            alpha=0.5,
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            interpolation="bicubic",
+            vmin=-strongest,
+            vmax=strongest,
+        )
         for axes in (plain, warm):
             axes.set_axis_on()
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
                 spine.set(color="tab:green" if is_right else "tab:red", linewidth=3)
-    figure.text(0.995, 0.002, "Images: ELPV dataset, Buerhop-Lutz et al., CC BY-NC-SA 4.0", ha="right", fontsize=7)
+    below.supxlabel("Images: ELPV dataset, Buerhop-Lutz et al., CC BY-NC-SA 4.0", fontsize=7)
     save_figure(figure, output_dir / "demo.png")
 
 
 @torch.no_grad()
-def changed(model: PeftModel, pixels: torch.Tensor) -> np.ndarray:
-    """Returns how far Mona moves the last hidden state of each patch, as a share of its length, (N, H, W)."""
-    inner = model.get_base_model().dinov2
+def pushed(model: PeftModel, pixels: torch.Tensor) -> np.ndarray:
+    """Returns by how much Mona pushes the score of each patch towards defective, (N, H, W).
+
+    The head is linear in the mean of the patches, so that its logit is a mean of scores of patches, besides what the
+    class token adds. The same head scores the patches with Mona and without.
+    """
+    classifier = model.get_base_model()
     with torch.autocast(pixels.device.type, torch.bfloat16):
-        after = inner(pixels.to(model.device)).last_hidden_state[:, 1:].float()
+        after = classifier.dinov2(pixels.to(model.device)).last_hidden_state[:, 1:].float()
         with model.disable_adapter():
-            before = inner(pixels.to(model.device)).last_hidden_state[:, 1:].float()
-    moved = (after - before).norm(dim=-1) / before.norm(dim=-1)
-    side = int(moved.shape[1] ** 0.5)
-    return moved.unflatten(1, (side, side)).cpu().numpy()
+            before = classifier.dinov2(pixels.to(model.device)).last_hidden_state[:, 1:].float()
+    functional, defective = classifier.classifier.weight[:, after.shape[-1] :].float()
+    scores = (after - before) @ (defective - functional)
+    side = int(scores.shape[1] ** 0.5)
+    return scores.unflatten(1, (side, side)).cpu().numpy()
 
 
 def _confusion(axes: Axes, judged: np.ndarray, predicted: np.ndarray, title: str) -> None:

@@ -34,7 +34,7 @@ def main(output_dir: Path, training_arguments: Sequence[str] = ()) -> None:
     """
     if any(argument.split("=")[0] == "--dataset" for argument in training_arguments):
         raise ValueError(
-            "--dataset: the demonstration is about its own. Your images: scripts.train_image_classification."
+            "--dataset: the demonstration is about its own. Your images: `mona-peft train image-classification`."
         )
     clear(output_dir)
 

@@ -1,4 +1,4 @@
-"""Records of runs: one JSON file an experiment, in a folder of results."""
+"""Records of runs: a JSON file an experiment, in a folder of results, until all are packed into one file there."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from typing import Any
 
 from mona_peft.tasks.comparison.experiments import Experiment, Record, settings_of
 from mona_peft.tasks.comparison.rows import ROWS
+from mona_peft.tasks.comparison.store import SUFFIX, lock_of, read_lines, write_lines
 from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.training.arguments import RECIPE_IF_CHANGED, FineTuningArguments
@@ -37,36 +38,70 @@ KEYS = (
 KEPT_FROM_HISTORY = ("epoch", "loss", "eval_loss", "seconds")
 
 
+PACKED = f"records{SUFFIX}"
+"""Name of the file of packed records in a folder of results."""
+
+
 def record_path(results: Path, experiment: Experiment) -> Path:
     """Returns the file of an experiment's record."""
     return results / f"{experiment.name}.json"
 
 
 def read_records(results: Path) -> dict[str, Record]:
-    """Reads all records of a folder.
+    """Reads all records of a folder, packed ones and single ones.
 
     Returns:
         Records by the names of their experiments.
 
     Raises:
-        ValueError: A file holds no record; names it.
+        ValueError: A file holds no record, or one that there is already; names it.
     """
+    packed = results / PACKED
     records = {}
+    for record in read_lines(packed):
+        records[_checked_name(packed, record, "Restore it")] = record
     for path in sorted(results.glob("*/*/*.json")):
+        remedy = "Remove it: the comparison runs its experiment again"
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            name, missing = record["experiment"], [key for key in KEYS if key not in record]
-            if missing:
-                raise KeyError(", ".join(missing))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{path} holds no record of a run ({type(error).__name__}: {error}). Remove it: "
-                "the comparison runs its experiment again."
-            ) from error
+        except ValueError as error:
+            raise ValueError(f"{path} holds no record of a run ({type(error).__name__}: {error}). {remedy}.") from error
+        name = _checked_name(path, record, remedy)
         if results / f"{name}.json" != path:
             raise ValueError(f"{path} holds the record of {name}. Move it to where it belongs, or remove it.")
+        if name in records:
+            raise ValueError(f"{path} holds the record of {name}, which {packed} has too. Remove one of them.")
         records[name] = record
-    return records
+    return dict(sorted(records.items()))
+
+
+def _checked_name(path: Path, record: Any, remedy: str) -> str:
+    try:
+        name, missing = record["experiment"], [key for key in KEYS if key not in record]
+        if missing:
+            raise KeyError(", ".join(missing))
+    except (TypeError, KeyError) as error:
+        message = f"{path} holds no record of a run ({type(error).__name__}: {error}). {remedy}."
+        raise ValueError(message) from error
+    return name
+
+
+def pack(results: Path) -> int:
+    """Moves all single records of a folder into its one compressed file, and returns how many there are in it now.
+
+    Raises:
+        ValueError: As `read_records`; then nothing is changed.
+    """
+    records = read_records(results)
+    single = [results / f"{name}.json" for name in records]
+    with lock_of(results / PACKED):
+        write_lines(results / PACKED, list(records.values()))
+    for path in single:
+        path.unlink(missing_ok=True)
+        for folder in (path.parent, path.parent.parent):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+    return len(records)
 
 
 def check_settings(path: Path, record: Record, experiment: Experiment) -> None:

@@ -20,11 +20,9 @@ from mona_peft.tasks.comparison.costs import CostCallback
 from mona_peft.tasks.comparison.experiments import Comparison, Experiment, Record, settings_of
 from mona_peft.tasks.comparison.records import check_settings, read_records, record_path, write_record
 from mona_peft.tasks.comparison.rows import Row
+from mona_peft.tasks.comparison.store import RUNNING
 from mona_peft.tasks.training.records import write_json
 from mona_peft.tasks.training.run_directory import complete_checkpoints
-
-RUNNING = ".running"
-"""Folder in the results, of locks, and of checkpoints and logs of runs that have not ended."""
 
 TRAINING = "training"
 """Folder in that of a run, of what its training script writes."""

@@ -10,6 +10,8 @@ from filelock import FileLock
 from mona_peft.tasks.training.run_directory import replace_file
 
 SUFFIX = ".jsonl.gz"
+RUNNING = ".running"
+"""Folder beside records, of locks, and of what runs leave that have not ended."""
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -38,6 +40,12 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 def add_line(path: Path, record: dict[str, Any]) -> None:
     """Adds a record to a file; any number of processes may do so at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with lock_of(path):
         write_lines(path, [*read_lines(path), record])
+
+
+def lock_of(path: Path) -> FileLock:
+    """Returns the lock that whoever changes a file of records holds."""
+    lock = path.parent / RUNNING / f"{path.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from mona_peft.tasks.comparison.plots import mean_curve
+from mona_peft.tasks.comparison.records import PACKED, read_records
 from mona_peft.tasks.comparison.report import report
 from mona_peft.tasks.comparison.rows import ROWS
 from mona_peft.tasks.comparison.summary import summarise
+from scripts.compare_methods.__main__ import main
 from scripts.compare_methods.studies import STUDIES
 
 CLASSIFICATION = STUDIES["image_classification"]
@@ -211,3 +213,24 @@ def test_records_of_unknown_rows_and_empty_folders_are_refused(results, tmp_path
     with pytest.raises(ValueError, match=r"of a row that there is not. Rows are: full, fixed"):
         report(CLASSIFICATION, results, tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
+
+
+def test_packed_records_make_the_same_page_and_are_no_longer_single(tmp_path):
+    results = tmp_path / "results"
+    write_records(results, RECORDS)
+    single, packed = tmp_path / "single.md", tmp_path / "packed.md"
+    main(["report", "--results", str(results), "--page", str(single)])
+    main(["pack", "--results", str(results)])
+    assert [path.name for path in results.rglob("*") if path.is_file()] == [PACKED, f"{PACKED}.lock"]
+    main(["report", "--results", str(results), "--page", str(packed)])
+    assert packed.read_text().replace("packed/", "single/") == single.read_text()
+    whole = (results / PACKED).read_bytes()
+    main(["pack", "--results", str(results)])
+    assert (results / PACKED).read_bytes() == whole
+    # A new run's record stands beside them, but not a second one of the same run.
+    write_records(results, RECORDS[:1])
+    with pytest.raises(ValueError, match=rf"rate-0.0001-seed-0.json holds .*{PACKED} has too"):
+        read_records(results)
+    (results / PACKED).write_bytes(whole[:50])
+    with pytest.raises(ValueError, match=rf"{PACKED} holds no records"):
+        read_records(results)
