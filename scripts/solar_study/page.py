@@ -68,11 +68,11 @@ def chosen_records(by_key: dict[tuple, Record]) -> Chosen:
 
 
 def differences(labels: np.ndarray, chosen: Chosen, names: Sequence[str]) -> dict[str, Difference]:
-    """Returns Mona minus each of the named others, over the seeds that both have, where there are two or more."""
+    """Returns Mona minus each of the named others, over the seeds that both have."""
     found = {}
     for name in names:
         shared = sorted(chosen.get(REFERENCE, {}).keys() & chosen.get(name, {}).keys())
-        if name != REFERENCE and len(shared) > 1:
+        if name != REFERENCE and shared:
             mine, its = ([np.array(chosen[row][seed]["test_scores"]) for seed in shared] for row in (REFERENCE, name))
             found[name] = difference(labels, mine, its)
     return found
@@ -123,7 +123,7 @@ def variants_table(labels: np.ndarray, chosen: Chosen) -> str:
         ]
         for name, one in found.items()
     ]
-    return table(header, rows) if rows else "None has run with two seeds."
+    return table(header, rows) if rows else "None has run."
 
 
 def rates_table(by_key: dict[tuple, Record]) -> str:
@@ -185,5 +185,5 @@ def _spread(runs: dict[int, Record], metric: str, factor: float, digits: int) ->
     return f"{mean} ± {stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def _interval(bounds: tuple[float, float]) -> str:
-    return f"{100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}"
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return "one seed" if bounds is None else f"{100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}"

@@ -18,7 +18,7 @@ class Difference:
 
     Attributes:
         mean: Over seeds.
-        seeds: 95 % interval of the mean by Student's t over seeds.
+        seeds: 95 % interval of the mean by Student's t over seeds; None of a single seed, which decides nothing.
         cells: 95 % interval by the bootstrap over test cells.
         p_value: The greater one of both tests, two-sided, of this comparison alone.
         ahead: Seeds in which the difference is positive.
@@ -26,7 +26,7 @@ class Difference:
     """
 
     mean: float
-    seeds: tuple[float, float]
+    seeds: tuple[float, float] | None
     cells: tuple[float, float]
     p_value: float
     ahead: int
@@ -56,14 +56,17 @@ def difference(labels: np.ndarray, mine: Sequence[np.ndarray], its: Sequence[np.
 
     Args:
         labels: (N,), of the test cells.
-        mine: Scores of the test cells, (N,) a seed, two seeds or more.
+        mine: Scores of the test cells, (N,) a seed.
         its: The other method's, in the same order of seeds.
     """
     every = np.ones((1, len(labels)))
     values = [np.array([auc(labels, scores, every)[0] for scores in method]) for method in (mine, its)]
     within = values[0] - values[1]
-    over_seeds = ttest_rel(*values)
-    interval = over_seeds.confidence_interval(1 - SIGNIFICANCE)
+    over_seeds, p_seeds = None, 1.0
+    if len(within) > 1:
+        test = ttest_rel(*values)
+        interval = test.confidence_interval(1 - SIGNIFICANCE)
+        over_seeds, p_seeds = (float(interval.low), float(interval.high)), test.pvalue
 
     def mean_difference(cells: np.ndarray, axis: int = -1) -> np.ndarray:
         drawn = np.atleast_2d(cells).astype(int)
@@ -85,9 +88,9 @@ def difference(labels: np.ndarray, mine: Sequence[np.ndarray], its: Sequence[np.
     p_cells = 2 * min(np.mean(drawn <= 0), np.mean(drawn >= 0)) + 1 / NUM_RESAMPLES
     return Difference(
         mean=float(within.mean()),
-        seeds=(float(interval.low), float(interval.high)),
+        seeds=over_seeds,
         cells=(float(over_cells.confidence_interval.low), float(over_cells.confidence_interval.high)),
-        p_value=float(min(1, max(p_cells, over_seeds.pvalue))),
+        p_value=float(min(1, max(p_cells, p_seeds))),
         ahead=int((within > 0).sum()),
         count=len(within),
     )

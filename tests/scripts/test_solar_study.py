@@ -59,6 +59,10 @@ def test_a_clear_difference_is_one_and_noise_is_none():
     assert (clear.ahead, clear.count) == (4, 4)
     assert none.mean == pytest.approx(0)
     assert none.p_value > 0.5
+    single = difference(labels, better[:1], noisy[:1])
+    assert single.seeds is None
+    assert single.p_value == 1  # whatever the cells say
+    assert single.cells[0] > 0.1
 
 
 def test_holm_multiplies_and_keeps_the_order():
