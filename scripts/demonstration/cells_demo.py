@@ -39,8 +39,8 @@ class Way:
 
     Attributes:
         title: As a person reads it.
-        learning_rate: Peak of the schedule: that of the study on 400 cells, but for Mona, whose rate there, 0.003, left the
-            training loss higher here than the next lower one.
+        learning_rate: Peak of the schedule: that of the study on 400 cells, but for Mona, whose rate there,
+            0.003, left the training loss higher here than the next lower one.
         num_epochs: Of training.
     """
 
