@@ -36,6 +36,10 @@ CASES = (
     "swin-tiny:448:1",
     "swin-base:224:2",
     "swin-large:224:1",
+    "dinov2-small:224:2",
+    "dinov2-small:518:1",
+    "dinov2-base:224:2",
+    "dinov2-base:518:1",
 )
 REFERENCE = "LoRA"
 FOLDED = ("Mona, formula", "Mona", "Mona, Triton")
@@ -110,7 +114,7 @@ class Case:
         if not self.args.no_peak:
             for name, model in models.items():
                 results[name]["peak_bytes"] = self.peak(name, model)
-        if not self.args.no_inference:
+        if not self.args.no_inference and blocks_of(self.base):
             for name, summary in self.inference(models).items():
                 results.setdefault(name, {})["inference"] = summary
         size = {"size": self.size, "image_size": self.image_size, "batch_size": self.batch_size}

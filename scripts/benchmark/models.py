@@ -1,4 +1,4 @@
-"""The models that are measured: Swin classifiers with random weights, and the ways of fine-tuning them."""
+"""The models that are measured: classifiers with random weights, and the ways of fine-tuning them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from peft import get_peft_model
 from torch import nn
-from transformers import SwinConfig, SwinForImageClassification
+from transformers import (
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    PreTrainedModel,
+    SwinConfig,
+    SwinForImageClassification,
+)
 
 from mona_peft import Mona, MonaConfig
 from mona_peft.blocks import Grid
@@ -24,26 +30,24 @@ SIZES = {
     "swin-tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
     "swin-base": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]},
     "swin-large": {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48]},
+    "dinov2-small": {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12},
+    "dinov2-base": {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12},
 }
 SMALLEST_MAP = 7
 """Side of the smallest map that a Swin's windows fit; smaller images get a model without its last stages."""
 
 
-def stock_model(size: str, image_size: int, attention: str = "sdpa") -> SwinForImageClassification:
-    """Build a Swin with random weights; on small images without the stages whose map is smaller than a window."""
-    settings = SIZES[size]
-    num_stages = sum(image_size // (4 << stage) >= SMALLEST_MAP for stage in range(len(settings["depths"])))
-    config = SwinConfig(
-        image_size=image_size,
-        embed_dim=settings["embed_dim"],
-        depths=settings["depths"][:num_stages],
-        num_heads=settings["num_heads"][:num_stages],
-        num_labels=100,
-        drop_path_rate=0.0,  # a dropped branch would make a step cheaper by chance
-        attn_implementation=attention,
-    )
+def stock_model(size: str, image_size: int, attention: str = "sdpa") -> PreTrainedModel:
+    """Build a classifier with random weights."""
     torch.manual_seed(0)
-    return SwinForImageClassification(config)
+    # A dropped branch would make a step cheaper by chance.
+    settings = SIZES[size] | {"num_labels": 100, "drop_path_rate": 0.0, "attn_implementation": attention}
+    if size.startswith("dinov2"):
+        return Dinov2ForImageClassification(Dinov2Config(image_size=image_size, patch_size=14, **settings))
+    # On small images without the stages whose map is smaller than a window.
+    num_stages = sum(image_size // (4 << stage) >= SMALLEST_MAP for stage in range(len(settings["depths"])))
+    settings |= {name: settings[name][:num_stages] for name in ("depths", "num_heads")}
+    return SwinForImageClassification(SwinConfig(image_size=image_size, **settings))
 
 
 class FormulaMona(Mona):
@@ -83,38 +87,38 @@ def _train_only(model: nn.Module, trained: Iterable[nn.Parameter]) -> nn.Module:
     return model
 
 
-def norm_tuning(model: SwinForImageClassification) -> nn.Module:
+def norm_tuning(model: PreTrainedModel) -> nn.Module:
     """Train all LayerNorms, bare of PEFT: about the least that has to go back through every block."""
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     return _train_only(model, [parameter for norm in norms for parameter in norm.parameters()])
 
 
-def bitfit(model: SwinForImageClassification) -> nn.Module:
+def bitfit(model: PreTrainedModel) -> nn.Module:
     """Train all biases, bare of PEFT (Ben Zaken et al., 2022)."""
     return _train_only(model, [parameter for name, parameter in model.named_parameters() if name.endswith(".bias")])
 
 
-def mona(model: SwinForImageClassification, **settings: bool) -> nn.Module:
+def mona(model: PreTrainedModel, **settings: bool) -> nn.Module:
     """Mona of this package."""
     return get_peft_model(model, MonaConfig(modules_to_save=TASK_HEAD, init_weights="paper", **settings))
 
 
-def mona_recompute(model: SwinForImageClassification) -> nn.Module:
+def mona_recompute(model: PreTrainedModel) -> nn.Module:
     """Mona with `recompute_mlp=True`."""
     return mona(model, recompute_mlp=True)
 
 
-def mona_formula_only(model: SwinForImageClassification) -> nn.Module:
+def mona_formula_only(model: PreTrainedModel) -> nn.Module:
     """Mona by its formula."""
     return _replace_monas(mona(model), FormulaMona)
 
 
-def mona_triton(model: SwinForImageClassification) -> nn.Module:
+def mona_triton(model: PreTrainedModel) -> nn.Module:
     """Mona by the kernels in Triton."""
     return _replace_monas(mona(model), TritonMona)
 
 
-def plain_adapter(model: SwinForImageClassification) -> nn.Module:
+def plain_adapter(model: PreTrainedModel) -> nn.Module:
     """The plain adapter of the same width in the same places."""
     model = _replace_monas(mona(model), PlainAdapter)
     for module in model.modules():
@@ -131,7 +135,7 @@ def _replace_monas(model: nn.Module, new_class: type[Mona]) -> nn.Module:
     return model
 
 
-METHODS: dict[str, Callable[[SwinForImageClassification], nn.Module]] = {
+METHODS: dict[str, Callable[[PreTrainedModel], nn.Module]] = {
     "head only": methods.METHODS["fixed"].adapt,
     "norm-tuning": norm_tuning,
     "BitFit": bitfit,
@@ -146,7 +150,7 @@ if torch.cuda.is_available() and find_spec("triton"):
     METHODS["Mona, Triton"] = mona_triton
 
 
-def build(method: str, base: SwinForImageClassification) -> nn.Module:
+def build(method: str, base: PreTrainedModel) -> nn.Module:
     """Build a model for a method, in training mode, on a copy of `base` that shares the memory of its weights."""
     shared = {id(parameter): nn.Parameter(parameter.data) for parameter in base.parameters()}
     model = copy.deepcopy(base, shared | {id(buffer): buffer for buffer in base.buffers()})
@@ -155,6 +159,7 @@ def build(method: str, base: SwinForImageClassification) -> nn.Module:
 
 
 def blocks_of(model: nn.Module) -> list[tuple[nn.Module, Grid]]:
-    """Return the blocks of a model, each with the grid that it works on."""
-    swin = next(module for module in model.modules() if type(module).__name__ == "SwinModel")
-    return [(block, stage.blocks[0].input_resolution) for stage in swin.encoder.layers for block in stage.blocks]
+    """Return the blocks of a Swin, each with the grid that it works on; none of other models."""
+    swin = next((module for module in model.modules() if type(module).__name__ == "SwinModel"), None)
+    stages = () if swin is None else swin.encoder.layers
+    return [(block, stage.blocks[0].input_resolution) for stage in stages for block in stage.blocks]

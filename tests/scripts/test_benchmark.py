@@ -71,6 +71,18 @@ def test_kept_bytes_of_swin_tiny():
     assert kept["Mona, MLP recomputed"] <= 0.59 * kept["LoRA"]
 
 
+@pytest.mark.parametrize("size", ["dinov2-small", "dinov2-base"])
+def test_kept_bytes_of_dinov2(size, monkeypatch):
+    """Likewise; of four blocks, as all blocks but the first keep the same."""
+    monkeypatch.setitem(SIZES[size], "num_hidden_layers", 4)
+    base = stock_model(size, 224)
+    kept = {
+        name: kept_bytes(build(name, base), torch.randn(1, 3, 224, 224)) for name in ("norm-tuning", "LoRA", "Mona")
+    }
+    assert kept["Mona"] <= 1.01 * kept["norm-tuning"]
+    assert kept["Mona"] <= 0.91 * kept["LoRA"]
+
+
 def test_command(tiny, tmp_path):
     path = tmp_path / "record.json"
     main(
