@@ -7,16 +7,11 @@ from torch.autograd import forward_ad
 
 from mona_peft.blocks import Grid
 from mona_peft.functional import steps
+from mona_peft.functional.fake_tensors import is_fake
 from mona_peft.functional.fast import mona_fast
-from mona_peft.functional.folding import FoldedWeights, can_fold, fold
+from mona_peft.functional.folding import HALF_DTYPES, FoldedWeights, can_fold, fold
 from mona_peft.functional.formula import Settings, Weights, mona_formula
 from mona_peft.functional.triton import chosen_engine
-
-# The names of PyTorch's that are not public, here and below, may go with any release.
-try:
-    from torch._subclasses import FakeTensor
-except ImportError:
-    FakeTensor = ()
 
 
 def mona_delta(
@@ -63,7 +58,7 @@ def add_mona_(
 
 def is_transformed() -> bool:
     """Whether a `torch.func` transform or forward-mode differentiation is at work."""
-    # Where a name is missing, say yes, which is slower and right.
+    # The names are not public and may go with any release. Where one is missing, say yes, which is slower and right.
     are_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
     return are_active() or getattr(forward_ad, "_current_level", 0) >= 0
 
@@ -80,7 +75,8 @@ def _is_followed(hidden_states: torch.Tensor) -> bool:
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or hidden_states.device.type == "meta"
-        or isinstance(hidden_states, FakeTensor)
+        # In half precision what is kept depends on values, which a fake tensor lacks.
+        or (is_fake(hidden_states) and hidden_states.dtype in HALF_DTYPES)
         or (hidden_states.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
     )
 

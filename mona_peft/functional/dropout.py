@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from mona_peft.functional.fake_tensors import is_fake
+
 _LANES = 4
 """Random numbers of 16 bits in one of 64."""
 
@@ -13,7 +15,8 @@ def draw_seed() -> int:
 
     So `torch.manual_seed` governs it, gradient checkpointing replays it, and no device has to be waited for.
     """
-    return int(torch.randint(2**63 - 1, ()))
+    seed = torch.randint(2**63 - 1, ())
+    return 0 if is_fake(seed) else int(seed)
 
 
 def keep_probability(dropout: float, device: torch.device) -> float:
