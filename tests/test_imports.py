@@ -10,7 +10,6 @@ OF_THE_EXTRAS = (
     "datasets",
     "evaluate",
     "faster_coco_eval",
-    "filelock",
     "kornia",
     "matplotlib",
     "onnx",

@@ -26,7 +26,7 @@ from scripts.demonstration.cell_inputs import (
     mirrored_inputs,
     pixel_values,
 )
-from scripts.demonstration.cells_picture import draw
+from scripts.demonstration.cells_picture import draw_cells, draw_matrices
 from scripts.demonstration.frozen_prefix import above
 from scripts.demonstration.outputs import check_reloaded, clear
 from scripts.demonstration.reload_cells import predict
@@ -126,7 +126,8 @@ def main(output_dir: Path, training_arguments: Sequence[str] = ()) -> None:
         }
     adapter = output_dir / "mona" / "adapter"
     model.save_pretrained(adapter)
-    draw(cells, test, scores, model, test_pixels, {name: way.title for name, way in WAYS.items()}, output_dir)
+    draw_matrices(cells, test, scores, {name: way.title for name, way in WAYS.items()}, output_dir)
+    draw_cells(cells, test, scores["mona"], model, test_pixels, output_dir)
     results = results_table(records)
     (output_dir / "demo.md").write_text(results + "\n", encoding="utf-8")
     write_json(output_dir / "demo.json", records)
@@ -136,7 +137,7 @@ def main(output_dir: Path, training_arguments: Sequence[str] = ()) -> None:
         save_file({"pixel_values": test_pixels}, file)
         check_reloaded("scripts.demonstration.reload_cells", [str(adapter), str(file)], scores["mona"].argmax(-1))
     print(
-        f"Picture, adapter and figures are in {output_dir}. It took {time.monotonic() - began:.0f} s, "
+        f"Pictures, adapter and figures are in {output_dir}. It took {time.monotonic() - began:.0f} s, "
         f"{frozen_seconds:.0f} of them in the frozen blocks."
     )
 

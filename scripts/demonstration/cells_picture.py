@@ -1,4 +1,4 @@
-"""The picture of the demonstration on solar cells: confusion matrices, and cells with what Mona changed."""
+"""The pictures of the demonstration on solar cells: confusion matrices, and cells with what Mona changed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,36 +19,50 @@ SHOWN = ((1, 1, 4), (1, 0, 2), (0, 0, 4), (0, 1, 2))
 """Label, prediction and number of the cells that are shown: the first ones among the test cells."""
 
 
-def draw(
+def draw_matrices(
     cells: SolarCells,
     test: np.ndarray,
     scores: Mapping[str, np.ndarray],
-    model: PeftModel,
-    pixels: torch.Tensor,
     titles: Mapping[str, str],
     output_dir: Path,
 ) -> None:
-    """Draws `demo.png`.
+    """Draws `demo.png`: what experts said of the test cells, and what each way says.
 
     Args:
         cells: All.
         test: Numbers of the test cells.
-        scores: Of the test cells by each way, (N, 2); `mona` among them.
-        model: Adapted by Mona.
-        pixels: The test cells as the model takes them.
+        scores: Of the test cells by each way, (N, 2).
         titles: Of the ways.
         output_dir: Of the file.
     """
-    figure = Figure(figsize=(12, 9.5), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 2.3])
-    above.suptitle("Test cells by what experts said and what the model says")
-    for axes, (name, values) in zip(above.subplots(1, len(scores)), scores.items(), strict=True):
+    figure = Figure(figsize=(12, 2.9), layout="constrained")
+    figure.suptitle("Test cells by what experts said and what the model says")
+    for axes, (name, values) in zip(figure.subplots(1, len(scores)), scores.items(), strict=True):
         _confusion(axes, np.rint(3 * cells.probabilities[test]).astype(int), values.argmax(-1), titles[name])
-    below.suptitle(
+    save_figure(figure, output_dir / "demo.png")
+
+
+def draw_cells(
+    cells: SolarCells, test: np.ndarray, scores: np.ndarray, model: PeftModel, pixels: torch.Tensor, output_dir: Path
+) -> None:
+    """Draws `cells.png`: test cells right and wrong, and what Mona changed in them.
+
+    It holds images of the dataset, which may be shared under their own licence alone; so it stays with the user.
+
+    Args:
+        cells: All.
+        test: Numbers of the test cells.
+        scores: Of the test cells by Mona, (N, 2).
+        model: Adapted by Mona.
+        pixels: The test cells as the model takes them.
+        output_dir: Of the file.
+    """
+    figure = Figure(figsize=(12, 6.6), layout="constrained")
+    figure.suptitle(
         "The first test cells of each kind, and where Mona pushes towards defective (red) or functional (blue); "
         "errors in red frames"
     )
-    predicted, labels = scores["mona"].argmax(-1), cells.labels[test]
+    predicted, labels = scores.argmax(-1), cells.labels[test]
     chosen = [
         place
         for label, said, count in SHOWN
@@ -57,7 +71,7 @@ def draw(
     changes = pushed(model, pixels[chosen])
     strongest = np.abs(changes).max()
     columns = sum(count for *_, count in SHOWN) // 2
-    grid = below.subplots(4, columns, squeeze=False)
+    grid = figure.subplots(4, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for index, place in enumerate(chosen):
@@ -86,8 +100,8 @@ def draw(
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
                 spine.set(color="tab:green" if is_right else "tab:red", linewidth=3)
-    below.supxlabel("Images: ELPV dataset, Buerhop-Lutz et al., CC BY-NC-SA 4.0", fontsize=7)
-    save_figure(figure, output_dir / "demo.png")
+    figure.supxlabel("Images: ELPV dataset, Buerhop-Lutz et al., CC BY-NC-SA 4.0", fontsize=7)
+    save_figure(figure, output_dir / "cells.png")
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from safetensors.numpy import load_file
 
-OUTPUTS = {"fixed", "mona", "full", "demo.json", "demo.md", "demo.png"}
+OUTPUTS = {"fixed", "mona", "full", "demo.json", "demo.md", "demo.png", "cells.png"}
 """What demonstrations write."""
 
 MIN_SAME = 0.99

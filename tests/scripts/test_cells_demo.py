@@ -91,8 +91,9 @@ def test_demonstration_in_small(cells, classifier, tiny_dinov2, tmp_path, monkey
     trained = {name: record["parameters"]["trainable"] for name, record in records.items()}
     assert trained["fixed"] == 2 * 24 + 2
     assert trained["fixed"] < trained["full"] < records["full"]["parameters"]["base"]
-    with Image.open(tmp_path / "demo" / "demo.png") as picture:
-        assert picture.width > 1000
+    for name in ("demo.png", "cells.png"):
+        with Image.open(tmp_path / "demo" / name) as picture:
+            assert picture.width > 1000
 
 
 def test_cells_are_read_from_the_checked_wheel_in_the_cache(tmp_path, monkeypatch):
