@@ -24,8 +24,6 @@ from mona_peft.tasks.comparison.rows import METHOD_ROWS, ROWS
 from mona_peft.tasks.comparison.run import run_all
 from scripts.compare_methods.studies import STUDIES
 
-README = Path("README.md")
-
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line; what `run` does not know is the training script's."""
@@ -98,8 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = results.resolve()
         is_own = folder == study.results.resolve()
         page = args.page or (study.page if is_own else folder.with_name(f"{folder.name}.md"))
-        summaries = [README] if (results, page) == (study.results, study.page) else []
-        for warning in report(study, results, page, summaries, args.model and backbone_name(args.model)):
+        for warning in report(study, results, page, args.model and backbone_name(args.model)):
             print(f"Note: {warning}")
         print(f"{page} is up to date.")
         return

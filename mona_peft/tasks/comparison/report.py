@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from mona_peft.tasks.comparison import plots, tables
@@ -43,16 +43,13 @@ pass keeps for the backward pass, weights excepted; a *step* is forward and back
 time of one processor; *file* is what has to be stored for a task. All train what stands outside the backbone."""
 
 
-def report(
-    study: Study, results: Path, page: Path, summaries: Sequence[Path] = (), model: str | None = None
-) -> list[str]:
+def report(study: Study, results: Path, page: Path, model: str | None = None) -> list[str]:
     """Fills the marked parts of a page with tables, and draws pictures into the folder that is named like it.
 
     Args:
         study: What was compared.
         results: Folder of records.
         page: Markdown; one with all parts is made where there is none, or one that was made so and is unchanged.
-        summaries: Further pages, in which the parts are marked by the name of the task.
         model: The one that pictures and all tables are about but that of backbones, by the last part of its name.
             Without it the one with the most rows.
 
@@ -112,8 +109,6 @@ def report(
             f"{page} has no place for: {', '.join(unplaced)}. Write `<!-- {MARK}: NAME -->` and, on the next line, "
             "`<!-- end -->` where each belongs; or remove the page, and it is made anew."
         )
-    for other in summaries:
-        fill_page(other, study.name, parts)
     return warnings
 
 
