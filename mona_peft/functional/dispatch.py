@@ -70,7 +70,10 @@ def _runs_folded(hidden_states: torch.Tensor, settings: Settings) -> bool:
 
 
 def _is_followed(hidden_states: torch.Tensor) -> bool:
-    """Whether something records the operations: then they should be plain, and random numbers the recorder's own."""
+    """True while compiling, tracing, on the meta device or capturing a CUDA graph.
+
+    Use plain operations and the framework's random numbers then.
+    """
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextvars import ContextVar
 from types import SimpleNamespace
 
 import pytest
@@ -35,7 +36,7 @@ def test_without_a_triton_that_fits(found, reason, version):
 def test_asked_for_by_the_environment(version, monkeypatch):
     """Where the kernels serve, a missing Triton is an error; elsewhere nobody needs it."""
     version(None)
-    monkeypatch.setattr(kernels, "_is_asked_for", True)
+    monkeypatch.setattr(kernels, "_is_asked_for", ContextVar("asked_for", default=True))
     mona = random_mona(16).float()
     weights = fold(mona.weights(), mona.settings())
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -50,7 +51,7 @@ def test_variable_is_read_and_plain_operations_serve_the_cpu(monkeypatch):
     monkeypatch.setenv("MONA_PEFT_TRITON", "1")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     code = (
-        "import torch, mona_peft; from mona_peft.functional import triton; assert triton._is_asked_for; "
+        "import torch, mona_peft; from mona_peft.functional import triton; assert triton._is_asked_for.get(); "
         "mona_peft.Mona(16)(torch.randn(1, 12, 16), (4, 3))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 import torch
@@ -30,7 +31,8 @@ MAX_BOTTLENECK_DIM = {torch.float32: 64, torch.bfloat16: 128, torch.float16: 128
 MAX_KERNEL_SIZE = 9
 """Likewise."""
 
-_is_asked_for = os.environ.get(VARIABLE) == "1"
+_is_asked_for = ContextVar("triton_kernels", default=os.environ.get(VARIABLE) == "1")
+"""The switch: what the environment says, or `triton_kernels` in its own thread."""
 
 
 @contextmanager
@@ -43,14 +45,13 @@ def triton_kernels(enabled: bool = True) -> Iterator[None]:
     Raises:
         ImportError: Triton is missing or too old.
     """
-    global _is_asked_for
     if enabled:
         _load_engine()
-    before, _is_asked_for = _is_asked_for, enabled
+    token = _is_asked_for.set(enabled)
     try:
         yield
     finally:
-        _is_asked_for = before
+        _is_asked_for.reset(token)
 
 
 def chosen_engine(hidden_states: torch.Tensor, weights: FoldedWeights) -> Engine | None:
@@ -59,7 +60,7 @@ def chosen_engine(hidden_states: torch.Tensor, weights: FoldedWeights) -> Engine
     Raises:
         ImportError: They would, but Triton is missing or too old.
     """
-    if not _is_asked_for or not _serves(hidden_states, weights):
+    if not _is_asked_for.get() or not _serves(hidden_states, weights):
         return None
     return _load_engine()
 

@@ -1,7 +1,7 @@
 """Random changes of training images: of places, in images, boxes and maps alike, and of colours.
 
-Pillow makes them, one image at a time, on the workers that decode: on a CPU that takes less time than kornia, whose ways
-of joining images, boxes and masks are made for batches on a GPU.
+Pillow makes them, one image at a time, on the workers that decode. On a CPU that takes less time than with kornia,
+which joins images, boxes and masks in batches, as suits a GPU.
 """
 
 from collections.abc import Callable, Sequence
