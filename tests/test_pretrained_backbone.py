@@ -20,7 +20,8 @@ from mona_peft.integration.selection import backbone_of
 from tests.models import FOUR_STAGES, HEADED, images, upernet
 from tests.test_detectors import DETECTORS
 
-MODELS = {name: HEADED[name] for name in ("upernet", "mask2former", "maskformer")} | DETECTORS
+MODELS = {name: HEADED[name] for name in ("upernet", "mask2former", "maskformer")}
+MODELS |= {name: make for name, make in DETECTORS.items() if not name.endswith(("resnet", "hgnet-v2", "dinov3"))}
 MODELS["swinv2"] = lambda: upernet(Swinv2Config(**FOUR_STAGES))
 
 

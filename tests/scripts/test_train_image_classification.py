@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from mona_peft.tasks.models.methods import METHODS
-from mona_peft.tasks.training.tasks import image_classification
+from mona_peft.tasks.training.trainer import WholeModelTrainer
 from scripts.train_image_classification import main, parse
 from tests.script_runs import ACCELERATE, equal_weights, interrupt, run_python, saved_folder, weights
 
@@ -141,7 +141,7 @@ def test_training_restores_the_best_checkpoint(arguments, tmp_path, method):
 
 def test_trainer_itself_restores_a_part_of_a_whole_model(arguments, tmp_path, monkeypatch):
     """Why there is a `WholeModelTrainer`; once transformers mends it, this fails and the class can go."""
-    monkeypatch.setattr(image_classification, "ClassificationTrainer", lambda balance, **given: Trainer(**given))
+    monkeypatch.setattr(WholeModelTrainer, "_load_best_model", Trainer._load_best_model)
     main([*arguments, "--method", "full", *BEST_IS_NOT_LAST])
     run = tmp_path / "run"
     restored, best = weights(run / "model"), weights(best_checkpoint(run))
