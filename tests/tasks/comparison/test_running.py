@@ -406,11 +406,12 @@ def test_a_dense_task_is_compared_by_its_own_metrics(results, tmp_path):
     assert mona["metric"] == "mean_iou"
     assert results.joinpath(f"{mona['experiment']}.png").exists()
 
-    page, readme = results.parent / "page.md", tmp_path / "README.md"
-    readme.write_text("<!-- semantic_segmentation: summary -->\n<!-- end -->\n")
-    report(STUDIES["semantic_segmentation"], results, page, [readme])
+    page, short = results.parent / "page.md", tmp_path / "short.md"
+    short.write_text("<!-- comparison: summary -->\n<!-- end -->\n")
+    for path in (page, short):
+        report(STUDIES["semantic_segmentation"], results, path)
     scores = [100 * mona["results"]["validation"][metric] for metric in ("mean_iou", "pixel_accuracy")]
-    (row,) = [line for line in readme.read_text().splitlines() if line.startswith("| Mona |")]
+    (row,) = [line for line in short.read_text().splitlines() if line.startswith("| Mona |")]
     assert [cell.strip() for cell in row.strip("|").split("|")[3:]] == [f"{score:.1f}" for score in scores]
     assert "mIoU, validation, %" in page.read_text()
     assert "## Width" not in page.read_text()
