@@ -18,7 +18,7 @@ from mona_peft.host.block import AdaptedBlock, ResidualAdapter
 from mona_peft.host.class_swap import restore_class, swap_class
 from mona_peft.host.per_sample import BASE, adapters_per_sample
 from mona_peft.integration.checkpointing import support_reentrant_checkpointing, withdraw_checkpointing_support
-from mona_peft.integration.fit import check_loaded_state
+from mona_peft.integration.fit import SAVED_PREFIX, check_loaded_state
 from mona_peft.integration.frozen_norms import freeze_batch_norms, unfreeze_batch_norms
 from mona_peft.integration.heads import trained_heads
 from mona_peft.integration.layer import MERGE_MESSAGE, ResidualAdapterLayer
@@ -94,7 +94,7 @@ class ResidualAdapterModel(MethodModel):
             layer_name = self.block_mixin.child_name
             # And the keys of a saved adapter begin with the modules of a PeftModel.
             state_dict = {
-                key.removeprefix("base_model.model.").replace(f".{layer_name}.{self.prefix}", f".{self.prefix}"): value
+                key.removeprefix(SAVED_PREFIX).replace(f".{layer_name}.{self.prefix}", f".{self.prefix}"): value
                 for key, value in state_dict.items()
             }
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
