@@ -3,6 +3,9 @@
 import ast
 from pathlib import Path
 
+import pytest
+
+from mona_peft.files import saving
 from tests.script_runs import run_python
 
 PACKAGE = Path(__file__).parents[1] / "mona_peft"
@@ -49,3 +52,10 @@ def test_package_does_not_import_scripts_or_tests():
             names = [node.module] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert not {name.partition(".")[0] for name in names if name} & {"scripts", "tests"}, path
+
+
+def test_the_former_name_of_a_module_is_the_module():
+    """So that a function replaced by the one name is replaced by the other."""
+    with pytest.warns(DeprecationWarning, match=r"mona_peft\.files\.saving"):
+        from mona_peft import adapter_saving
+    assert adapter_saving is saving

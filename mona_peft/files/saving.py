@@ -72,13 +72,18 @@ def move_into_place(new: Path, folder: Path) -> None:
             waiting = folder / waiting_name(recorded_digest(weights.read_bytes()))
             os.replace(new / CONFIG_NAME, waiting)
             os.replace(weights, folder / WEIGHTS_NAME)
-            with suppress(FileNotFoundError):  # where locks don't work another writer may have taken it
-                os.replace(waiting, folder / CONFIG_NAME)
+            finish_interrupted_save(waiting)
             for stale in folder.glob(waiting_name("*")):
                 stale.unlink(missing_ok=True)
         for path in sorted(new.iterdir()):
             if path.is_file():
                 os.replace(path, folder / path.name)
+
+
+def finish_interrupted_save(waiting: Path) -> None:
+    """Take the last step of a save, which one that was killed lacks: the waiting configuration gets its name."""
+    with suppress(FileNotFoundError):  # where locks don't work another writer may have taken it
+        os.replace(waiting, waiting.with_name(CONFIG_NAME))
 
 
 def _is_abandoned(folder: Path) -> bool:

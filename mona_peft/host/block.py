@@ -18,6 +18,7 @@ from torch import nn
 
 from mona_peft.blocks import PATCH_GRID
 from mona_peft.functional.dispatch import is_transformed
+from mona_peft.host.class_swap import is_own_forward
 from mona_peft.host.per_sample import rows_by_adapter
 from mona_peft.host.recompute import recomputed_branch
 
@@ -58,8 +59,11 @@ def is_watched(module: nn.Module) -> bool:
     What such a module writes into its input may be lost: hooks may have given it another tensor in its place, or change
     the result, and autograd forbids to write into what backward hooks watch.
     """
-    own = any(getattr(module, name, None) for name in HOOKS)
-    return own or any(getattr(nn.modules.module, f"_global{name}", None) for name in HOOKS) or "forward" in vars(module)
+    if any(getattr(module, name, None) for name in HOOKS):
+        return True
+    if any(getattr(nn.modules.module, f"_global{name}", None) for name in HOOKS):
+        return True
+    return "forward" in vars(module) and not is_own_forward(module, vars(module)["forward"])
 
 
 class _BlockView:

@@ -60,8 +60,7 @@ def restore_class(module: nn.Module, mixin: type) -> None:
 def _set_class(module: nn.Module, new_class: type[nn.Module]) -> None:
     instance_attributes = vars(module)
     hooked = "_old_forward" in instance_attributes
-    if not hooked and _is_own_forward(module, instance_attributes.get("forward")):
-        # What accelerate leaves behind when it removes its hooks: the class says the same.
+    if not hooked and is_own_forward(module, instance_attributes.get("forward")):
         del instance_attributes["forward"]
     if "forward" in instance_attributes and not hooked:
         raise ValueError(
@@ -74,7 +73,7 @@ def _set_class(module: nn.Module, new_class: type[nn.Module]) -> None:
         module._old_forward = new_class.forward.__get__(module)
 
 
-def _is_own_forward(module: nn.Module, forward: Any) -> bool:
-    """Whether a `forward` on the instance is nothing but that of its class, bound."""
+def is_own_forward(module: nn.Module, forward: Any) -> bool:
+    """Whether a `forward` on the instance is that of its class, bound: what accelerate's hooks leave when they go."""
     own = [cls.__dict__["forward"] for cls in type(module).__mro__ if "forward" in cls.__dict__]
     return getattr(forward, "__self__", None) is module and getattr(forward, "__func__", None) in own

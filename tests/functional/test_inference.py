@@ -103,13 +103,21 @@ def test_follows_every_change_of_the_parameters(change):
 
 @torch.no_grad()
 def test_functional_call_takes_the_weights_it_is_given():
-    """Temporary weights come and go at the same addresses."""
+    """Temporary weights come and go at the same addresses; bit by bit the result is that of a module of its own."""
     mona, x = random_mona(16).eval(), tokens(16, GRID)
+    memory = {name: torch.empty_like(parameter) for name, parameter in mona.named_parameters()}
     for factor in (1.0, 1.5, 2.0, 2.5, 3.0):
-        ours = functional_call(mona, {name: p * factor for name, p in mona.named_parameters()}, (x, GRID))
+        # New tensors, of version 0, over the memory of those before.
+        weights = {name: torch.empty(0, dtype=x.dtype).set_(old.data) for name, old in memory.items()}
+        for name, parameter in mona.named_parameters():
+            weights[name].numpy()[...] = (parameter * factor).numpy()
+        assert all(weights[name].data_ptr() == memory[name].data_ptr() for name in memory)
+        assert {weight._version for weight in weights.values()} == {1}  # of `set_`; the values were written unseen
+        ours = functional_call(mona, weights, (x, GRID))
         scaled = copy.deepcopy(mona)
         for parameter in scaled.parameters():
             parameter.mul_(factor)
+        assert torch.equal(ours, scaled(x, GRID))
         torch.testing.assert_close(ours, mona_formula(x, GRID, scaled.weights(), scaled.settings()))
 
 
