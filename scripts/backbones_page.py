@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 from mona_peft import MonaConfig
-from mona_peft.blocks import KNOWN_BLOCKS, REFUSED_BLOCKS
+from mona_peft.blocks import KNOWN_BLOCKS, REFUSED_BLOCKS, Layout
 from mona_peft.host.block import AdaptedBlock
 from mona_peft.tasks.models.architectures import ARCHITECTURES, AUTO_CLASSES
 from tests.backbones import BACKBONES, Backbone
@@ -77,6 +77,19 @@ takes the maps of a quarter, half, three quarters and all of its blocks.
 | task | `--model` | `--model_type`, around a Swin or SwinV2 | around a DINOv2 or DINOv3 ViT |
 | --- | --- | --- | --- |
 """
+PACKED = """
+## Images as they are, and videos
+
+Adapters see each image, and each frame of a video, by itself: the same as running one after the other. Images of
+differing sizes may lie in one sequence, windows and merged patches included, or be padded to one length (NaFlex).
+
+| block | how its tokens lie |
+| --- | --- |
+"""
+VIDEO = {
+    "VideoMAELayer": "the frames of a video, of which none may be dropped",
+    "VJEPA2Layer": "the frames of a video; its predictor's blocks stay as they are",
+}
 COMPOSITION = """
 ## Composed models
 
@@ -108,7 +121,8 @@ register_block("MyLayer", BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_pr
 
 The grid comes from `patch_projection` (a convolution in front of the blocks), from `grid_arguments` (arguments of the
 block's `forward`, such as `("height", "width")`), or from the block's input itself where that is a map
-(`layout="BHWC"` or `"BCHW"`). Prefix tokens must come first.
+(`layout="BHWC"` or `"BCHW"`). Prefix tokens must come first. For images of differing sizes, `sizes_argument` names the
+argument, of a module around the blocks, that holds their sizes.
 """
 
 
@@ -176,6 +190,16 @@ def code(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+def packed_rows() -> list[str]:
+    """Return the lines of the blocks whose tokens are those of several maps."""
+    packed = {name: anatomy for name, anatomy in KNOWN_BLOCKS.items() if anatomy.sizes_argument is not None}
+    rows = {
+        name: f"{'one sequence' if anatomy.layout is Layout.NC else 'padded'}, sizes from `{anatomy.sizes_argument}`"
+        for name, anatomy in packed.items()
+    }
+    return [f"| `{name}` | {how} |" for name, how in {**rows, **VIDEO}.items()]
+
+
 def page() -> str:
     """Return the text of the page."""
     lines = [
@@ -196,6 +220,9 @@ def page() -> str:
             "\n",
             HEADS,
             "\n".join(heads_row(*item) for item in AUTO_CLASSES.items()),
+            "\n",
+            PACKED,
+            "\n".join(packed_rows()),
             "\n",
             COMPOSITION,
             "\n".join(map(composed_row, COMPOSED)),

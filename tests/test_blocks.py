@@ -7,19 +7,17 @@ import torch
 from peft import get_peft_model
 from torch import nn
 from transformers import (
+    Idefics3VisionConfig,
+    Idefics3VisionTransformer,
     Owlv2Config,
     Owlv2Model,
-    Siglip2VisionConfig,
-    Siglip2VisionModel,
-    VideoMAEConfig,
-    VideoMAEModel,
     ViTMAEConfig,
     ViTMAEForPreTraining,
+    VivitConfig,
+    VivitModel,
     YolosConfig,
     YolosForObjectDetection,
 )
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from mona_peft import BlockAnatomy, MonaConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS
@@ -42,21 +40,15 @@ SMALL = {**tiny_configs.SMALL, "intermediate_size": 24}
             r"YolosForObjectDetection cannot be adapted. YolosLayer: its detection tokens come behind the grid's",
         ),
         (
-            lambda: Siglip2VisionModel(Siglip2VisionConfig(**SMALL)),
-            r"Siglip2VisionModel cannot be adapted. Siglip2EncoderLayer: .*NaFlex.*Siglip classes",
+            lambda: Idefics3VisionTransformer(Idefics3VisionConfig(**SMALL, patch_size=4)),
+            r"Idefics3VisionTransformer cannot be adapted. Idefics3EncoderLayer: .*padded to one length",
         ),
         (
-            lambda: VideoMAEModel(VideoMAEConfig(**SMALL, image_size=32)),
-            r"VideoMAEModel cannot be adapted. VideoMAELayer: its tokens lie in frames of a video, \(T, H, W\)",
-        ),
-        (
-            lambda: Qwen2_5_VisionTransformerPretrainedModel(
-                Qwen2_5_VLVisionConfig(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, out_hidden_size=16)
-            ),
-            r"Qwen2_5_VLVisionBlock: the patches of images of differing sizes lie in one sequence",
+            lambda: VivitModel(VivitConfig(**SMALL, num_frames=2, tubelet_size=[2, 8, 8])),
+            r"VivitModel cannot be adapted. VivitLayer: a class token stands before the frames.*VideoMAE",
         ),
     ],
-    ids=["vit-mae", "yolos", "siglip2-naflex", "videomae", "qwen2.5-vl"],
+    ids=["vit-mae", "yolos", "idefics3", "vivit"],
 )
 def test_refused_with_a_reason(make_model, message):
     model = make_model()
@@ -96,10 +88,11 @@ def test_a_block_by_itself_does_not_know_its_grid():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, r"a block of tokens \('BNC'\) takes its grid \(H, W\) from exactly one"),
+        ({}, r"a block of tokens \('BNC', 'NC'\) takes its grid \(H, W\) from exactly one"),
         ({"grid_arguments": ("size",), "patch_projection": "proj"}, r"exactly one of grid_arguments"),
-        ({"layout": "BHWC", "patch_projection": "proj"}, r"a block of maps from neither"),
-        ({"layout": "NHWC"}, r"layout='NHWC': choose one of \('BNC', 'BHWC', 'BCHW'\)"),
+        ({"layout": "BHWC", "patch_projection": "proj"}, r"a block of maps from none"),
+        ({"layout": "NC", "patch_projection": "proj"}, r"only sizes_argument tells the images of one sequence apart"),
+        ({"layout": "NHWC"}, r"layout='NHWC': choose one of \('BNC', 'NC', 'BHWC', 'BCHW'\)"),
         ({"grid_arguments": ("a", "b", "c")}, r"name one argument that holds \(H, W\), or two"),
     ],
     ids=str,

@@ -13,6 +13,7 @@ from mona_peft.blocks.lookup import (
     register_block,
     width_of,
 )
+from mona_peft.blocks.packed import Maps, is_one_map, on_each_map
 from mona_peft.blocks.patch_grids import forget_patch_grids
 from mona_peft.blocks.token_map import TokenMap, check_token_map, token_map_of
 
@@ -26,13 +27,16 @@ __all__ = [
     "BlockAnatomy",
     "Grid",
     "Layout",
+    "Maps",
     "TokenMap",
     "anatomy_of",
     "check_mlp_branch",
     "check_token_map",
     "forget_patch_grids",
     "is_known_block",
+    "is_one_map",
     "norm_of",
+    "on_each_map",
     "refusals",
     "register_block",
     "token_map_of",

@@ -16,8 +16,8 @@ class BlockAnatomy:
     """What a residual adapter has to know of a block `h = x + attn(norm(x)); out = h + mlp(norm(h))`.
 
     The block takes hidden states as its first positional argument and returns them alone or first in a tuple. Token
-    blocks need one source of the grid (H, W): `grid_arguments` or `patch_projection`; blocks that take whole maps need
-    none. Tokens in front of the last H * W (class token, registers, queries) are prefix tokens.
+    blocks need one source of the grid (H, W): `grid_arguments`, `patch_projection` or `sizes_argument`; blocks that
+    take whole maps need none. Tokens in front of the last H * W (class token, registers, queries) are prefix tokens.
 
     Attributes:
         mlp_entry: Name of the submodule that alone receives `h`: the norm before the MLP, or the MLP's first part in
@@ -37,7 +37,11 @@ class BlockAnatomy:
         grid_arguments: Names of the arguments of the block's `forward` that hold (H, W): one that holds the pair, or
             two.
         patch_projection: Ending of the name of the convolution whose output map has the tokens' grid, for blocks that
-            are told nothing. It is looked for in the nearest module around the block.
+            are told nothing. It is looked for in the nearest module around the block. Of a video, its output has the
+            frames (T, H, W), and adapters see each frame by itself.
+        sizes_argument: Name of the argument with the sizes of all images of a batch, (H, W) or (T, H, W) in patches,
+            where images of differing sizes lie in one sequence or are padded to one length. It is that of the `forward`
+            of a module around the block.
         layout: How the block's hidden states lie, a `Layout` or its name.
         mlp_entry_layout: How they lie where the MLP branch enters, if otherwise.
         mlp_exit: Name of the submodule that alone receives `out`, in blocks that go on behind it; blocks without this
@@ -58,6 +62,7 @@ class BlockAnatomy:
     norm: str
     grid_arguments: tuple[str, ...] = ()
     patch_projection: str | None = None
+    sizes_argument: str | None = None
     layout: Layout = Layout.BNC
     mlp_entry_layout: Layout | None = None
     mlp_exit: str | None = None
@@ -85,13 +90,16 @@ class BlockAnatomy:
             )
         if isinstance(self.grid_arguments, str):
             object.__setattr__(self, "grid_arguments", (self.grid_arguments,))
-        sources = (len(self.grid_arguments) > 0) + (self.patch_projection is not None)
-        if sources != (self.layout is Layout.BNC):
+        sources = [self.grid_arguments or None, self.patch_projection, self.sizes_argument]
+        if sum(source is not None for source in sources) != (self.layout in (Layout.BNC, Layout.NC)):
             raise ValueError(
                 f"grid_arguments={self.grid_arguments!r}, patch_projection={self.patch_projection!r}, "
-                f"layout={self.layout.value!r}: a block of tokens ('BNC') takes its grid (H, W) from exactly one of "
-                "grid_arguments and patch_projection, a block of maps from neither."
+                f"sizes_argument={self.sizes_argument!r}, layout={self.layout.value!r}: a block of tokens ('BNC', "
+                "'NC') takes its grid (H, W) from exactly one of grid_arguments, patch_projection and sizes_argument, "
+                "a block of maps from none."
             )
+        if self.layout is Layout.NC and self.sizes_argument is None:
+            raise ValueError("layout='NC': only sizes_argument tells the images of one sequence apart; name it.")
         if len(self.grid_arguments) > 2:
             raise ValueError(
                 f"grid_arguments={self.grid_arguments!r}: name one argument that holds (H, W), or two, height and "

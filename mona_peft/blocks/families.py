@@ -47,6 +47,14 @@ _PVT = BlockAnatomy(
     attention_branch="attention",
     fresh_sums=True,
 )
+_PACKED = BlockAnatomy(
+    mlp_entry="norm2",
+    norm="norm1",
+    sizes_argument="grid_thw",
+    layout=Layout.NC,
+    mlp_branch=("mlp",),
+    attention_branch="attn",
+)
 _SAM = BlockAnatomy(mlp_entry="layer_norm2", norm="layer_norm2", layout=Layout.BHWC, mlp_branch=("mlp",))
 _CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout=Layout.BCHW)
 _TIMM_SWIN = BlockAnatomy(mlp_entry="norm2", norm="norm1", layout=Layout.BHWC, mlp_entry_layout=Layout.BNC)
@@ -98,6 +106,34 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "OwlViTEncoderLayer": _CLIP,
     "Owlv2EncoderLayer": _CLIP,
     "BlipEncoderLayer": _CLIP,
+    # Of NaFlex: images of differing sizes, padded to one length.
+    "Siglip2EncoderLayer": replace(_CLIP, patch_projection=None, sizes_argument="spatial_shapes"),
+    # Vision towers of language models: all images of a batch in one sequence.
+    **dict.fromkeys(
+        (
+            "Qwen2VLVisionBlock",
+            "Qwen2_5_VLVisionBlock",
+            "Qwen2_5OmniVisionBlock",
+            "Qwen3VLVisionBlock",
+            "Qwen3VLMoeVisionBlock",
+            "Qwen3_5VisionBlock",
+            "Qwen3_5MoeVisionBlock",
+            "Qwen3OmniMoeVisionBlock",
+            "Glm4vVisionBlock",
+            "Glm4vMoeVisionBlock",
+        ),
+        _PACKED,
+    ),
+    # A video: adapters see each frame by itself.
+    "VideoMAELayer": _VIT,
+    "VJEPA2Layer": BlockAnatomy(
+        mlp_entry="norm2",
+        norm="norm1",
+        patch_projection="patch_embeddings.proj",
+        mlp_branch=("mlp",),
+        attention_branch="attention",
+        fresh_sums=True,
+    ),
     "Aimv2EncoderLayer": BlockAnatomy(
         mlp_entry="rms_norm2",
         norm="rms_norm1",
@@ -159,12 +195,8 @@ _FINE_TUNE_AS_VIT = (
     "the plain ViT classes (`ViTModel.from_pretrained`, `ViTForImageClassification.from_pretrained`)"
 )
 _VIDEO = (
-    "its tokens lie in frames of a video, (T, H, W), where adapters know images alone. For single images take an image "
-    "model of the same kind"
-)
-_PACKED = (
-    "the patches of images of differing sizes lie in one sequence, and no grid (H, W) holds for it. Vision towers of "
-    "one size an image (CLIP, SigLIP, InternVL, DINOv2) can be adapted"
+    "a class token stands before the frames of its video, or its tokens do not lie frame after frame. VideoMAE, "
+    "V-JEPA 2 and the vision towers of Qwen, which take videos too, can be adapted"
 )
 _PADDED = (
     "its images of differing sizes are padded to one length, so no grid holds for a batch. Vision towers of one size "
@@ -173,30 +205,12 @@ _PADDED = (
 REFUSED_BLOCKS: dict[str, str] = {
     "ViTMAELayer": _FINE_TUNE_AS_VIT,
     "YolosLayer": "its detection tokens come behind the grid's, where only prefix tokens in front can be told apart",
-    "Siglip2EncoderLayer": "its images of differing sizes are padded to one length (NaFlex), so no grid holds for a "
-    "batch. SigLIP 2 checkpoints of fixed resolution load into the Siglip classes, which can be adapted",
     "Idefics3EncoderLayer": _PADDED,
     "SmolVLMEncoderLayer": _PADDED,
+    "PixtralAttentionLayer": "the patches of images of differing sizes lie in one sequence, and it takes their sizes "
+    "from the images that it is given. Vision towers that are told of sizes (Qwen, GLM-4V, SigLIP 2) can be adapted",
     **dict.fromkeys(
         (
-            "Qwen2VLVisionBlock",
-            "Qwen2_5_VLVisionBlock",
-            "Qwen2_5OmniVisionBlock",
-            "Qwen3VLVisionBlock",
-            "Qwen3VLMoeVisionBlock",
-            "Qwen3_5VisionBlock",
-            "Qwen3_5MoeVisionBlock",
-            "Qwen3OmniMoeVisionBlock",
-            "Glm4vVisionBlock",
-            "Glm4vMoeVisionBlock",
-            "PixtralAttentionLayer",
-        ),
-        _PACKED,
-    ),
-    **dict.fromkeys(
-        (
-            "VideoMAELayer",
-            "VJEPA2Layer",
             "TimesformerLayer",
             "VivitLayer",
             "VideoPrismLayer",

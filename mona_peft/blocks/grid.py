@@ -1,4 +1,4 @@
-"""Where a block's grid (H, W) comes from: its arguments, its input's shape, or the patch projection in front of it."""
+"""Where a block's grid (H, W) comes from: its arguments, its input's shape, or what stands around it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mona_peft.blocks.layout import Grid, Layout, grid_of_map
+from mona_peft.blocks.packed import PackedCalls, PackedMaps
 from mona_peft.blocks.patch_grids import PatchGrids
 
 PATCH_GRID = "patch_grid"
@@ -111,7 +112,28 @@ class GridOfPatches:
 
     def pooled(self, grid: Grid) -> Grid:
         """Return the grid of the block's tokens, given that of the patches."""
+        if not self.pooling:
+            return grid
         height, width = grid
         for vertical, horizontal in self.pooling:
             height, width = height // vertical, width // horizontal
         return height, width
+
+
+@dataclass(frozen=True)
+class GridsOfCall:
+    """Reads where several maps lie in one sequence from the call of the module around the blocks.
+
+    Attributes:
+        calls: Remembers what that module was told.
+    """
+
+    calls: PackedCalls
+
+    def keywords(self, hidden_states: torch.Tensor) -> dict[str, PackedMaps]:
+        """Return the keyword argument that carries the maps into the block."""
+        return {PATCH_GRID: self.calls.read(hidden_states)}
+
+    def read(self, hidden_states: torch.Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> PackedMaps:
+        """Return the maps, and take the keyword of `keywords` out of `kwargs`."""
+        return kwargs.pop(PATCH_GRID, None) or self.calls.read(hidden_states)

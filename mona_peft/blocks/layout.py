@@ -4,6 +4,7 @@ Adapters see tokens of shape (B, N, C), row by row of the grid, prefix tokens fi
 
 - `"BHWC"`: maps, channels last (SAM, timm's Swin);
 - `"BCHW"`: maps, channels first (ConvNeXt, ViTDet);
+- `"NC"`: one sequence of the tokens of all images of a batch (Qwen2.5-VL);
 - `"BNC"` in mask units: Hiera reorders its tokens so that those of one unit lie at fixed strides;
 - `"BNC"` in windows: RF-DETR makes each window of an image a sample of its own, with its own class token.
 """
@@ -18,11 +19,15 @@ import torch
 Grid = tuple[int, int]
 """Height and width of a token map, in tokens."""
 
+VideoGrid = tuple[int, int, int]
+"""Number of frames, and height and width of each, in tokens."""
+
 
 class Layout(str, Enum):
     """Order of the dimensions of a block's hidden states: B samples, N tokens or H x W places, C channels."""
 
     BNC = "BNC"
+    NC = "NC"
     BHWC = "BHWC"
     BCHW = "BCHW"
 
@@ -61,6 +66,8 @@ def to_tokens(
         strides: Strides of the mask units in which the tokens lie; none if they lie row by row.
         windows_a_side: Number of windows along each side of an image, if each is a sample of its own.
     """
+    if layout is Layout.NC:
+        return hidden_states.unsqueeze(0)
     if layout is Layout.BCHW:
         return hidden_states.flatten(2).transpose(1, 2)
     if layout is Layout.BHWC:
@@ -75,6 +82,8 @@ def from_tokens(
     tokens: torch.Tensor, layout: Layout, grid: Grid, strides: Strides = (), windows_a_side: int = 1
 ) -> torch.Tensor:
     """Undo `to_tokens`: return tokens of shape (B, N, C) in the layout of a block."""
+    if layout is Layout.NC:
+        return tokens.squeeze(0)
     if layout is Layout.BCHW:
         return tokens.transpose(1, 2).unflatten(2, grid)
     if layout is Layout.BHWC:

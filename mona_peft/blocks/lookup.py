@@ -44,8 +44,8 @@ def _runs_known_forward(block: nn.Module, class_name: str) -> bool:
 
 
 def is_known_block(module: nn.Module) -> bool:
-    """Whether `module` is a block whose anatomy is known and that belongs to no text tower."""
-    return _row(module) is not None and not _reads_text(module)
+    """Whether `module` is a block whose anatomy is known and that sees images: no text tower's, no predictor's."""
+    return _row(module) is not None and not _reads_text(module) and not _predicts(module)
 
 
 def _reads_text(block: nn.Module) -> bool:
@@ -55,6 +55,12 @@ def _reads_text(block: nn.Module) -> bool:
     """
     configs = (getattr(module, "config", None) for module in block.modules())
     return any(hasattr(config, "vocab_size") and not hasattr(config, "image_size") for config in configs)
+
+
+def _predicts(block: nn.Module) -> bool:
+    """Whether a block is one of V-JEPA 2's predictor: its tokens are chosen and sorted, and lie in no grid."""
+    config = getattr(block, "config", None)
+    return hasattr(config, "pred_hidden_size") and block.hidden_size != config.hidden_size
 
 
 def refusals(model: nn.Module) -> dict[str, str]:

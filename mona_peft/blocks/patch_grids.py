@@ -11,13 +11,15 @@ so: a block never takes a grid that may be another image's.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from mona_peft.blocks.calls import EnterCall, LeaveCall, forget_hooks, watch_calls
 from mona_peft.blocks.layout import Grid
 
 
@@ -75,9 +77,8 @@ class PatchGrids:
         return PatchGrids, ()
 
     def __call__(self, projection: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        """Remember the grid of `output`, of shape (B, C, H, W)."""
-        height, width = output.shape[2:4]
-        grid = (height, width)
+        """Remember the grid of `output`, of shape (B, C, H, W), or (B, C, T, H, W) of a video."""
+        grid = tuple(output.shape[2:])
         self.last = grid  # what a graph reads that is recorded for one size
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return
@@ -91,13 +92,14 @@ class PatchGrids:
                 self._awaiting_backward, self._was_recomputed = set(), False
             self._awaiting_backward.add(grid)
 
-    def enter(self) -> None:
+    def enter(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Begin a call of the model around projection and blocks, in this thread."""
-        self._calls.stack.append(_Passage())
+        if not torch.compiler.is_compiling():
+            self._calls.stack.append(_Passage())
 
     def leave(self) -> None:
         """End the innermost call."""
-        if self._calls.stack:
+        if not torch.compiler.is_compiling() and self._calls.stack:
             self._calls.finished.update(dict.fromkeys(self._calls.stack.pop().embedded))
 
     def read(self, reader: Reader, hidden_states: torch.Tensor) -> Grid:
@@ -143,8 +145,7 @@ class PatchGrids:
 
 
 def _count(reader: Reader, grid: Grid) -> int:
-    height, width = reader.pooled(grid)
-    return height * width
+    return math.prod(reader.pooled(grid))
 
 
 def _only(candidates: list[Grid], reader: Reader, num_tokens: int) -> Grid:
@@ -171,28 +172,6 @@ def _in_backward_pass() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-class _EnterCall:
-    """Forward pre-hook of the model around a patch projection and the blocks behind it."""
-
-    def __init__(self, grids: PatchGrids) -> None:
-        self.grids = grids
-
-    def __call__(self, model: nn.Module, args: tuple) -> None:
-        if not torch.compiler.is_compiling():
-            self.grids.enter()
-
-
-class _LeaveCall:
-    """Forward hook of the same model; it is called after an exception too."""
-
-    def __init__(self, grids: PatchGrids) -> None:
-        self.grids = grids
-
-    def __call__(self, model: nn.Module, args: tuple, output: object) -> None:
-        if not torch.compiler.is_compiling():
-            self.grids.leave()
-
-
 def patch_grids_of(projection: nn.Module, model: nn.Module) -> PatchGrids:
     """Return the hook that remembers the grids of a patch projection, registering it if there is none yet.
 
@@ -204,18 +183,10 @@ def patch_grids_of(projection: nn.Module, model: nn.Module) -> PatchGrids:
     if grids is None:
         grids = PatchGrids()
         projection.register_forward_hook(grids)
-    entered = [hook.grids for hook in model._forward_pre_hooks.values() if isinstance(hook, _EnterCall)]
-    if not any(other is grids for other in entered):
-        model.register_forward_pre_hook(_EnterCall(grids), prepend=True)
-        model.register_forward_hook(_LeaveCall(grids), always_call=True)
+    watch_calls(model, grids)
     return grids
 
 
 def forget_patch_grids(model: nn.Module) -> None:
-    """Take all hooks of `patch_grids_of` off a model."""
-    for module in model.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key, hook in list(hooks.items()):
-                if isinstance(hook, (PatchGrids, _EnterCall, _LeaveCall)):
-                    del hooks[key]
-                    module._forward_hooks_always_called.pop(key, None)
+    """Take all hooks that tell blocks of their grids off a model."""
+    forget_hooks(model, (PatchGrids, EnterCall, LeaveCall))

@@ -9,9 +9,10 @@ from operator import attrgetter
 import torch
 from torch import nn
 
-from mona_peft.blocks.grid import GridArguments, GridOfMap, GridOfPatches
-from mona_peft.blocks.layout import Grid, Layout, Strides, from_tokens, grid_of_map, to_tokens
+from mona_peft.blocks.grid import GridArguments, GridOfMap, GridOfPatches, GridsOfCall
+from mona_peft.blocks.layout import Layout, Strides, from_tokens, grid_of_map, to_tokens
 from mona_peft.blocks.lookup import anatomy_of
+from mona_peft.blocks.packed import Maps, packed_calls_of, position_of
 from mona_peft.blocks.patch_grids import patch_grids_of
 
 
@@ -27,25 +28,34 @@ class TokenMap:
         windows_a_side: Number of windows along each side of an image, if each is a sample of its own.
     """
 
-    source: GridArguments | GridOfMap | GridOfPatches
+    source: GridArguments | GridOfMap | GridOfPatches | GridsOfCall
     layout: Layout
     mlp_entry_layout: Layout
     strides: Strides = ()
     windows_a_side: int = 1
 
     def batch_size(self, hidden_states: torch.Tensor) -> int:
-        """Return the number of images whose hidden states these are."""
+        """Return the number of images whose hidden states these are.
+
+        Raises:
+            ValueError: If they are of differing sizes, packed or padded: the active adapters take part in all of them.
+        """
+        if isinstance(self.source, GridsOfCall):
+            raise ValueError(
+                "adapter_names: images of differing sizes are packed or padded here, and the same adapters take part "
+                "in all of them. Leave adapter_names out, and choose the adapter with set_adapter."
+            )
         return hidden_states.shape[0] // self.windows_a_side**2
 
-    def grid_at(self, hidden_states: torch.Tensor, layout: Layout, grid: Grid) -> Grid:
+    def grid_at(self, hidden_states: torch.Tensor, layout: Layout, grid: Maps) -> Maps:
         """Return (H, W) of hidden states inside or behind a block with the grid `grid`: maps may have been pooled."""
-        return grid if layout is Layout.BNC else grid_of_map(hidden_states, layout)
+        return grid if layout in (Layout.BNC, Layout.NC) else grid_of_map(hidden_states, layout)
 
-    def to_tokens(self, hidden_states: torch.Tensor, layout: Layout, grid: Grid) -> torch.Tensor:
+    def to_tokens(self, hidden_states: torch.Tensor, layout: Layout, grid: Maps) -> torch.Tensor:
         """Turn hidden states in `layout` into tokens of shape (B, N, C)."""
         return to_tokens(hidden_states, layout, grid, self.strides, self.windows_a_side)
 
-    def from_tokens(self, tokens: torch.Tensor, layout: Layout, grid: Grid) -> torch.Tensor:
+    def from_tokens(self, tokens: torch.Tensor, layout: Layout, grid: Maps) -> torch.Tensor:
         """Turn tokens of shape (B, N, C) into `layout`."""
         return from_tokens(tokens, layout, grid, self.strides, self.windows_a_side)
 
@@ -62,6 +72,8 @@ def check_token_map(model: nn.Module, name: str) -> None:
         GridArguments.of(block, anatomy.grid_arguments)
     if anatomy.patch_projection is not None:
         _patch_projection(model, name, anatomy.patch_projection)
+    if anatomy.sizes_argument is not None:
+        _told_of_sizes(model, name, anatomy.sizes_argument)
     if anatomy.windows_a_side is not None:
         _value(block, name, anatomy.windows_a_side)
     if anatomy.unroll_schedule is not None:
@@ -79,6 +91,9 @@ def token_map_of(model: nn.Module, name: str) -> TokenMap:
     entry_layout = anatomy.mlp_entry_layout or anatomy.layout
     if anatomy.grid_arguments:
         return TokenMap(GridArguments.of(block, anatomy.grid_arguments), anatomy.layout, entry_layout)
+    if anatomy.sizes_argument is not None:
+        calls = packed_calls_of(_told_of_sizes(model, name, anatomy.sizes_argument), anatomy.sizes_argument)
+        return TokenMap(GridsOfCall(calls), anatomy.layout, entry_layout)
     if anatomy.patch_projection is None:
         return TokenMap(GridOfMap(anatomy.layout), anatomy.layout, entry_layout)
     grids = patch_grids_of(*_patch_projection(model, name, anatomy.patch_projection))
@@ -117,6 +132,17 @@ def _patch_projection(model: nn.Module, name: str, ending: str) -> tuple[nn.Modu
         f"The anatomy of {name} takes the grid from {ending!r}, but no module of that name is around it. The model's "
         f"convolutions are {convolutions[:8]}. Register the right one: `mona_peft.register_block(..., "
         "BlockAnatomy(patch_projection=...))`."
+    )
+
+
+def _told_of_sizes(model: nn.Module, name: str, argument: str) -> nn.Module:
+    """Return the nearest module around a block whose `forward` has an argument."""
+    for _, module in _around(model, name):
+        if position_of(module, argument) is not None:
+            return module
+    raise ValueError(
+        f"The anatomy of {name} takes the sizes of images from the argument {argument!r}, which no module around has. "
+        "Register the right one: `mona_peft.register_block(..., BlockAnatomy(sizes_argument=...))`."
     )
 
 

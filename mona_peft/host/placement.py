@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mona_peft.blocks import ATTENTION, MLP, SITES, BlockAnatomy, Grid, Layout, anatomy_of
+from mona_peft.blocks import ATTENTION, MLP, SITES, BlockAnatomy, Layout, Maps, anatomy_of, is_one_map
 from mona_peft.host.block import change_first, is_watched, may_be_overwritten
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -57,14 +57,14 @@ class Placement:
 
     Args:
         adapter_layer: The block's child with the adapters.
-        grid: (H, W) of the tokens.
+        grid: (H, W) of the tokens, or where several maps lie.
         adapter_names: Names of the adapters of each sample; without them the active adapters take part.
     """
 
     sites: tuple[str, ...] = SITES
     """At which halves of a block an adapter may stand in this place."""
 
-    def __init__(self, adapter_layer: nn.Module, grid: Grid, adapter_names: Sequence[str] | None) -> None:
+    def __init__(self, adapter_layer: nn.Module, grid: Maps, adapter_names: Sequence[str] | None) -> None:
         self.adapter_layer = adapter_layer
         self.adapter_names = adapter_names
         self.anatomy = adapter_layer.anatomy
@@ -142,6 +142,7 @@ class AfterResidual(Placement):
         # Only into the very tensor that the block goes on with: `tokens` may be a copy of it in another order.
         in_place = (
             tokens is hidden_states
+            and is_one_map(grid)
             and self.anatomy.fresh_sums
             and may_be_overwritten(hidden_states)
             and not is_watched(self.adapter_layer)
@@ -195,7 +196,7 @@ class OnBranch(Placement):
 
     def _adapted(self, hidden_states: torch.Tensor, site: str) -> torch.Tensor:
         """Return `a + f(a)`, for tokens of shape (B, ..., C), or (B * windows, ..., C)."""
-        delta = self.adapter_layer(hidden_states, self.grid, site, adapter_names=self._names(hidden_states.shape[0]))
+        delta = self.adapter_layer(hidden_states, None, site, adapter_names=self._names(hidden_states.shape[0]))
         return hidden_states if delta is None else hidden_states + delta
 
     def _names(self, batch_size: int) -> list[str] | None:

@@ -9,7 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from mona_peft.blocks import SITES, Grid, TokenMap, anatomy_of, norm_of, width_of
+from mona_peft.blocks import SITES, Maps, TokenMap, anatomy_of, norm_of, on_each_map, width_of
 from mona_peft.config import ResidualAdapterConfig
 from mona_peft.host.block import is_watched
 from mona_peft.host.per_sample import rows_by_adapter
@@ -139,7 +139,7 @@ class ResidualAdapterLayer(FreeTunerLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        grid: Grid,
+        grid: Maps | None,
         site: str,
         adapter_names: Sequence[str] | None = None,
         in_place: bool = False,
@@ -148,7 +148,7 @@ class ResidualAdapterLayer(FreeTunerLayer):
 
         Args:
             hidden_states: Tokens of shape (B, N, C); adapters that need no grid take any shape (B, ..., C).
-            grid: (H, W).
+            grid: (H, W), or where several maps lie; None for adapters that need no grid.
             site: One of `SITES`.
             adapter_names: B names: each sample gets its own adapter alone, whichever are active.
             in_place: Whether the sum may be added to `hidden_states` in place.
@@ -177,7 +177,7 @@ class ResidualAdapterLayer(FreeTunerLayer):
         return delta
 
     def _delta_per_sample(
-        self, adapters: nn.ModuleDict, hidden_states: torch.Tensor, grid: Grid, adapter_names: Sequence[str]
+        self, adapters: nn.ModuleDict, hidden_states: torch.Tensor, grid: Maps | None, adapter_names: Sequence[str]
     ) -> torch.Tensor:
         delta = torch.zeros_like(hidden_states)
         for name, rows in rows_by_adapter(adapter_names, hidden_states.shape[0]).items():
@@ -185,9 +185,10 @@ class ResidualAdapterLayer(FreeTunerLayer):
                 delta[rows] = self._delta(adapters[name], hidden_states[rows], grid)
         return delta
 
-    def _delta(self, adapter: nn.Module, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
+    def _delta(self, adapter: nn.Module, hidden_states: torch.Tensor, grid: Maps | None) -> torch.Tensor:
         inputs = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
-        return adapter(inputs, grid).to(hidden_states.dtype)
+        outputs = adapter(inputs, grid) if grid is None else on_each_map(adapter, inputs, grid)
+        return outputs.to(hidden_states.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: see `ResidualAdapterModel.merge_and_unload`."""
