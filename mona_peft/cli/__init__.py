@@ -51,11 +51,20 @@ def run(argv: Sequence[str]) -> int:
     except (ValueError, OSError, ImportError) as error:
         if debug:
             raise
-        print(f"{PROGRAM} {name}: {error}{_hint(error)}\n(--debug shows where this comes from.)", file=sys.stderr)
+        print(
+            f"{PROGRAM} {name}: {_message(error)}{_hint(error)}\n(--debug shows where this comes from.)",
+            file=sys.stderr,
+        )
         return USER_ERROR
     except KeyboardInterrupt as error:
         print(error or "Interrupted.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _message(error: Exception) -> str:
+    """Returns what an error says; of one from a data loader's worker, which torch says with its traceback, the end."""
+    text = str(error)
+    return text.strip().splitlines()[-1].partition(": ")[2] if "\nOriginal Traceback" in text else text
 
 
 def _hint(error: Exception) -> str:

@@ -27,7 +27,10 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output_dir", metavar="OUT", required=True, type=Path, help="where predictions are written")
     parser.add_argument(
-        "--threshold", type=float, help="least score of an object, or of a class of several (default: 0.5)"
+        "--threshold",
+        type=float,
+        help="least score of an object, or of a class of several (default: 0.5; of several classes the best for each "
+        "on the validation images)",
     )
     parser.add_argument("--no_pictures", action="store_true", help="draw nothing into OUT/pictures/")
     parser.add_argument(
@@ -97,8 +100,10 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError(f"--tile_size: {trained.task.name} looks at whole images.")
     if args.format == "coco" and not kind.finds_objects:
         raise ValueError(f"--format coco is for boxes and masks of objects, and {args.run} is for {trained.task.name}.")
+    own = trained.record.get("thresholds", {}).get("validation")
+    threshold = own if args.threshold is None else args.threshold
     predictor = kind(
-        trained.model.to(state.device), trained.image_processor, trained.labels, trained.settings, args.threshold
+        trained.model.to(state.device), trained.image_processor, trained.labels, trained.settings, threshold
     )
     settings = {
         "run": args.run,

@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from mona_peft.tasks.data.stored import Source, open_stored, stored_content
+from mona_peft.tasks.data.stored import UNREADABLE, Source, open_stored, stored_content
 
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's names of one channel of more than 8 bits. It reads several channels of 16 bits as their upper halves."""
@@ -172,16 +172,13 @@ def find_pixel_range(
     Raises:
         ValueError: Pictures in colours use only a few of their 16 bits, of which Pillow reads the upper half.
     """
-    opened = [_opened(source) for source in sources]
-    deep = [pair for pair in zip(opened, sources, strict=True) if pair[0] is None or is_deep(pair[0])]
+    deep = [source for source in sources if _is_deep(source)]
     pictures, values = [], []
-    for image, source in deep[:: max(1, len(deep) // MOST_IMAGES)][:MOST_IMAGES]:
-        picture = read_tiff(stored_content(source)) if image is None else read(image, source)
-        if image is not None and has_upper_halves(image) and picture.pixels.dtype == np.uint8:
-            _check_upper_halves(picture.pixels, source)
+    for source in deep[:: max(1, len(deep) // MOST_IMAGES)][:MOST_IMAGES]:
         try:
+            picture = _read_deep(source)
             pixels = picture.chosen(channels)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise ValueError(f"The image {_name(source)} can't be read: {error}.") from error
         if pixels.dtype == np.uint8:
             continue
@@ -201,23 +198,32 @@ def find_pixel_range(
     return (low, high), f"{count}; {shares} of the pixels of {len(pictures)} of them lie below black and white"
 
 
-def _check_upper_halves(upper: np.ndarray, source: Source) -> None:
-    if 0 < upper.max(initial=0) < 64:
+def _is_deep(source: Source) -> bool:
+    """Tells whether a picture is a TIFF that Pillow doesn't know, or `is_deep`; leaves no file open."""
+    try:
+        with open_stored(source) as image:
+            return is_deep(image)
+    except Image.UnidentifiedImageError:
+        return True
+
+
+def _read_deep(source: Source) -> DeepPicture:
+    try:
+        image = open_stored(source)
+    except Image.UnidentifiedImageError:
+        return read_tiff(stored_content(source))
+    with image:
+        upper = has_upper_halves(image)
+        picture = read(image, source)
+    if upper and picture.pixels.dtype == np.uint8 and 0 < picture.pixels.max(initial=0) < 64:
         raise ValueError(
-            f"The image {_name(source)} has 16 bits a channel and uses the lower ones "
-            f"alone (up to about {256 * int(upper.max()) + 255} of 65535), which Pillow can't read of pictures in "
-            "colours: it would be nearly black. Store such images as TIFF of 16 bits, or scale them to 8 bits."
+            "it has 16 bits a channel and uses the lower ones alone (up to about "
+            f"{256 * int(picture.pixels.max()) + 255} of 65535), which Pillow can't read of pictures in colours: it "
+            "would be nearly black. Store such images as TIFF of 16 bits, or scale them to 8 bits"
         )
+    return picture
 
 
 def _name(source: Source) -> str:
     name = source.get("path") if isinstance(source, dict) else source
     return str(name) if isinstance(name, (str, Path)) else "of a table"
-
-
-def _opened(source: Source) -> Image.Image | None:
-    """Opens a picture; None for a TIFF that Pillow doesn't know."""
-    try:
-        return open_stored(source)
-    except Image.UnidentifiedImageError:
-        return None

@@ -21,6 +21,8 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 
+Threshold = float | dict[str, float]
+
 Preparation = Callable[[PIL.Image.Image], dict[str, torch.Tensor]]
 """From an image to what the model takes of it: `pixel_values` (3, H, W), and more where it needs more."""
 
@@ -49,7 +51,7 @@ class Predictor(ABC):
         image_processor: Of the model.
         labels: Names of the classes.
         settings: How images were prepared in training: arguments of the command, by name.
-        threshold: Least score of what is found.
+        threshold: Least score of what is found; by the name of the class where each has its own.
     """
 
     in_windows = False
@@ -61,7 +63,7 @@ class Predictor(ABC):
     finds_objects = False
     """Whether results are objects, as COCO's format has them."""
 
-    default_threshold: float | None = None
+    default_threshold: Threshold | None = None
     """None: nothing is left out by its score."""
 
     def __init__(
@@ -70,7 +72,7 @@ class Predictor(ABC):
         image_processor: BaseImageProcessor,
         labels: Sequence[str],
         settings: Mapping[str, Any],
-        threshold: float | None = None,
+        threshold: Threshold | None = None,
     ) -> None:
         self.model = model
         self.image_processor = image_processor
@@ -124,8 +126,8 @@ class ClassPredictor(Predictor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.several = self.config.problem_type == "multi_label_classification"
-        if self.several and self.threshold is None:
-            self.threshold = 0.5
+        if self.several and not isinstance(self.threshold, dict):
+            self.threshold = dict.fromkeys(self.labels, 0.5 if self.threshold is None else self.threshold)
         if not self.several and self.threshold is not None:
             raise ValueError(
                 f"--threshold {self.threshold}: every image gets the class of highest score. Only a model whose "
@@ -141,7 +143,7 @@ class ClassPredictor(Predictor):
         """Returns the class and its score, or the classes, and the scores of all."""
         scores = {label: round(float(score), 6) for label, score in zip(self.labels, result, strict=True)}
         if self.several:
-            return {"labels": [label for label in scores if scores[label] >= self.threshold], "scores": scores}
+            return {"labels": [label for label in scores if scores[label] >= self.threshold[label]], "scores": scores}
         best = self.labels[int(result.argmax())]
         return {"label": best, "score": scores[best], "scores": scores}
 

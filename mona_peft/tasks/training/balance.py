@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from torch.nn import functional
 from torch.utils.data import Sampler
+from transformers.trainer_utils import EvalLoopOutput
 
 from mona_peft.tasks.data.classification import class_counts
 from mona_peft.tasks.data.dataset import ImageClassificationDataset
+from mona_peft.tasks.training.metrics import best_thresholds
 from mona_peft.tasks.training.trainer import WholeModelTrainer
 
 Balance = Literal["none", "weights", "sampling"]
@@ -77,7 +80,11 @@ class BalancedSampler(Sampler[int]):
 
 
 class ClassificationTrainer(WholeModelTrainer):
-    """`Trainer` of classifiers whose classes are balanced.
+    """`Trainer` of classifiers whose classes are balanced, and which may find several in an image.
+
+    Attributes:
+        thresholds: By the names of the classes, the best ones for the validation images, if these were the last that
+            were evaluated, and may show several classes.
 
     Args:
         balance: How.
@@ -92,6 +99,17 @@ class ClassificationTrainer(WholeModelTrainer):
             keyword_arguments["compute_loss_func"] = loss
         super().__init__(**keyword_arguments)
         self.balance = balance
+
+    thresholds: dict[str, float] | None = None
+
+    def evaluation_loop(self, *arguments: Any, **keyword_arguments: Any) -> EvalLoopOutput:
+        """Evaluates, and finds the best thresholds where images may show several classes."""
+        output = super().evaluation_loop(*arguments, **keyword_arguments)
+        labels, self.thresholds = np.asarray(output.label_ids), None
+        if labels.ndim == 2 and keyword_arguments.get("metric_key_prefix", "eval") == "eval":
+            names = self.eval_dataset.rows.features["label"].feature.names
+            self.thresholds = dict(zip(names, best_thresholds(output.predictions, labels), strict=True))
+        return output
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.balance == "sampling":

@@ -53,7 +53,8 @@ def multi_label_metrics(threshold: float = 0.5) -> Callable[[EvalPrediction], di
     """Returns `Trainer`'s `compute_metrics` for images that may show several classes.
 
     Args:
-        threshold: From this probability on, a class counts as found.
+        threshold: From this probability on, a class counts as found. (Those of `best_thresholds` would flatter the
+            images that they were chosen on.)
 
     Returns:
         `map`, the mean over classes of average precision; `f1_macro`, the mean over classes of F1; `f1_micro`, F1 of
@@ -76,3 +77,30 @@ def multi_label_metrics(threshold: float = 0.5) -> Callable[[EvalPrediction], di
         }
 
     return compute
+
+
+def best_thresholds(logits: ArrayLike, truth: ArrayLike) -> list[float]:
+    """Returns the probability from which on each class is best taken for found: where its F1 is greatest.
+
+    It lies in the middle between the score that decides and the next one below.
+
+    Args:
+        logits: (N, C) scores of images.
+        truth: (N, C) zeros and ones.
+
+    Returns:
+        C numbers between 0 and 1; 0.5 for a class that all images show, or none.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    scores = 1 / (1 + np.exp(-np.asarray(logits, dtype=np.float64)))
+    chosen = []
+    for score, shown in zip(scores.T, np.asarray(truth).T > 0.5, strict=True):
+        if shown.all() or not shown.any():
+            chosen.append(0.5)
+            continue
+        precision, recall, thresholds = precision_recall_curve(shown, score)
+        best = int(np.argmax(precision[:-1] * recall[:-1] / np.maximum(precision[:-1] + recall[:-1], 1e-12)))
+        below = score[score < thresholds[best]].max(initial=0.0)
+        chosen.append(float((thresholds[best] + below) / 2))
+    return chosen

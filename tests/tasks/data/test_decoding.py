@@ -7,8 +7,10 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from mona_peft.tasks.data import deep_pixels
 from mona_peft.tasks.data.decoding import Decoding, read_image
 from mona_peft.tasks.data.deep_pixels import find_pixel_range
+from mona_peft.tasks.data.stored import open_stored
 
 RAMP = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
 GREY = np.round(RAMP / 257).astype(np.uint8)
@@ -147,6 +149,22 @@ def test_drafts_keep_the_pixels_that_are_asked_for(tmp_path):
     assert read_image(tmp_path / "a.jpg").size == (640, 640)
     assert read_image(tmp_path / "a.jpg", least=100).size == (160, 160)
     assert read_image(tmp_path / "a.jpg", least=400).size == (640, 640)
+
+
+def test_no_file_stays_open_while_a_range_is_sought(tmp_path, monkeypatch):
+    """A system lets a process open a thousand files or so."""
+    opened = []
+
+    def noted(source):
+        opened.append(open_stored(source))
+        return opened[-1]
+
+    monkeypatch.setattr(deep_pixels, "open_stored", noted)
+    for number in range(3):
+        Image.fromarray(RAMP.astype(np.uint16)).save(tmp_path / f"{number}.png")
+    assert find_pixel_range([str(path) for path in tmp_path.iterdir()]) is not None
+    assert len(opened) == 6
+    assert all(image.fp is None for image in opened)
 
 
 def test_a_model_keeps_how_its_pictures_are_read(tmp_path):

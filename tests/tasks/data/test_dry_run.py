@@ -6,7 +6,9 @@ from PIL import Image
 
 from mona_peft.tasks.training.dry_run import dry_run
 from mona_peft.tasks.training.setup import Data
-from scripts.data_formats import ARGUMENTS, BOXES, LAYOUTS, load
+from scripts.data_formats.layouts import LAYOUTS
+from scripts.data_formats.loading import ARGUMENTS, load
+from scripts.data_formats.objects import BOXES
 
 BY_TITLE = {layout.title: layout for layout in LAYOUTS}
 

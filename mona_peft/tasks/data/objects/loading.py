@@ -60,6 +60,9 @@ class ObjectDataArguments(SharedDataArguments):
     objects_column: str | None = field(
         default=None, metadata={"help": "Without it: the only column of objects with bbox and category."}
     )
+    reduce_labels: bool = field(
+        default=False, metadata={"help": "Instance maps of the hub: the class 0 stands for what is no object."}
+    )
     box_format: Literal["xywh", "xyxy"] = field(
         default="xywh",
         metadata={"help": "Boxes of a dataset of the hub: (x, y, width, height) or (left, top, right, bottom)."},
@@ -170,7 +173,7 @@ def _read(args: ObjectDataArguments) -> dict[str, AnnotatedSplit]:
     splits = {}
     for role, name in chosen.items():
         if has_instance_maps(dataset[name], args.image_column) and args.objects_column is None:
-            splits[role] = read_instance_maps(dataset[name], name, args.image_column)
+            splits[role] = read_instance_maps(dataset[name], name, args.image_column, args.reduce_labels)
         else:
             splits[role] = read_objects(dataset[name], name, args.image_column, args.objects_column)
     if args.box_format == "xyxy":

@@ -55,12 +55,14 @@ def read_yaml(path: Path) -> Found:
         raise ValueError(f"{path}: nc is {settings['nc']}, and there are {len(classes)} names.")
     root = path.parent / str(settings.get("path") or ".")
     roots = [place for place in (root, path.parent) if place.is_dir()]
-    points = 2 if settings.get("kpt_shape") else None
+    poses = bool(settings.get("kpt_shape"))
+    if poses:
+        logger.warning("%s is of poses (kpt_shape): their boxes are read, and their points are left out.", path)
     splits = {name: value for name, value in settings.items() if name in sum(ROLES.values(), ()) and value}
     if not splits:
         raise ValueError(f"{path} names no images: `train` and `val` are needed. It has: {', '.join(settings)}.")
     return {
-        name: partial(_read_split, value if isinstance(value, list) else [value], roots, classes, path, points)
+        name: partial(_read_split, value if isinstance(value, list) else [value], roots, classes, path, poses)
         for name, value in splits.items()
     }
 
@@ -90,7 +92,7 @@ def _places(folder: Path) -> dict[str, Path]:
 
 
 def _read_split(
-    values: Sequence[str], roots: Sequence[Path], classes: dict[int, str], where: Path, points: int | None
+    values: Sequence[str], roots: Sequence[Path], classes: dict[int, str], where: Path, poses: bool
 ) -> AnnotatedSplit:
     images: list[Path] = []
     for value in map(str, values):
@@ -110,17 +112,17 @@ def _read_split(
             found = [index.find(name) or place.parent / name for name in listed]
             missing_images(found, str(place))
             images += found
-    return _read(images, classes, roots[0], points)
+    return _read(images, classes, roots[0], poses)
 
 
-def _read(images: list[Path], classes: dict[int, str], root: Path, points: int | None = None) -> AnnotatedSplit:
+def _read(images: list[Path], classes: dict[int, str], root: Path, poses: bool = False) -> AnnotatedSplit:
     """Reads the texts of images; an image without one has no object.
 
     Args:
         images: The files.
         classes: Names by number.
         root: Of the data set, for messages.
-        points: Of a pose the box alone is taken.
+        poses: Whether points stand behind the boxes; these alone are taken.
 
     Raises:
         ValueError: No image has a text, or a line is broken; names it.
@@ -132,7 +134,7 @@ def _read(images: list[Path], classes: dict[int, str], root: Path, points: int |
         without += text is None
         lines = read_lines(text) if text else []
         objects = [
-            _object(line, header.size, f"{text}: line {row + 1}", classes, points) for row, line in enumerate(lines)
+            _object(line, header.size, f"{text}: line {row + 1}", classes, poses) for row, line in enumerate(lines)
         ]
         annotated.append(AnnotatedImage(number, str(path), objects))
     if images and without == len(images):
@@ -162,14 +164,12 @@ def _text_of(image: Path) -> Path | None:
     return next((path for path in _candidates(image) if path.is_file()), None)
 
 
-def _object(
-    line: str, size: tuple[int, int], where: str, classes: dict[int, str], points: int | None
-) -> dict[str, Any]:
+def _object(line: str, size: tuple[int, int], where: str, classes: dict[int, str], poses: bool) -> dict[str, Any]:
     try:
         number, *values = (float(word) for word in line.split())
     except ValueError as error:
         raise ValueError(f"{where}: numbers are wanted, not {line!r:.80}.") from error
-    if points:
+    if poses:
         values = values[:4]
     if number not in classes:
         raise ValueError(f"{where}: there is no class {number:g}. There are 0 to {max(classes)}.")

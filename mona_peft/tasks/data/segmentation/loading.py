@@ -1,84 +1,32 @@
 """Semantic-segmentation data from the hub or a local folder: checked, in one form."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
-from datasets import Dataset, DatasetDict, Features, Image
-from tqdm import tqdm
+from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
 from mona_peft.tasks.data.arguments import SharedDataArguments, check_pictures
-from mona_peft.tasks.data.checks import read_headers
 from mona_peft.tasks.data.class_folders import unwrapped
 from mona_peft.tasks.data.files import listing
 from mona_peft.tasks.data.hub import load_named_dataset, read_hub_json
 from mona_peft.tasks.data.objects.check import decode_masks
 from mona_peft.tasks.data.objects.loading import ObjectDataArguments, class_names, load_objects
-from mona_peft.tasks.data.segmentation.class_tables import MAX_CLASSES, ClassTable, find_class_table
+from mona_peft.tasks.data.segmentation.arguments import MASK_COLUMNS, SegmentationDataArguments
+from mona_peft.tasks.data.segmentation.class_tables import ClassTable, find_class_table
 from mona_peft.tasks.data.segmentation.layouts import LAYOUT, find_pairs
-from mona_peft.tasks.data.segmentation.masks import UNCOUNTED, MaskReading, MaskSurvey, hex_name, mask_pixels
-from mona_peft.tasks.data.splits import choose_splits, hold_out
-from mona_peft.tasks.data.stored import UNREADABLE, Header, picture_rows, stored_file, stored_png
-from mona_peft.tasks.messages import first_of
+from mona_peft.tasks.data.segmentation.masks import MaskReading
+from mona_peft.tasks.data.segmentation.survey import BACKGROUND, check_classes, check_sizes, understand
+from mona_peft.tasks.data.splits import choose_splits, hold_out, rarest
+from mona_peft.tasks.data.stored import picture_rows, stored_file, stored_png
 
-BACKGROUND, FOREGROUND = "background", "foreground"
-
-MASK_COLUMNS = ("mask", "annotation", "label", "labels", "segmentation_mask", "semantic_segmentation")
-
-MOST_SURVEYED = 200
-"""Of how many masks it is found out whether they hold numbers or colours, where the classes have names."""
+CLASSES = "classes"
+"""Column of the classes of each training image, while images are shared out."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class SegmentationDataArguments(SharedDataArguments):
-    """Which images and masks, and how they are read."""
-
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "A folder of images and masks (FOLDER/images/SPLIT/*.jpg and FOLDER/masks/SPLIT/*.png, "
-            "FOLDER/SPLIT/images, or without splits), one in COCO's format with polygons, or a name on the hub."
-        },
-    )
-    image_column: str | None = field(
-        default=None, metadata={"help": "Column of the images, of a dataset of the hub. Without it: the other one."}
-    )
-    mask_column: str | None = field(
-        default=None, metadata={"help": f"Column of the masks. Without it, the one of: {', '.join(MASK_COLUMNS)}."}
-    )
-    class_names: str | None = field(
-        default=None,
-        metadata={
-            "help": "Text file, one name of a class a line, class 0 first, or table of name, r, g, b for masks in "
-            "colours. Without it: FOLDER/classes.txt, classes.csv, labelmap.txt or the like, or what the masks hold."
-        },
-    )
-    ignore_index: int = field(default=255, metadata={"help": "Number of pixels that do not count."})
-    reduce_labels: bool = field(
-        default=False,
-        metadata={"help": "Class n has the number n + 1 in the masks, and 0 does not count, as in ADE20K."},
-    )
-    image_size: int = field(
-        default=512, metadata={"help": "Images are resized so that their shorter side has so many pixels."}
-    )
-    scales: list[float] = field(
-        default_factory=lambda: [0.5, 2.0],
-        metadata={"help": "Training: least and greatest factor, drawn anew each time, on --image_size."},
-    )
-    crop_size: int = field(default=512, metadata={"help": "Training: side of a random crop. Evaluation: of a window."})
-    max_class_share: float = field(
-        default=0.75, metadata={"help": "Training: a crop is drawn again where one class covers more of it."}
-    )
-    eval_mode: Literal["whole", "slide"] = field(
-        default="whole", metadata={"help": "Evaluation: of whole images, or in overlapping windows of --crop_size."}
-    )
 
 
 class SegmentationData(NamedTuple):
@@ -117,10 +65,17 @@ def load_semantic_segmentation(args: SegmentationDataArguments, seed: int) -> Se
         return drawn
     else:
         splits, table = _from_hub(args, table)
-    _check_sizes(splits, check_pictures(splits, args, annotated=True))
-    masks, names = _understand(splits, table, args)
-    _check_classes(splits, names, masks, args)
-    return SegmentationData(hold_out(splits, args, seed, lambda rows: [0] * len(rows)), names, masks)
+    check_sizes(splits, check_pictures(splits, args, annotated=True))
+    masks, names = understand(splits, table, args)
+    present = check_classes(splits, names, masks, args)
+    if present is not None:
+        splits["train"] = splits["train"].add_column(CLASSES, present, feature=List(Value("int64")))
+    splits = hold_out(splits, args, seed, _strata)
+    return SegmentationData(splits.select_columns(["image", "mask"]), names, masks)
+
+
+def _strata(rows: Dataset) -> Sequence[Hashable]:
+    return rarest(rows[CLASSES][:]) if CLASSES in rows.features else [0] * len(rows)
 
 
 def _rows(pairs: Sequence[tuple[Path, Path]]) -> Dataset:
@@ -190,145 +145,3 @@ def _from_hub(args: SegmentationDataArguments, table: ClassTable | None) -> tupl
         ordered = {int(number): str(name) for number, name in names.items()}
         table = ClassTable(tuple(ordered.get(number, str(number)) for number in range(max(ordered) + 1)))
     return DatasetDict(splits), table
-
-
-def _check_sizes(splits: DatasetDict, headers: Mapping[str, Sequence[Header]]) -> None:
-    """Checks by the heads of their files that masks are of the size of their images.
-
-    Args:
-        splits: Images and masks; those that lie in a table are looked at when they are read.
-        headers: Of the images, by split.
-
-    Raises:
-        ValueError: One is not, or can't be read; names it.
-    """
-    for split, images in headers.items():
-        masks = [row["mask"] for row in splits[split].select_columns("mask")]
-        files = [mask for mask in masks if mask is not None and mask["bytes"] is None]
-        if not len(files) == len(images) == len(masks):
-            continue
-        paths = [f"mask {mask['path']}" for mask in files]
-        for name, mask, image in zip(paths, read_headers(files, paths), images, strict=True):
-            if mask.size != image.size:
-                raise ValueError(
-                    f"The {name} has {mask.size[0]} × {mask.size[1]} pixels, its image {image.size[0]} × "
-                    f"{image.size[1]}. (Images are turned as their EXIF data says.)"
-                )
-
-
-def _understand(
-    splits: DatasetDict, table: ClassTable | None, args: SegmentationDataArguments
-) -> tuple[MaskReading, list[str]]:
-    """Finds out what the pixels of the masks mean, and the names of the classes.
-
-    Raises:
-        ValueError: Masks can't be read, or there is one class alone.
-    """
-    masks = MaskReading(args.ignore_index, args.reduce_labels)
-    survey = _survey(splits, MOST_SURVEYED if table else None)
-    if survey.coloured and survey.numbers - {0, 255}:
-        raise ValueError(
-            f"{len(survey.coloured)} of {survey.grey + len(survey.coloured)} masks are in colours, "
-            f"{survey.coloured[0]} for one, and the others hold class numbers. All must be of one kind."
-        )
-    if survey.coloured:
-        colours = table.colours if table and table.colours else survey.derived_colours()
-        names = (
-            list(table.names) if table else [hex_name(red << 16 | green << 8 | blue) for red, green, blue in colours]
-        )
-        if table is None:
-            logger.warning(
-                "The masks are in colours, and no table tells what these stand for: each of the %d is taken for a "
-                "class (%s). A table (--class_names classes.csv, with name, r, g, b) gives them names.",
-                len(colours),
-                first_of(names, MAX_CLASSES),
-            )
-        if len(names) != len(colours):
-            raise ValueError(
-                f"The masks are in {len(colours)} colours ({first_of([hex_name(code) for code in survey.colours])}), "
-                f"and there are {len(names)} names of classes without colours: give a table of name, r, g, b."
-            )
-        masks = replace(masks, colours=colours)
-    elif survey.is_black_and_white(args.ignore_index) and (table is None or len(table.names) == 2):
-        names = list(table.names) if table else [BACKGROUND, FOREGROUND]
-        masks = replace(masks, black_and_white=True)
-        logger.warning("The masks are black and white: 0 is taken for %s, 255 for %s.", *names)
-    elif table is not None:
-        names = list(table.names)
-    else:
-        numbers = survey.numbers - {args.ignore_index} - ({0} if args.reduce_labels else set())
-        most = max(numbers, default=-1) - int(args.reduce_labels)
-        if most >= MAX_CLASSES:
-            raise ValueError(
-                f"The masks have numbers up to {max(numbers)}: more than {MAX_CLASSES} classes can't be told apart. If "
-                "these are numbers of instances, or grey levels of a picture, they are no class maps."
-            )
-        names = [str(number) for number in range(most + 1)]
-        logger.warning("The classes have no names and are taken to be 0 to %s (see --class_names).", most)
-    if len(names) < 2:
-        raise ValueError(
-            f"The masks have {len(names)} class(es); two at least are needed (the background is one, and "
-            f"{args.ignore_index} is taken for pixels that do not count; see --ignore_index)."
-        )
-    return masks, names
-
-
-def _survey(splits: DatasetDict, most: int | None) -> MaskSurvey:
-    """Looks at the masks of all splits, or at so many of each."""
-
-    def look(stored: tuple[str, dict]) -> np.ndarray:
-        try:
-            return mask_pixels(stored[1], stored[0])
-        except UNREADABLE as error:
-            raise (
-                error
-                if isinstance(error, ValueError)
-                else ValueError(f"The {stored[0]} can't be read ({error}). Replace or remove it.")
-            ) from error
-
-    chosen = []
-    for split, rows in splits.items():
-        numbers = range(0, len(rows), -(-len(rows) // most) if most else 1)
-        for number, row in zip(numbers, rows.select_columns("mask").select(numbers), strict=True):
-            if row["mask"] is None:
-                raise ValueError(f"There is no mask of row {number} of the {split} split. Mend or remove the row.")
-            chosen.append((f"mask {row['mask'].get('path') or f'of row {number} of the {split} split'}", row["mask"]))
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        pixels = tqdm(pool.map(look, chosen), "Reading masks", len(chosen), disable=None)
-        return MaskSurvey.of(zip([name for name, _ in chosen], pixels, strict=True))
-
-
-def _check_classes(
-    splits: DatasetDict, names: Sequence[str], masks: MaskReading, args: SegmentationDataArguments
-) -> None:
-    """Looks at the class maps of the training images, of all images if these are to be read to their ends.
-
-    Raises:
-        ValueError: No pixel counts, or a class is out of range; names the first mask.
-    """
-    from mona_peft.tasks.data.segmentation.dataset import AnnotatedImages
-
-    for split, rows in splits.items():
-        images = AnnotatedImages(rows, num_classes=len(names), masks=masks, image_processor=None)
-        step = 1 if args.verify_images else -(-len(rows) // MOST_SURVEYED)
-        numbers = range(0, len(rows), step)
-        with ThreadPoolExecutor() as pool:
-            look = images.pair if args.verify_images else images.checked_class_map
-            maps = pool.map(look, numbers)
-            present: set[int] = set()
-            for found in tqdm(maps, f"Reading class maps ({split})", len(numbers), disable=None):
-                present |= set(np.unique(found[1] if isinstance(found, tuple) else found).tolist())
-        if not present - {UNCOUNTED}:
-            raise ValueError(
-                f"No pixel of the {len(rows)} masks of the {split} split counts: {args.ignore_index} is taken for "
-                "pixels that do not (see --ignore_index, --reduce_labels)."
-            )
-        absent = [name for number, name in enumerate(names) if number not in present]
-        if split == "train" and absent:
-            logger.warning(
-                "%d of %d classes have no pixel in %s: %s. If they should not exist, look at the masks.",
-                len(absent),
-                len(names),
-                f"{len(numbers)} masks of the training split" if step > 1 else "the training split",
-                first_of(absent),
-            )

@@ -92,4 +92,5 @@ TRAINING = TaskTraining(
     load_model=load_model,
     prepare_images=prepare_images,
     make_trainer=make_trainer,
+    details=lambda trainer: {"thresholds": trainer.thresholds} if trainer.thresholds else {},
 )
