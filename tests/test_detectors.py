@@ -23,9 +23,11 @@ from transformers import (
 )
 
 from mona_peft import MonaConfig
+from mona_peft.tasks.models.arguments import MethodArguments
+from mona_peft.tasks.models.methods import METHODS
 from tests.models import FOUR_STAGES, images
 from tests.test_tuner import detector as rt_detr
-from tests.tiny_configs import DINOV3
+from tests.tiny_configs import DINOV3, LW_DETR, RF_DETR
 
 SMALL = {"d_model": 32, "num_queries": 5, "num_labels": 3}
 ENCODER = {"encoder_in_channels": [32, 64, 128], "encoder_hidden_dim": 32, "encoder_ffn_dim": 32, "encoder_layers": 1}
@@ -104,6 +106,25 @@ if hasattr(transformers, "Deimv2ForObjectDetection"):
             )
         ),
     }
+if hasattr(transformers, "RfDetrForObjectDetection"):
+    OF_GROUPS = {
+        **SMALL,
+        "decoder_layers": 2,
+        "decoder_ffn_dim": 32,
+        "decoder_self_attention_heads": 2,
+        "decoder_cross_attention_heads": 2,
+        "group_detr": 2,
+    }
+    DETECTORS |= {
+        "rf-detr": lambda: transformers.RfDetrForObjectDetection(
+            transformers.RfDetrConfig(backbone_config=transformers.RfDetrDinov2Config(**RF_DETR), **OF_GROUPS)
+        ),
+        "lw-detr": lambda: transformers.LwDetrForObjectDetection(
+            transformers.LwDetrConfig(
+                backbone_config=transformers.LwDetrViTConfig(**LW_DETR), projector_scale_factors=[1.0], **OF_GROUPS
+            )
+        ),
+    }
 WITHOUT_EMBEDDINGS = ["rt-detr-v2", "d-fine", "deformable-detr"]
 
 
@@ -135,6 +156,23 @@ def test_detector_trains_saves_and_loads(name, tmp_path):
     model.save_pretrained(tmp_path)
     for ours, theirs in zip(found(PeftModel.from_pretrained(make(name), tmp_path)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["mona", "fixed"])
+@pytest.mark.parametrize("name", [name for name in ("rf-detr", "lw-detr") if name in DETECTORS])
+def test_head_whose_name_ends_as_that_of_a_list(name, method):
+    """`class_embed` stands beside the list `model.enc_out_class_embed`; a second adapter of ours has its own too."""
+    model = METHODS[method](make(name), MethodArguments())
+    if method == "mona":
+        model.add_adapter("second", MonaConfig(modules_to_save="task-head"))
+    trained = {key for key, p in model.named_parameters() if p.requires_grad and ".class_embed." in key}
+    assert trained == {f"base_model.model.class_embed.modules_to_save.default.{part}" for part in ("weight", "bias")}
+    assert "base_model.model.model.enc_out_class_embed" in dict(model.named_modules()), "lists are seen again"
+
+
+def test_list_as_a_module_to_save():
+    with pytest.raises(ValueError, match="of a list name the members"):
+        get_peft_model(make("d-fine"), MonaConfig(modules_to_save=["bbox_embed"]))
 
 
 @pytest.mark.parametrize("name", WITHOUT_EMBEDDINGS)

@@ -16,7 +16,7 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from mona_peft.integration.heads import head_names
+from mona_peft.integration.heads import head_names, modules_that_end
 
 SAVED_PREFIX = "base_model.model."
 """What the names of tensors in a file begin with: the modules of a `PeftModel` around the model."""
@@ -45,9 +45,9 @@ def fit(model: nn.Module, config: PeftConfig, saved: Mapping[str, torch.Tensor])
 
 def _head_tensors(model: nn.Module, heads: Iterable[str]) -> dict[str, torch.Tensor]:
     """Return the tensors of the modules that PEFT saves whole, by their names in a file."""
-    endings, tensors = tuple(heads), {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if endings and name.endswith(endings) and not re.search(r"\.(original_module|modules_to_save)\b", name):
+    tensors = {}
+    for name, module in modules_that_end(model, list(heads)).items():
+        if not re.search(r"\.(original_module|modules_to_save)\b", name):
             head = module.original_module if isinstance(module, ModulesToSaveWrapper) else module
             tensors |= {f"{name}.{key}": tensor for key, tensor in head.state_dict(keep_vars=True).items()}
     return tensors

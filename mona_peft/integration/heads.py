@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from peft.utils import ModulesToSaveWrapper
@@ -13,6 +14,9 @@ from mona_peft.config import TASK_HEAD, MethodConfig
 from mona_peft.host.class_swap import swap_class
 from mona_peft.host.per_sample import run_per_sample
 from mona_peft.integration.selection import backbone_of, modules_outside, parameters_outside
+
+LISTS = (nn.ModuleList, nn.ModuleDict)
+"""Modules that are never called, which PEFT cannot wrap."""
 
 RESOLVED = "_task_head"
 """Attribute of a configuration that asked for the task head: the names of its modules in the model it was used for."""
@@ -77,16 +81,47 @@ def _check_same_head(model: nn.Module, config: MethodConfig) -> None:
         )
 
 
-def _check_names(model: nn.Module, modules_to_save: list[str]) -> None:
-    # PEFT compares endings as text: "embeddings" is also one of "embeddings.patch_embeddings".
-    matched = {
-        wanted: [name for name, _ in model.named_modules() if name.endswith(wanted)] for wanted in modules_to_save
+def modules_that_end(model: nn.Module, endings: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the modules that PEFT takes for `modules_to_save`, by name: those whose name ends so, compared as text.
+
+    `"embeddings"` is also an ending of `"embeddings.patch_embeddings"`. Lists are none: see `without_lists`.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if name.endswith(tuple(endings)) and not isinstance(module, LISTS)
     }
+
+
+@contextmanager
+def without_lists(model: nn.Module) -> Iterator[None]:
+    """Hide the lists of a model from PEFT, while it looks for the modules that it is to train and save.
+
+    It takes a list whose name merely ends as that of a module in `modules_to_save`, and then refuses it: RF-DETR has
+    both `class_embed` and the list `model.enc_out_class_embed`. What lists hold is found by its own name.
+    """
+    before, named_modules = vars(model).get("named_modules"), model.named_modules
+
+    def named_without_lists(*args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        return ((name, module) for name, module in named_modules(*args, **kwargs) if not isinstance(module, LISTS))
+
+    model.named_modules = named_without_lists
+    try:
+        yield
+    finally:
+        del model.named_modules
+        if before is not None:
+            model.named_modules = before
+
+
+def _check_names(model: nn.Module, modules_to_save: list[str]) -> None:
+    matched = {wanted: list(modules_that_end(model, [wanted])) for wanted in modules_to_save}
     unmatched = [wanted for wanted, names in matched.items() if not names]
     if unmatched:
         raise ValueError(
-            f"modules_to_save: {unmatched} matches no module of {type(model).__name__}. Outside its backbone stand "
-            f"{modules_outside(model, backbone_of(model))}; {TASK_HEAD!r} stands for all of them."
+            f"modules_to_save: {unmatched} matches no module of {type(model).__name__} that can be saved whole; of a "
+            f"list name the members. Outside its backbone stand {modules_outside(model, backbone_of(model))}; "
+            f"{TASK_HEAD!r} stands for all of them."
         )
     groups = list(matched.values())
     if any(isinstance(module, ModulesToSaveWrapper) for module in model.modules()):

@@ -10,7 +10,7 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from mona_peft.integration.heads import resolve_modules_to_save
+from mona_peft.integration.heads import resolve_modules_to_save, without_lists
 
 
 class MethodModel(BaseTuner):
@@ -53,7 +53,8 @@ class MethodModel(BaseTuner):
         check_adapter_name(adapter_name)
         config = self.peft_config[adapter_name]
         config.modules_to_save = resolve_modules_to_save(model, config)
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        with without_lists(model):
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         # target_modules=None stays None, also in the saved file: names of modules differ between transformers versions.

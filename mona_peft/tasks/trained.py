@@ -15,6 +15,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from mona_peft.integration.heads import without_lists
 from mona_peft.integration.pipelines import accept_adapters_in_pipelines
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.loading import load_whole, rebuild_base
@@ -76,7 +77,8 @@ def load_run(run: str | Path, base_model: str | None = None, revision: str | Non
         base = _base(task, record, folder, base_model)
         if record.get("problem_type"):  # no adapter says whether an image may show several classes
             base.config.problem_type = record["problem_type"]
-        model = PeftModel.from_pretrained(base, folder)
+        with without_lists(base):
+            model = PeftModel.from_pretrained(base, folder)
     else:
         model = load_whole(task, folder)
     accept_adapters_in_pipelines()

@@ -17,6 +17,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers import PreTrainedModel
 
+from mona_peft.integration.heads import without_lists
 from mona_peft.integration.selection import (
     TASK_HEAD,
     backbone_of,
@@ -142,7 +143,8 @@ def _last_block(model: nn.Module) -> list[str]:
 def _by_peft(model: PreTrainedModel, config: Any) -> PeftModel:
     """Adapts by a method that does not know of heads."""
     config.modules_to_save = [*(config.modules_to_save or []), *head_of(model)]
-    return get_peft_model(model, config)
+    with without_lists(model):
+        return get_peft_model(model, config)
 
 
 def _full(model: PreTrainedModel) -> PreTrainedModel:
