@@ -48,10 +48,8 @@ NOTES = """
 - Layer scale and stochastic depth do not touch Mona, in any family.
 - Blocks that are given tokens alone (ViT and its relatives) take the grid of the image that went through the patch
   projection in the same call of the model. Where the sizes of several images may be meant, an error says so.
-- RF-DETR's detector (`RfDetrForObjectDetection`) cannot be trained with `modules_to_save="task-head"`: PEFT takes every
-  module whose name ends in `class_embed`, also a list. Its blocks can, and so can its instance segmentation.
-- EoMT's queries enter in its last blocks; they are prefix tokens there. Its head stands in the same module as its
-  blocks: name what is to be trained (`modules_to_save=["class_predictor", "mask_head", "upscale_block"]`).
+- EoMT's queries enter in its last blocks; they are prefix tokens there. They belong to its head, which stands in the
+  same module as its blocks.
 - Gradient checkpointing of both kinds is exact wherever transformers has it. Of PVT v2 the reentrant kind loses the
   gradients of the stock model already. Hiera recomputes whole stages: images of several sizes in one backward pass
   are refused with an error.
@@ -72,7 +70,9 @@ HEADS = """
 
 `--model` takes a pre-trained model of these types, with whichever of the backbones above it has; `--backbone` beside
 `--model_type` builds a new one around a pre-trained backbone. A plain ViT (DINOv2, DINOv3) keeps one stride: UPerNet
-takes the maps of a quarter, half, three quarters and all of its blocks.
+takes the maps of a quarter, half, three quarters and all of its blocks, `linear_segmenter` the tokens of the last one
+(a batch norm and a linear layer on them, as DINOv2's paper measures features). DPT and EoMT take square images alone:
+`--eval_mode slide` lets them see others in windows. RF-DETR's image processor wants torchvision.
 
 | task | `--model` | `--model_type`, around a Swin or SwinV2 | around a DINOv2 or DINOv3 ViT |
 | --- | --- | --- | --- |

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
@@ -15,6 +16,10 @@ from mona_peft.config import TASK_HEAD, MethodConfig, ResidualAdapterConfig
 
 IDLE_IN_BACKBONES = {"SwinBackbone": ("swin.layernorm",), "MaskFormerSwinBackbone": ("model.layernorm",)}
 """By class of backbone, modules in it whose output nothing uses: a norm in whose place it has its own."""
+
+_EOMT_HEAD = ("query", "upscale_block", "mask_head", "class_predictor")
+HEADS_BESIDE_BLOCKS = {"EomtForUniversalSegmentation": _EOMT_HEAD, "EomtDinov3ForUniversalSegmentation": _EOMT_HEAD}
+"""By class of model, the modules of its head, where these stand in the same module as embeddings and blocks."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,18 @@ def backbone_prefix(model: nn.Module) -> str:
     return f"{backbone}." if backbone else ""
 
 
+def in_backbone(model: nn.Module) -> Callable[[str], bool]:
+    """Return what says of the name of a parameter or module of a model whether it lies in the backbone."""
+    backbone = backbone_of(model)
+    inside = f"{backbone}." if backbone else ""
+    heads = tuple(f"{inside}{head}." for head in _heads_beside_blocks(model.get_submodule(backbone)))
+    return lambda name: name.startswith(inside) and not f"{name}.".startswith(heads)
+
+
+def _heads_beside_blocks(backbone: nn.Module) -> tuple[str, ...]:
+    return HEADS_BESIDE_BLOCKS.get(type(backbone).__name__, ())
+
+
 def idle_modules(model: nn.Module) -> list[str]:
     """Return the names of modules in the backbone of a model whose output nothing uses; nothing in them is trained."""
     return [
@@ -183,15 +200,30 @@ def modules_outside(model: nn.Module, inner: str) -> list[str]:
     whose name is the ending of one inside them all, which would be saved twice: DPT's `head` has a child `head`.
     """
     if not inner:
-        return []
+        return list(_heads_beside_blocks(model))
     names = _stock_names(model)
     outside = list(_outside(model, "", inner, [name for name in names if f"{name}.".startswith(f"{inner}.")]))
-    while ambiguous := next((name for name in outside if nested_matches([name], outside, names)), None):
-        # A module without children goes: it is another name of the one inside, or told of as a frozen parameter.
-        parts = _outside(model.get_submodule(ambiguous), f"{ambiguous}.", inner, ())
-        index = outside.index(ambiguous)
-        outside[index : index + 1] = parts
+    while nested := next(
+        ((name, inside) for name in outside for inside in nested_matches([name], outside, names)[:1]), None
+    ):
+        divided, inside = nested
+        # A module without children goes if its weights are those of the one inside. If not, what is around that one is
+        # divided: DPT's `head.head.0` is an ending of its `auxiliary_head.head.0`.
+        ours, theirs = _module(model, divided), _module(model, inside)
+        if not any(ours.children()) and not {*map(id, ours.parameters())} & {*map(id, theirs.parameters())}:
+            divided = next(name for name in outside if inside.startswith(f"{name}."))
+        index = outside.index(divided)
+        outside[index : index + 1] = _outside(model.get_submodule(divided), f"{divided}.", inner, ())
     return outside
+
+
+def _module(model: nn.Module, stock_name: str) -> nn.Module:
+    """Return the module that has a name in the model without PEFT's wrappers around trained heads."""
+    module = model
+    for part in stock_name.split("."):
+        module = getattr(module, part)
+        module = module.original_module if isinstance(module, ModulesToSaveWrapper) else module
+    return module
 
 
 def _stock_names(model: nn.Module) -> list[str]:

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from mona_peft.config import MethodConfig
 from mona_peft.integration.layer import FreeTunerLayer
 from mona_peft.integration.registration import register_method
-from mona_peft.integration.selection import backbone_prefix, idle_modules, is_saved_whole
+from mona_peft.integration.selection import idle_modules, in_backbone, is_saved_whole
 from mona_peft.integration.tuner import MethodModel
 
 BIAS, RELATIVE_POSITION_BIAS = "bias", "relative_position_bias_table"
@@ -131,11 +131,11 @@ class BitFitModel(MethodModel):
     @staticmethod
     def _biased_modules(model: nn.Module, config: BitFitConfig) -> dict[str, list[str]]:
         """Return the names of the parameters to be trained, by the name of their module."""
-        inside = backbone_prefix(model)
+        inside = in_backbone(model)
         idle = tuple(f"{name}." for name in idle_modules(model))
         targets = {}
         for name, module in model.named_modules():
-            is_inside = name.startswith(inside) and not f"{name}.".startswith(idle)
+            is_inside = inside(name) and not f"{name}.".startswith(idle)
             if (
                 not is_inside
                 or is_saved_whole(name, config)

@@ -317,11 +317,6 @@ def test_wrong_arguments_are_named_before_anything_is_written(common, classifier
     assert not (tmp_path / "run").exists()
 
 
-def test_windows_are_refused_for_models_that_score_masks(common, classifier):
-    with pytest.raises(ValueError, match="--eval_mode slide: mask2former scores masks"):
-        main([*common, *new_model("mask2former", classifier), "--eval_mode", "slide"])
-
-
 def test_ade20k_preset_is_the_authors_schedule():
     model_args, data_args, method_args, args = parse(["--preset", "ade20k", "--use_cpu"])
     assert (model_args.model_type, model_args.backbone) == ("upernet", "microsoft/swin-large-patch4-window7-224-in22k")

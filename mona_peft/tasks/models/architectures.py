@@ -8,13 +8,19 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
-from mona_peft.tasks.models import retinanet  # noqa: F401 (makes the auto classes know it)
+from mona_peft.tasks.models import linear_segmenter, retinanet  # noqa: F401 (makes the auto classes know them)
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.task import INSTANCE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 
 FOUR_STAGES = ("stage1", "stage2", "stage3", "stage4")
 PLAIN_BACKBONES = ("dinov2", "dinov2_with_registers", "dinov3_vit")
 """Types of backbones that keep one stride and one width throughout."""
+
+EOMT = ("eomt", "eomt_dinov3")
+"""Plain ViTs that find masks by queries in their own last blocks."""
+
+SQUARES = ("dpt", *EOMT)
+"""Types of models that take square images alone; EoMT those of its `image_size`."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +42,20 @@ class Architecture:
 AUTO_CLASSES: dict[str, dict[str, str]] = {
     SEMANTIC_SEGMENTATION.command: {
         "upernet": "AutoModelForSemanticSegmentation",
+        "linear_segmenter": "AutoModelForSemanticSegmentation",
         "segformer": "AutoModelForSemanticSegmentation",
+        "dpt": "AutoModelForSemanticSegmentation",
         "mask2former": "AutoModelForUniversalSegmentation",
         "maskformer": "AutoModelForInstanceSegmentation",
+        **dict.fromkeys(EOMT, "AutoModelForUniversalSegmentation"),
     },
     OBJECT_DETECTION.command: dict.fromkeys(
         ("rt_detr", "deformable_detr", "retinanet", *MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES),
         OBJECT_DETECTION.auto_class,
     ),
-    INSTANCE_SEGMENTATION.command: dict.fromkeys(("mask2former", "maskformer"), INSTANCE_SEGMENTATION.auto_class),
+    INSTANCE_SEGMENTATION.command: dict.fromkeys(
+        ("mask2former", "maskformer", *EOMT), INSTANCE_SEGMENTATION.auto_class
+    ),
 }
 """By task: the classes of transformers that load its models, by the `model_type` of their config."""
 
@@ -53,6 +64,7 @@ _RT_DETR = Architecture(
 )
 ARCHITECTURES = {
     "upernet": Architecture(FOUR_STAGES, lambda channels, strides: {"auxiliary_in_channels": channels[2]}, plain=True),
+    "linear_segmenter": Architecture(FOUR_STAGES[3:], plain=True),
     "mask2former": Architecture(
         FOUR_STAGES, lambda channels, strides: {"feature_strides": strides, "common_stride": strides[0]}
     ),
@@ -139,8 +151,15 @@ def _is_plain(backbone: PreTrainedConfig) -> bool:
 
 def patch_size_of(config: PreTrainedConfig | None) -> int:
     """Returns what the sides of images must be multiples of: a plain ViT drops the pixels that fill no patch."""
+    if getattr(config, "model_type", None) in SQUARES:
+        return config.patch_size
     backbone = getattr(config, "backbone_config", None)
     return backbone.patch_size if backbone is not None and _is_plain(backbone) else 1
+
+
+def only_side_of(config: PreTrainedConfig) -> int | None:
+    """Returns the side in pixels of the square images that a model takes, where it takes no others."""
+    return config.image_size if config.model_type in EOMT else None
 
 
 def _settings(model_config: str | dict[str, Any] | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from transformers import (
+    AutoConfig,
     BaseImageProcessor,
     DeformableDetrImageProcessorPil,
     Mask2FormerImageProcessorPil,
@@ -15,10 +16,11 @@ from transformers import (
 # transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from mona_peft.tasks.models.architectures import EOMT, only_side_of
 from mona_peft.tasks.models.arguments import DenseModelArguments
 
 OF_NEW_MODELS = {
-    "upernet": SegformerImageProcessorPil,
+    **dict.fromkeys(("upernet", "linear_segmenter"), SegformerImageProcessorPil),
     "mask2former": Mask2FormerImageProcessorPil,
     "maskformer": MaskFormerImageProcessorPil,
     **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine", "deimv2"), RTDetrImageProcessorPil),
@@ -26,6 +28,10 @@ OF_NEW_MODELS = {
     "retinanet": DeformableDetrImageProcessorPil,
 }
 """Classes of the image processors of models that are built around a backbone, by `model_type`."""
+
+IN_PLACE_OF = {"dpt": SegformerImageProcessorPil, **dict.fromkeys(EOMT, Mask2FormerImageProcessorPil)}
+"""Classes of image processors that are used in place of a model's own, by its `model_type`: those fill images up or cut
+them, which our crops and windows do already, and EoMT's counts classes from 1 where some pixels do not count."""
 
 PADDED = ("conditional_detr", "dab-detr", "deformable_detr", "detr", "retinanet")
 """Models that are told which pixels of a batch belong to an image. The others want images of one size: they would take
@@ -49,11 +55,16 @@ def load_image_processor(args: DenseModelArguments, size: Sequence[int] | None =
             raise ValueError(f"--image_size {' '.join(map(str, size))}: one number or two are wanted (see --help).")
         names = ("shortest_edge", "longest_edge") if len(size) == 2 else ("height", "width")
         given = {"size": dict(zip(names, (size[0], size[-1]), strict=True))}
-    known = AutoImageProcessor.from_pretrained(args.base_model, **given)
-    if args.model_name_or_path is not None:
-        return known
+    config = AutoConfig.from_pretrained(args.base_model)
+    model_type = config.model_type if args.model_name_or_path is not None else args.model_type
+    if args.model_name_or_path is not None and model_type not in IN_PLACE_OF:
+        return AutoImageProcessor.from_pretrained(args.base_model, **given)
+    known = AutoImageProcessor.from_pretrained(args.base_model)
+    side = only_side_of(config)
+    usual = known.size if side is None else {"height": side, "width": side}
     moments = {"do_normalize": True, "image_mean": known.image_mean, "image_std": known.image_std}
-    return OF_NEW_MODELS[args.model_type](**{"size": known.size, **given}, **moments)
+    made_by = OF_NEW_MODELS if args.model_name_or_path is None else IN_PLACE_OF
+    return made_by[model_type](**{"size": usual, **given}, **moments)
 
 
 def check_image_sizes(image_processor: BaseImageProcessor, config: PreTrainedConfig) -> None:
@@ -70,6 +81,9 @@ def check_image_sizes(image_processor: BaseImageProcessor, config: PreTrainedCon
             f"--image_size: the sides of the images must be multiples of {stride} for this model of type {model_type}, "
             f"and are {size.get('height')} x {size.get('width')}."
         )
+    side = only_side_of(config)
+    if side is not None and (size.get("height"), size.get("width")) != (side, side):
+        raise ValueError(f"--image_size: this model of type {model_type} takes images of {side} x {side} pixels alone.")
     if model_type not in PADDED and not (size.get("height") and size.get("width")):
         raise ValueError(
             f"A model of type {model_type} takes images of one size, and its image processor resizes them to several "

@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from mona_peft.integration.selection import backbone_prefix, known_blocks
+from mona_peft.integration.selection import in_backbone, known_blocks
 from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
 
@@ -98,7 +98,7 @@ def inspect_method(model: PreTrainedModel, args: MethodArguments) -> Inspection:
     widths = {name: _width(block) for name, block in blocks.items()}
     with torch.device("meta"):
         adapted = METHODS[args.method](model, args)
-    inside = backbone_prefix(adapted)
+    inside = in_backbone(adapted)
     outer = "base_model.model." if adapted is not model else ""
     costs: dict[str, dict[str, int]] = {name: {} for name in blocks}
     head: dict[str, int] = {}
@@ -111,7 +111,7 @@ def inspect_method(model: PreTrainedModel, args: MethodArguments) -> Inspection:
         if block is not None:
             place = _place(name.removeprefix(f"{block}."))
             costs[block][place] = costs[block].get(place, 0) + parameter.numel()
-        elif path.startswith(inside):
+        elif inside(path):
             elsewhere += parameter.numel()
         else:
             module = _place(name)

@@ -21,8 +21,8 @@ from mona_peft.integration.heads import without_lists
 from mona_peft.integration.selection import (
     TASK_HEAD,
     backbone_of,
-    backbone_prefix,
     idle_modules,
+    in_backbone,
     known_blocks,
     modules_outside,
 )
@@ -112,12 +112,12 @@ def _lora(model: PreTrainedModel, bottleneck_dim: int) -> PeftModel:
 
 def _norm_tuning(model: PreTrainedModel) -> PeftModel:
     """PEFT's LayerNorm tuning on every norm of the backbone that is used, its output norms included."""
-    inside, idle = backbone_prefix(model), idle_modules(model)
+    inside, idle = in_backbone(model), idle_modules(model)
     norms = [
         name
         for name, module in model.named_modules()
         if (isinstance(module, nn.LayerNorm) or type(module).__name__.endswith(NORMS))
-        and name.startswith(inside)
+        and inside(name)
         and name not in idle
     ]
     return _by_peft(model, LNTuningConfig(target_modules=norms))

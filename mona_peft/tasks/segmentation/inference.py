@@ -24,7 +24,7 @@ class Segmenter:
         image_processor: Of the model.
         num_classes: Number of classes.
         eval_mode: `whole`: the model sees whole images. `slide`: windows of `crop_size`, whose scores are averaged
-            where they overlap; for models that score pixels.
+            where they overlap.
         crop_size: Side of a window in pixels.
     """
 
@@ -57,7 +57,10 @@ class Segmenter:
             outputs = self._score(model, batch) if self.eval_mode == "whole" else self._slide(model, batch)
             losses.append(outputs.loss)
             some = sizes[len(class_maps) : len(class_maps) + len(batch["pixel_values"])]
-            class_maps += self.image_processor.post_process_semantic_segmentation(outputs, list(some))
+            if self.eval_mode == "slide":
+                class_maps += [_resize(outputs.logits, size).argmax(1)[0] for size in some]
+            else:
+                class_maps += self.image_processor.post_process_semantic_segmentation(outputs, list(some))
         return _mean(losses), class_maps
 
     def _score(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> Any:
@@ -77,8 +80,7 @@ class Segmenter:
                 for name, values in batch.items()
             }
         )
-        size = (height + below, width + right)
-        logits = nn.functional.interpolate(outputs.logits, size, mode="bilinear", align_corners=False)
+        logits = _resize(outputs.logits, (height + below, width + right))
         return SemanticSegmenterOutput(loss=outputs.loss, logits=logits[..., :height, :width])
 
     def _slide(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> SemanticSegmenterOutput:
@@ -86,13 +88,39 @@ class Segmenter:
         logits = batch["pixel_values"].new_zeros(1, self.num_classes, height, width)
         counts, losses = torch.zeros_like(logits[:, :1]), []
         for rows, columns in windows(height, width, self.crop_size):
-            outputs = self._score(model, {name: values[..., rows, columns] for name, values in batch.items()})
-            size = batch["pixel_values"][..., rows, columns].shape[-2:]
-            scores = nn.functional.interpolate(outputs.logits.float(), size, mode="bilinear", align_corners=False)
-            logits[..., rows, columns] += scores
+            window = _window(batch, rows, columns)
+            outputs = self._score(model, window)
+            logits[..., rows, columns] += _resize(pixel_scores(outputs).float(), window["pixel_values"].shape[-2:])
             counts[..., rows, columns] += 1
             losses.append(outputs.loss)
         return SemanticSegmenterOutput(loss=_mean(losses), logits=logits / counts)
+
+
+def pixel_scores(outputs: Any) -> torch.Tensor:
+    """Returns scores of the classes of pixels, (B, C, h, w): a model's own, or those of the masks of its queries.
+
+    A pixel's score of a class is the sum over the queries of how sure the mask is of the pixel, times how sure the
+    query is of the class (Mask2Former, arXiv:2112.01527).
+    """
+    if "logits" in outputs:
+        return outputs.logits
+    classes = outputs.class_queries_logits.softmax(-1)[..., :-1]  # the last is that of no class
+    return torch.einsum("bqc,bqhw->bchw", classes, outputs.masks_queries_logits.sigmoid())
+
+
+def _window(batch: dict[str, Any], rows: slice, columns: slice) -> dict[str, Any]:
+    """Returns a window of a batch of one image; of masks of classes, those that have pixels in it."""
+    window = {name: values[..., rows, columns] for name, values in batch.items() if isinstance(values, torch.Tensor)}
+    if "mask_labels" in batch:
+        (masks,), (classes,) = batch["mask_labels"], batch["class_labels"]
+        masks = masks[..., rows, columns]
+        seen = masks.flatten(1).any(1)
+        window |= {"mask_labels": [masks[seen]], "class_labels": [classes[seen]]}
+    return window
+
+
+def _resize(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return nn.functional.interpolate(scores, size, mode="bilinear", align_corners=False)
 
 
 def _mean(losses: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

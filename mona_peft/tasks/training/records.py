@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from mona_peft.integration.selection import backbone_prefix
+from mona_peft.integration.selection import in_backbone
 from mona_peft.tasks.training.run_directory import replace_file
 from mona_peft.version import __version__
 
@@ -69,14 +69,14 @@ def parameter_counts(model: PeftModel | PreTrainedModel) -> dict[str, int | floa
         outside the backbone (the head); `trainable_share`, trainable / base.
     """
     trained = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
-    trainable, inside = sum(trained.values()), backbone_prefix(model)
+    trainable, inside = sum(trained.values()), in_backbone(model)
     base = sum(parameter.numel() for parameter in model.parameters())
     if isinstance(model, PeftModel):
         base -= trainable  # PEFT trains additions and copies, and keeps what the base has itself, frozen
     return {
         "base": base,
         "trainable": trainable,
-        "adapter": sum(size for name, size in trained.items() if name.startswith(inside)),
+        "adapter": sum(size for name, size in trained.items() if inside(name)),
         "trainable_share": trainable / base,
     }
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from mona_peft.integration.selection import backbone_prefix
+from mona_peft.integration.selection import in_backbone
 from mona_peft.tasks.messages import first_of
 from mona_peft.tasks.training.losses import counted_over_processes
 from mona_peft.tasks.training.run_directory import complete_checkpoints
@@ -61,8 +61,8 @@ class WholeModelTrainer(Trainer):
         optimizer = super().create_optimizer(*arguments, **keyword_arguments)
         rate = getattr(self.args, "head_learning_rate", None)
         if rate is not None and made_now:
-            inside = backbone_prefix(self.model)
-            head = {id(value) for name, value in self.model.named_parameters() if not name.startswith(inside)}
+            inside = in_backbone(self.model)
+            head = {id(value) for name, value in self.model.named_parameters() if not inside(name)}
             _give_own_rate(optimizer, head, rate)
         return optimizer
 

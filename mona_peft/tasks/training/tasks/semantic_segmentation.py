@@ -17,7 +17,7 @@ from mona_peft.tasks.data.segmentation.dataset import (
     collate,
 )
 from mona_peft.tasks.data.segmentation.loading import SegmentationDataArguments, load_semantic_segmentation
-from mona_peft.tasks.models.architectures import patch_size_of
+from mona_peft.tasks.models.architectures import SQUARES, only_side_of, patch_size_of
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.image_processors import load_image_processor
 from mona_peft.tasks.models.loading import load_dense_model
@@ -75,9 +75,18 @@ def check(data: Data, model: PreTrainedModel, data_args: SegmentationDataArgumen
             f"--per_device_train_batch_size 1: the batch norms of {type(model).__name__}, {batch_norms[0]} for one, "
             "need two images at least."
         )
-    if data_args.eval_mode == "slide" and model.config.model_type in ("mask2former", "maskformer"):
+    side = only_side_of(model.config)
+    if side is not None and data_args.crop_size != side:
         raise ValueError(
-            f"--eval_mode slide: {model.config.model_type} scores masks, not pixels, so --eval_mode whole it has to be."
+            f"--crop_size {data_args.crop_size}: this {model.config.model_type} takes squares of {side} pixels alone. "
+            f"Give --crop_size {side}, and an --image_size of {side} or more."
+        )
+    squares = model.config.model_type in SQUARES
+    if squares and (data_args.eval_mode != "slide" or data_args.image_size < data_args.crop_size):
+        raise ValueError(
+            f"--eval_mode {data_args.eval_mode}, --image_size {data_args.image_size}, --crop_size "
+            f"{data_args.crop_size}: a {model.config.model_type} takes square images alone, so it sees others in "
+            "windows. Give --eval_mode slide, and an --image_size that is not below --crop_size."
         )
 
 
