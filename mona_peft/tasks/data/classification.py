@@ -47,6 +47,14 @@ class DataArguments(SharedDataArguments):
             "help": "What stands between several labels of an image in a table. Without it: | or ;. 'none': one label."
         },
     )
+    mixing: Literal["none", "mixup", "cutmix", "both"] | None = field(
+        default=None,
+        metadata={
+            "help": "Training images are mixed two by two, and their classes with them. mixup: one shows through the "
+            "other; cutmix: a rectangle of one lies over the other. Without it: both with --augmentation strong, else "
+            "none."
+        },
+    )
     class_balance: Literal["none", "weights", "sampling"] = field(
         default="none",
         metadata={

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import Sampler
 from transformers.trainer_utils import EvalLoopOutput
@@ -13,6 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from mona_peft.tasks.data.classification import class_counts
 from mona_peft.tasks.data.dataset import ImageClassificationDataset
 from mona_peft.tasks.training.metrics import best_thresholds
+from mona_peft.tasks.training.mixing import Kind, Mixing
 from mona_peft.tasks.training.trainer import WholeModelTrainer
 
 Balance = Literal["none", "weights", "sampling"]
@@ -42,12 +44,13 @@ class ClassificationLoss:
         self.smoothing = smoothing
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: object = None) -> torch.Tensor:
-        """Returns the loss of logits (B, C) and of labels, (B,) numbers or (B, C) zeros and ones."""
+        """Returns the loss of logits (B, C) and of labels: (B,) numbers, or (B, C) zeros and ones, or shares."""
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
         weights = None if self.weights is None else self.weights.to(logits.device, logits.dtype)
         if self.several:
             targets = labels.to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
             return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
+        labels = labels.to(logits.dtype) if labels.ndim == 2 else labels  # shares, where images are mixed
         # The sum of the weights is 1 a batch's image on average; `cross_entropy` would divide by that of the batch.
         losses = functional.cross_entropy(
             logits, labels, weight=weights, reduction="none", label_smoothing=self.smoothing
@@ -88,13 +91,15 @@ class ClassificationTrainer(WholeModelTrainer):
 
     Args:
         balance: How.
+        mixing: How the images of a batch are mixed.
         keyword arguments: Of `Trainer`.
     """
 
-    def __init__(self, *, balance: Balance = "none", **keyword_arguments: Any) -> None:
+    def __init__(self, *, balance: Balance = "none", mixing: Kind = "none", **keyword_arguments: Any) -> None:
         images, args = keyword_arguments["train_dataset"], keyword_arguments["args"]
         several = not isinstance(images.rows.features["label"], ClassLabel)
-        if balance == "weights" or (several and args.label_smoothing_factor):
+        self.mixing = None if mixing == "none" else Mixing(mixing, len(class_counts(images.rows)))
+        if balance == "weights" or self.mixing or (several and args.label_smoothing_factor):
             loss = ClassificationLoss(images.rows, balance == "weights", args.label_smoothing_factor)
             keyword_arguments["compute_loss_func"] = loss
         super().__init__(**keyword_arguments)
@@ -110,6 +115,14 @@ class ClassificationTrainer(WholeModelTrainer):
             names = self.eval_dataset.rows.features["label"].feature.names
             self.thresholds = dict(zip(names, best_thresholds(output.predictions, labels), strict=True))
         return output
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **more: Any) -> torch.Tensor:
+        """Trains on a batch, mixed where that is wanted."""
+        if self.mixing is not None:
+            inputs = self._prepare_inputs(inputs)
+            images, targets = self.mixing(inputs["pixel_values"], inputs["labels"])
+            inputs = {**inputs, "pixel_values": images, "labels": targets}
+        return super().training_step(model, inputs, *arguments, **more)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.balance == "sampling":

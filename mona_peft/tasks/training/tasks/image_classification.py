@@ -72,6 +72,7 @@ def make_trainer(
     args.label_names = ["labels"]  # Trainer looks for it in the signature of the model, which a PeftModel hides
     return ClassificationTrainer(
         balance=data_args.class_balance,
+        mixing=data_args.mixing or ("both" if data_args.augmentation == "strong" else "none"),
         model=model,
         args=args,
         train_dataset=images.get("train"),
