@@ -81,7 +81,7 @@ PACKED = """
 ## Images as they are, and videos
 
 Adapters see each image, and each frame of a video, by itself: the same as running one after the other. Images of
-differing sizes may lie in one sequence, windows and merged patches included, or be padded to one length (NaFlex).
+differing sizes may lie in one sequence, windows and merged patches included, or be padded (NaFlex, SmolVLM).
 
 | block | how its tokens lie |
 | --- | --- |

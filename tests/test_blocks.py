@@ -7,8 +7,6 @@ import torch
 from peft import get_peft_model
 from torch import nn
 from transformers import (
-    Idefics3VisionConfig,
-    Idefics3VisionTransformer,
     Owlv2Config,
     Owlv2Model,
     ViTMAEConfig,
@@ -40,15 +38,11 @@ SMALL = {**tiny_configs.SMALL, "intermediate_size": 24}
             r"YolosForObjectDetection cannot be adapted. YolosLayer: its detection tokens come behind the grid's",
         ),
         (
-            lambda: Idefics3VisionTransformer(Idefics3VisionConfig(**SMALL, patch_size=4)),
-            r"Idefics3VisionTransformer cannot be adapted. Idefics3EncoderLayer: .*padded to one length",
-        ),
-        (
             lambda: VivitModel(VivitConfig(**SMALL, num_frames=2, tubelet_size=[2, 8, 8])),
             r"VivitModel cannot be adapted. VivitLayer: a class token stands before the frames.*VideoMAE",
         ),
     ],
-    ids=["vit-mae", "yolos", "idefics3", "vivit"],
+    ids=["vit-mae", "yolos", "vivit"],
 )
 def test_refused_with_a_reason(make_model, message):
     model = make_model()

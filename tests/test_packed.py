@@ -274,6 +274,31 @@ def test_padded_images_are_as_one_by_one():
         torch.testing.assert_close(together[index, :length], alone[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["Idefics2", "Idefics3", "SmolVLM"])
+@torch.no_grad()
+def test_masked_images_are_as_one_by_one(family):
+    torch.manual_seed(0)
+    settings = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    package = importlib.import_module(f"transformers.models.{family.lower()}.modeling_{family.lower()}")
+    config = getattr(package, f"{family}VisionConfig")(**settings, image_size=24, patch_size=4)
+    tower = getattr(package, f"{family}VisionTransformer")(config).eval()
+    images = torch.randn(3, 3, 20, 24)
+    mask = torch.zeros(3, 5, 6, dtype=torch.bool)
+    sizes = [(5, 6), (3, 6), (4, 2)]
+    for index, (height, width) in enumerate(sizes):
+        mask[index, :height, :width] = True
+    bare = tower(images, patch_attention_mask=mask).last_hidden_state
+    model = adapted(tower)
+    together = model(images, patch_attention_mask=mask).last_hidden_state
+    for index, (height, width) in enumerate(sizes):
+        assert (together - bare)[index, mask[index].flatten()].abs().max() > 1e-2
+        alone = model(images[index : index + 1, :, : height * 4, : width * 4]).last_hidden_state
+        torch.testing.assert_close(together[index, mask[index].flatten()], alone[0], rtol=1e-4, atol=1e-5)
+    mask[0, 2, 3] = False
+    with pytest.raises(ValueError, match="no rectangle"):
+        model(images, patch_attention_mask=mask)
+
+
 def test_frames_of_a_video():
     """Against Mona frame by frame, by hand, behind the residuals of the one block."""
     torch.manual_seed(0)

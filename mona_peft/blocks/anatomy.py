@@ -40,8 +40,8 @@ class BlockAnatomy:
             are told nothing. It is looked for in the nearest module around the block. Of a video, its output has the
             frames (T, H, W), and adapters see each frame by itself.
         sizes_argument: Name of the argument with the sizes of all images of a batch, (H, W) or (T, H, W) in patches,
-            where images of differing sizes lie in one sequence or are padded to one length. It is that of the `forward`
-            of a module around the block.
+            where images of differing sizes lie in one sequence or are padded to one length; or a mask (B, H, W) of the
+            patches that are no padding. It is an argument of the `forward` of a module around the block.
         layout: How the block's hidden states lie, a `Layout` or its name.
         mlp_entry_layout: How they lie where the MLP branch enters, if otherwise.
         mlp_exit: Name of the submodule that alone receives `out`, in blocks that go on behind it; blocks without this

@@ -108,6 +108,10 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "BlipEncoderLayer": _CLIP,
     # Of NaFlex: images of differing sizes, padded to one length.
     "Siglip2EncoderLayer": replace(_CLIP, patch_projection=None, sizes_argument="spatial_shapes"),
+    **dict.fromkeys(
+        ("Idefics2EncoderLayer", "Idefics3EncoderLayer", "SmolVLMEncoderLayer"),
+        replace(_CLIP, patch_projection=None, sizes_argument="patch_attention_mask"),
+    ),
     # Vision towers of language models: all images of a batch in one sequence.
     **dict.fromkeys(
         (
@@ -198,15 +202,9 @@ _VIDEO = (
     "a class token stands before the frames of its video, or its tokens do not lie frame after frame. VideoMAE, "
     "V-JEPA 2 and the vision towers of Qwen, which take videos too, can be adapted"
 )
-_PADDED = (
-    "its images of differing sizes are padded to one length, so no grid holds for a batch. Vision towers of one size "
-    "an image (CLIP, SigLIP, InternVL, DINOv2) can be adapted"
-)
 REFUSED_BLOCKS: dict[str, str] = {
     "ViTMAELayer": _FINE_TUNE_AS_VIT,
     "YolosLayer": "its detection tokens come behind the grid's, where only prefix tokens in front can be told apart",
-    "Idefics3EncoderLayer": _PADDED,
-    "SmolVLMEncoderLayer": _PADDED,
     "PixtralAttentionLayer": "the patches of images of differing sizes lie in one sequence, and it takes their sizes "
     "from the images that it is given. Vision towers that are told of sizes (Qwen, GLM-4V, SigLIP 2) can be adapted",
     **dict.fromkeys(

@@ -102,39 +102,59 @@ class _Call:
 
     Attributes:
         module: That module.
-        sizes: (frames, height, width) or (height, width) of each image, in patches.
+        told: What it was told of the images: (frames, height, width) or (height, width) of each, in patches, or a mask
+            (B, H, W) of those patches that are none of the padding.
         keywords: Keyword arguments of the call.
         maps: What has been worked out, by the shape of the hidden states.
     """
 
     module: nn.Module
-    sizes: list[list[int]]
-    tensor: torch.Tensor
+    told: torch.Tensor
     keywords: Mapping[str, Any]
     maps: dict[tuple[int, ...], PackedMaps] = field(default_factory=dict)
 
     def maps_in(self, hidden_states: torch.Tensor) -> PackedMaps:
+        """Return where the maps lie in the hidden states of a block.
+
+        Raises:
+            ValueError: If a mask tells of no whole images.
+        """
         shape = tuple(hidden_states.shape[:-1])
         if shape not in self.maps:
-            places = self._packed() if len(shape) == 1 else self._padded(shape[1])
-            sizes = [(size[0] if len(size) == 3 else 1, *size[-2:]) for size in self.sizes]
+            sizes = self._sizes()
+            places = self._places(sizes, shape)
+            if len(places) != sum(frames * height * width for frames, height, width in sizes):
+                raise ValueError(
+                    "The mask of patches is no rectangle in each image, so their tokens lie in no grid. Adapters need "
+                    "images that are padded on the right and below."
+                )
             runs = tuple(
                 (sum(count for count, _, _ in run), *grid) for grid, run in groupby(sizes, key=lambda size: size[1:])
             )
             self.maps[shape] = PackedMaps(runs, places.to(hidden_states.device), hidden_states.shape[:-1].numel())
         return self.maps[shape]
 
-    def _padded(self, length: int) -> torch.Tensor:
-        """Each image at the start of its own sequence, row by row."""
-        return torch.cat(
-            [torch.arange(height * width) + index * length for index, (height, width) in enumerate(self.sizes)]
-        )
+    def _places(self, sizes: list[VideoGrid], shape: tuple[int, ...]) -> torch.Tensor:
+        """Return where the tokens lie in hidden states of shape (N, C) or (B, N, C), without C."""
+        if self.told.ndim == 3:
+            return self.told.flatten().nonzero().squeeze(1)
+        if len(shape) == 1:
+            return self._packed(sizes)
+        counts = [height * width for _, height, width in sizes]
+        return torch.cat([torch.arange(count) + image * shape[1] for image, count in enumerate(counts)])
 
-    def _packed(self) -> torch.Tensor:
+    def _sizes(self) -> list[VideoGrid]:
+        """Return (frames, height, width) of each image, in patches."""
+        told = self.told
+        if told.ndim == 3:
+            told = torch.stack([told.any(2).sum(1), told.any(1).sum(1)], dim=1)
+        return [(*size,) if len(size) == 3 else (1, *size) for size in told.tolist()]
+
+    def _packed(self, sizes: list[VideoGrid]) -> torch.Tensor:
         """One image behind the other; patches that will be merged are neighbours, and windows may be."""
         merged = getattr(self.module, "spatial_merge_size", 1)
         places, start = [], 0
-        for frames, height, width in self.sizes:
+        for frames, height, width in sizes:
             count = frames * height * width
             units = torch.arange(start, start + count).view(frames, height // merged, width // merged, merged, merged)
             places.append(units.transpose(2, 3).flatten())
@@ -143,7 +163,7 @@ class _Call:
         if not hasattr(self.module, "window_size"):
             return found
         windows, _ = get_vision_window_index(
-            self.tensor,
+            self.told,
             spatial_merge_size=merged,
             window_size=self.module.window_size,
             patch_size=self.module.patch_size,
@@ -162,7 +182,8 @@ class PackedCalls:
     """The calls of the module around the blocks that are under way in this thread.
 
     Args:
-        argument: Name of the argument of the module's `forward` that holds the sizes, of shape (images, 2 or 3).
+        argument: Name of the argument of the module's `forward` that holds the sizes, of shape (images, 2 or 3), or a
+            mask of the patches of shape (images, H, W).
         position: Its place among the positional arguments.
     """
 
@@ -177,8 +198,12 @@ class PackedCalls:
 
     def enter(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Begin a call of the module."""
-        tensor = kwargs[self.argument] if self.argument in kwargs else args[self.position]
-        self._calls.stack.append(_Call(module, tensor.tolist(), tensor, kwargs))
+        told = kwargs.get(self.argument, args[self.position] if len(args) > self.position else None)
+        if told is None:  # no padding
+            pixels = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
+            height, width = (side // module.config.patch_size for side in pixels.shape[-2:])
+            told = torch.ones(pixels.shape[0], height, width, dtype=torch.bool, device=pixels.device)
+        self._calls.stack.append(_Call(module, told, kwargs))
 
     def leave(self) -> None:
         """End the innermost call."""
