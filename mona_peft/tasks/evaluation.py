@@ -15,7 +15,7 @@ from mona_peft.tasks.reporting.details import DETAILS, evaluated_by
 from mona_peft.tasks.reporting.report import write_evaluation, write_report
 from mona_peft.tasks.trained import WHOLE_RECORD, TrainedRun, load_run
 from mona_peft.tasks.training.run import task_metrics
-from mona_peft.tasks.training.setup import Data, TaskTraining, find_training
+from mona_peft.tasks.training.setup import Data, TaskTraining, find_training, make_trainer, prepare_images
 
 EVALUATED = (*ROLES["test"], *ROLES["validation"], *ROLES["train"])
 """Splits that are evaluated on where none is named: the first that is there."""
@@ -61,7 +61,7 @@ def evaluate_run(
             f"--dataset {dataset}: its classes are {', '.join(data.classes)}, and the run knows "
             f"{', '.join(trained.labels)}, in this order. They must be the same."
         )
-    images = training.prepare_images(data, trained.image_processor, data_args, seed=0)
+    images = prepare_images(training, data, trained.image_processor, data_args, seed=0)
     with tempfile.TemporaryDirectory() as unused:
         args = TrainingArguments(
             unused,
@@ -71,7 +71,7 @@ def evaluate_run(
             remove_unused_columns=False,
             report_to="none",
         )
-        trainer = training.make_trainer(trained.model, args, images, data.classes, data_args, trained.image_processor)
+        trainer = make_trainer(training, trained.model, args, images, data, data_args, trained.image_processor)
         output = trainer.predict(images["validation"], metric_key_prefix="evaluated")
     metrics = task_metrics(trained.task, output.metrics, "evaluated")
     labels = {trained.task.metrics.get(name, name): value for name, value in metrics.items()}

@@ -102,6 +102,7 @@ class SemanticSegmentationTrainer(WholeModelTrainer):
         crop_size: int | None = None,
         **kwargs: Any,
     ) -> None:
+        kwargs["args"].batch_eval_metrics = True  # as `SegmentationMetrics` wants it
         super().__init__(**kwargs)
         self.segmenter = Segmenter(self.processing_class, num_classes, eval_mode, crop_size)
 

@@ -83,7 +83,7 @@ class BalancedSampler(Sampler[int]):
 
 
 class ClassificationTrainer(WholeModelTrainer):
-    """`Trainer` of classifiers whose classes are balanced, and which may find several in an image.
+    """`Trainer` of classifiers whose classes are balanced, and which may find several in an image: the model is told so.
 
     Attributes:
         thresholds: By the names of the classes, the best ones for the validation images, if these were the last that
@@ -102,6 +102,8 @@ class ClassificationTrainer(WholeModelTrainer):
         if balance == "weights" or self.mixing or (several and args.label_smoothing_factor):
             loss = ClassificationLoss(images.rows, balance == "weights", args.label_smoothing_factor)
             keyword_arguments["compute_loss_func"] = loss
+        if several:
+            keyword_arguments["model"].config.problem_type = "multi_label_classification"
         super().__init__(**keyword_arguments)
         self.balance = balance
 

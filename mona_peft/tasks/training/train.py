@@ -17,7 +17,7 @@ from mona_peft.tasks.training.arguments import check_training_arguments
 from mona_peft.tasks.training.dry_run import dry_run
 from mona_peft.tasks.training.run import TrainingRun, run_training, settings_of
 from mona_peft.tasks.training.run_directory import check_same_weights, find_checkpoint
-from mona_peft.tasks.training.setup import Data, TaskTraining
+from mona_peft.tasks.training.setup import Data, TaskTraining, make_trainer, prepare_images
 
 
 def train(
@@ -64,9 +64,9 @@ def train(
     checkpoint_backbone(base_model, args)
     if checkpoint is not None:
         check_same_weights(checkpoint, model)
-    images = training.prepare_images(data, image_processor, data_args, args.seed)
-    trainer = training.make_trainer(
-        model, args, images, data.classes, data_args, image_processor, [*callbacks, *_own_callbacks(args)]
+    images = prepare_images(training, data, image_processor, data_args, args.seed)
+    trainer = make_trainer(
+        training, model, args, images, data, data_args, image_processor, [*callbacks, *_own_callbacks(args)]
     )
     return run_training(
         trainer,

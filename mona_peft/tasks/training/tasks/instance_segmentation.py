@@ -1,16 +1,12 @@
-"""Instance segmentation: data, model and Trainer."""
+"""Instance segmentation: data, model, dataset and Trainer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from torch import nn
-from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
 
-from mona_peft.tasks.data.arguments import keep_decoding
-from mona_peft.tasks.data.augmentation import augmentation
-from mona_peft.tasks.data.dataset import EpochCallback, ImageDataset
 from mona_peft.tasks.data.objects.instances import InstanceDataset, collate_instances
 from mona_peft.tasks.data.objects.loading import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
 from mona_peft.tasks.models.arguments import DenseModelArguments
@@ -60,42 +56,9 @@ def check(data: Data, model: PreTrainedModel, data_args: InstanceDataArguments, 
     warn_of_surplus_objects(data.splits["train"], decoder.num_queries)
 
 
-def prepare_images(
-    data: Data, image_processor: BaseImageProcessor, args: InstanceDataArguments, seed: int
-) -> dict[str, ImageDataset]:
-    """Returns images as the model takes them, those to train on augmented."""
-    keep_decoding(image_processor, data.splits, args)
-    augmentations = {"train": augmentation(args.augmentation, args.horizontal_flip)}
-    return {
-        split: InstanceDataset(rows, image_processor, augmentations.get(split), seed)
-        for split, rows in data.splits.items()
-    }
-
-
-def make_trainer(
-    model: nn.Module,
-    args: TrainingArguments,
-    images: dict[str, ImageDataset],
-    classes: Sequence[str],
-    data_args: InstanceDataArguments,
-    image_processor: BaseImageProcessor,
-    callbacks: Sequence[TrainerCallback] = (),
-    **more: Any,
-) -> Trainer:
-    """Returns the `Trainer`, which reports COCO's average precision of boxes and masks."""
-    args.label_names = ["mask_labels", "class_labels"]  # as Trainer can't see them in the signature of a PeftModel
-    return InstanceTrainer(
-        model=model,
-        args=args,
-        train_dataset=images["train"],
-        eval_dataset=images["validation"],
-        data_collator=collate_instances,
-        processing_class=image_processor,
-        callbacks=[EpochCallback(images["train"]), *callbacks],
-        detect=partial(find_instances, image_processor),
-        kinds=BOXES_AND_MASKS,
-        **more,
-    )
+def trainer_options(data: Data, args: InstanceDataArguments, image_processor: BaseImageProcessor) -> dict[str, Any]:
+    """Returns how boxes and masks are found in what the model gives."""
+    return {"detect": partial(find_instances, image_processor), "kinds": BOXES_AND_MASKS}
 
 
 TRAINING = TaskTraining(
@@ -104,8 +67,11 @@ TRAINING = TaskTraining(
     data_arguments=InstanceDataArguments,
     load_data=load_data,
     load_model=load_model,
-    prepare_images=prepare_images,
-    make_trainer=make_trainer,
+    dataset=InstanceDataset,
+    collate=collate_instances,
+    label_names=("mask_labels", "class_labels"),
+    trainer=InstanceTrainer,
+    trainer_options=trainer_options,
     check=check,
     make_pictures=object_pictures,
 )

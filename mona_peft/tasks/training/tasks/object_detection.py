@@ -1,4 +1,4 @@
-"""Object detection: data, model and Trainer."""
+"""Object detection: data, model, dataset and Trainer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,11 +6,8 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
 
-from mona_peft.tasks.data.arguments import keep_decoding
-from mona_peft.tasks.data.augmentation import augmentation
-from mona_peft.tasks.data.dataset import EpochCallback, ImageDataset
 from mona_peft.tasks.data.objects.detection import ObjectDetectionDataset, collate
 from mona_peft.tasks.data.objects.loading import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
 from mona_peft.tasks.models.arguments import DenseModelArguments
@@ -70,41 +67,9 @@ def check(data: Data, model: PreTrainedModel, data_args: DetectionDataArguments,
     warn_of_surplus_objects(data.splits["train"], getattr(model.config, "num_queries", None))
 
 
-def prepare_images(
-    data: Data, image_processor: BaseImageProcessor, args: DetectionDataArguments, seed: int
-) -> dict[str, ImageDataset]:
-    """Returns images as the model takes them, those to train on augmented."""
-    keep_decoding(image_processor, data.splits, args)
-    augmentations = {"train": augmentation(args.augmentation, args.horizontal_flip)}
-    return {
-        split: ObjectDetectionDataset(rows, image_processor, augmentations.get(split), seed)
-        for split, rows in data.splits.items()
-    }
-
-
-def make_trainer(
-    model: nn.Module,
-    args: TrainingArguments,
-    images: dict[str, ImageDataset],
-    classes: Sequence[str],
-    data_args: DetectionDataArguments,
-    image_processor: BaseImageProcessor,
-    callbacks: Sequence[TrainerCallback] = (),
-    **more: Any,
-) -> Trainer:
-    """Returns the `Trainer`, which reports COCO's average precision of boxes."""
-    args.label_names = ["labels"]  # Trainer looks for it in the signature of the model, which a PeftModel hides
-    return DetectionTrainer(
-        model=model,
-        args=args,
-        train_dataset=images["train"],
-        eval_dataset=images["validation"],
-        data_collator=collate,
-        processing_class=image_processor,
-        callbacks=[EpochCallback(images["train"]), *callbacks],
-        detect=partial(box_detections, image_processor),
-        **more,
-    )
+def trainer_options(data: Data, args: DetectionDataArguments, image_processor: BaseImageProcessor) -> dict[str, Any]:
+    """Returns how boxes are found in what the model gives."""
+    return {"detect": partial(box_detections, image_processor)}
 
 
 TRAINING = TaskTraining(
@@ -113,8 +78,11 @@ TRAINING = TaskTraining(
     data_arguments=DetectionDataArguments,
     load_data=load_data,
     load_model=load_model,
-    prepare_images=prepare_images,
-    make_trainer=make_trainer,
+    dataset=ObjectDetectionDataset,
+    collate=collate,
+    label_names=("labels",),
+    trainer=DetectionTrainer,
+    trainer_options=trainer_options,
     check=check,
     make_pictures=object_pictures,
 )

@@ -1,16 +1,16 @@
-"""Semantic segmentation: data, model and Trainer."""
+"""Semantic segmentation: data, model, dataset and Trainer."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from datasets import Dataset
 from torch import nn
-from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
 
-from mona_peft.tasks.data.arguments import keep_decoding
 from mona_peft.tasks.data.augmentation import Augmentation, augmentation
-from mona_peft.tasks.data.dataset import EpochCallback, ImageDataset
 from mona_peft.tasks.data.segmentation.dataset import (
     IGNORE_INDEX,
+    AnnotatedImages,
     EvaluationImages,
     ScaleAndCrop,
     TrainingImages,
@@ -90,13 +90,10 @@ def check(data: Data, model: PreTrainedModel, data_args: SegmentationDataArgumen
         )
 
 
-def prepare_images(
-    data: Data, image_processor: BaseImageProcessor, args: SegmentationDataArguments, seed: int
-) -> dict[str, ImageDataset]:
-    """Returns images as the model takes them, those to train on augmented."""
-    keep_decoding(image_processor, data.splits, args)
+def scale_and_crop(args: SegmentationDataArguments, image_processor: BaseImageProcessor) -> ScaleAndCrop:
+    """Returns how training images are changed; without an augmentation they are cut out of the image all the same."""
     changes = augmentation(args.augmentation, args.horizontal_flip) or Augmentation()
-    scale_and_crop = ScaleAndCrop(
+    return ScaleAndCrop(
         image_size=args.image_size,
         scales=(1.0, 1.0) if args.augmentation == "none" else tuple(args.scales),
         crop_size=args.crop_size,
@@ -105,46 +102,35 @@ def prepare_images(
         max_class_share=args.max_class_share,
         fill=tuple(round(255 * level) for level in image_processor.image_mean),
     )
-    settings = {
-        "num_classes": len(data.classes),
-        "masks": data.masks,
-        "image_processor": image_processor,
-    }
-    return {
-        split: TrainingImages(rows, **settings, augmentation=scale_and_crop, seed=seed)
-        if split == "train"
-        else EvaluationImages(rows, **settings, image_size=args.image_size)
-        for split, rows in data.splits.items()
-    }
 
 
-def make_trainer(
-    model: nn.Module,
-    args: TrainingArguments,
-    images: dict[str, ImageDataset],
-    classes: Sequence[str],
-    data_args: SegmentationDataArguments,
+def make_images(
+    rows: Dataset,
     image_processor: BaseImageProcessor,
-    callbacks: Sequence[TrainerCallback] = (),
-    **more: Any,
-) -> Trainer:
-    """Returns the `Trainer`, which reports mIoU and pixel accuracy."""
-    args.batch_eval_metrics = True
-    args.label_names = ["labels"]  # Trainer looks for it in the signature of the model, which a PeftModel hides
-    return SemanticSegmentationTrainer(
-        model=model,
-        args=args,
-        train_dataset=images["train"],
-        eval_dataset=images["validation"],
-        data_collator=collate,
-        processing_class=image_processor,
-        compute_metrics=SegmentationMetrics(classes),
-        callbacks=[EpochCallback(images["train"]), *callbacks],
-        num_classes=len(classes),
-        eval_mode=data_args.eval_mode,
-        crop_size=data_args.crop_size,
-        **more,
-    )
+    augmentation: ScaleAndCrop | None,
+    seed: int,
+    image_size: int,
+    **options: Any,
+) -> AnnotatedImages:
+    """Returns images to train on, all of one size, or without an augmentation whole ones to evaluate on."""
+    if augmentation is None:
+        return EvaluationImages(rows, image_processor=image_processor, image_size=image_size, **options)
+    return TrainingImages(rows, image_processor=image_processor, augmentation=augmentation, seed=seed, **options)
+
+
+def dataset_options(data: Data, args: SegmentationDataArguments) -> dict[str, Any]:
+    """Returns how masks become class maps, and the size of the images."""
+    return {"num_classes": len(data.classes), "masks": data.masks, "image_size": args.image_size}
+
+
+def trainer_options(data: Data, args: SegmentationDataArguments, image_processor: BaseImageProcessor) -> dict[str, Any]:
+    """Returns how class maps are made of what the model gives, and how they are measured."""
+    return {
+        "compute_metrics": SegmentationMetrics(data.classes),
+        "num_classes": len(data.classes),
+        "eval_mode": args.eval_mode,
+        "crop_size": args.crop_size,
+    }
 
 
 TRAINING = TaskTraining(
@@ -153,8 +139,13 @@ TRAINING = TaskTraining(
     data_arguments=SegmentationDataArguments,
     load_data=load_data,
     load_model=load_model,
-    prepare_images=prepare_images,
-    make_trainer=make_trainer,
+    dataset=make_images,
+    collate=collate,
+    label_names=("labels",),
+    trainer=SemanticSegmentationTrainer,
+    augmentation=scale_and_crop,
+    dataset_options=dataset_options,
+    trainer_options=trainer_options,
     check=check,
     make_pictures=segmentation_pictures,
     details=lambda trainer: {"class_iou": trainer.compute_metrics.class_iou},
