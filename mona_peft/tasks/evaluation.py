@@ -73,15 +73,16 @@ def evaluate_run(
         )
         trainer = make_trainer(training, trained.model, args, images, data, data_args, trained.image_processor)
         output = trainer.predict(images["validation"], metric_key_prefix="evaluated")
-    metrics = task_metrics(trained.task, output.metrics, "evaluated")
-    labels = {trained.task.metrics.get(name, name): value for name, value in metrics.items()}
+    task = data.task or trained.task
+    metrics = task_metrics(task, output.metrics, "evaluated")
+    labels = {task.metrics.get(name, name): value for name, value in metrics.items()}
     own = Path(trained.record.get("dataset") or "") == Path(dataset)
     name = split if own else f"{Path(dataset).name} {split}"
     if not trainer.is_world_process_zero():
         return labels, name, None
-    details = DETAILS[trained.task.command](evaluated_by(trainer), images["validation"], data.classes)
-    write_evaluation(output_dir, name, trained.task, metrics, details)
-    return labels, name, write_report(output_dir, _record(trained, output_dir), trained.task)
+    details = DETAILS[task.command](evaluated_by(trainer), images["validation"], data.classes)
+    write_evaluation(output_dir, name, task, metrics, details)
+    return labels, name, write_report(output_dir, _record(trained, output_dir), task)
 
 
 def _load(
@@ -96,6 +97,7 @@ def _load(
     for name in wanted:
         splits = {"train_split": name, "validation_split": name, "test_split": "none"}
         data_args = training.data_arguments(**{**settings, **splits})
+        data_args.only_evaluated = True
         try:
             return training.load_data(data_args, 0), data_args, name
         except ValueError as error:

@@ -84,7 +84,8 @@ def load_image_classification(args: DataArguments, seed: int) -> DatasetDict:
         _check_labels(split, name)
     check_pictures(splits, args, annotated=False)
     splits = hold_out(splits, args, seed, _strata)
-    _tell_of_empty_classes(splits)
+    if not args.only_evaluated:
+        _tell_of_empty_classes(splits)
     return splits
 
 

@@ -95,14 +95,15 @@ def read_image(source: Source, decoding: Decoding = Decoding(), least: int | Non
         # TIFF knows more kinds of pixels than Pillow.
         deep = deep_pixels.read_tiff(stored_content(source))
         return _to_rgb(deep, decoding)
-    turn = TRANSPOSED.get(orientation(image))
-    if decoding.channels is not None or deep_pixels.is_deep(image):
-        picture = _to_rgb(deep_pixels.read(image, source), decoding)
-    else:
-        if least is not None and image.format == "JPEG" and min(image.size) >= 2 * least:
-            scale = min(image.size) / least
-            image.draft("RGB", tuple(round(side / scale) for side in image.size))
-        picture = over_white(image)
+    with image:
+        turn = TRANSPOSED.get(orientation(image))
+        if decoding.channels is not None or deep_pixels.is_deep(image):
+            picture = _to_rgb(deep_pixels.read(image, source), decoding)
+        else:
+            if least is not None and image.format == "JPEG" and min(image.size) >= 2 * least:
+                scale = min(image.size) / least
+                image.draft("RGB", tuple(round(side / scale) for side in image.size))
+            picture = over_white(image)
     return picture if turn is None else picture.transpose(turn)
 
 

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import ClassVar
 
 from datasets import Dataset, DatasetDict
 
@@ -21,8 +22,14 @@ Strata = Callable[[Dataset], Sequence[Hashable]]
 
 @dataclass
 class SplitArguments:
-    """Splits by the names that the dataset gives them, and how many images are held out or used."""
+    """Splits by the names that the dataset gives them, and how many images are held out or used.
 
+    Attributes:
+        only_evaluated: No argument: whether one split stands in for all, as nothing is trained. What is said of images to
+            train on, and of images in two splits, has no meaning then.
+    """
+
+    only_evaluated: ClassVar[bool] = False
     train_split: str | None = field(
         default=None, metadata={"help": f"Split to train on. Without it, the one called {', '.join(ROLES['train'])}."}
     )

@@ -1,5 +1,7 @@
 """Pictures of every kind that Pillow and TIFF know, as the 8-bit RGB that a model gets."""
 
+import warnings
+
 import numpy as np
 import pytest
 import tifffile
@@ -182,3 +184,18 @@ def test_a_model_keeps_how_its_pictures_are_read(tmp_path):
 def test_settings_without_meaning_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Decoding(**settings)
+
+
+def test_no_file_is_left_open(tmp_path):
+    """A folder of images has more files than a process may keep open."""
+    Image.fromarray(GREY).save(tmp_path / "grey.png")
+    Image.fromarray(RAMP.astype(np.uint16)).save(tmp_path / "deep.png")
+    tifffile.imwrite(tmp_path / "channels.tif", np.zeros((8, 8, 5), np.uint16), planarconfig="contig")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "deep.png").read_bytes()[:150])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        find_pixel_range([tmp_path / "grey.png", tmp_path / "deep.png"])
+        read(tmp_path / "channels.tif", channels=(0, 1, 2))
+        with pytest.raises(OSError):
+            read(tmp_path / "broken.png")
+    assert [str(warning.message) for warning in told if warning.category is ResourceWarning] == []

@@ -96,7 +96,7 @@ SAYS = {
 
 
 @pytest.mark.parametrize("task", list(SAYS))
-def test_training_reports_and_evaluation_adds_to_it(task, tmp_path):
+def test_training_reports_and_evaluation_adds_to_it(task, tmp_path, caplog):
     """One file that asks for nothing else; and what `evaluate` finds on validation images is what training found."""
     run = tiny_runs.train(task, tmp_path / "run")
     before = page_of(run)
@@ -113,6 +113,7 @@ def test_training_reports_and_evaluation_adds_to_it(task, tmp_path):
         assert "box AP: " in said
     else:
         assert cli(evaluate) == 0
+        assert "split too" not in caplog.text  # that the images stand in two splits
     numbers = json.loads((run / "report" / f"{split}.json").read_text())
     if split != "train":  # of the folder of classes training has split validation images off
         found, expected = numbers["metrics"], record["results"]["validation"]
@@ -124,6 +125,26 @@ def test_training_reports_and_evaluation_adds_to_it(task, tmp_path):
     assert "Evaluation: validation" in after.text
     assert "Training" in after.text
     assert (run / "report" / f"{split}.csv").is_file()
+
+
+def test_images_of_several_classes_are_evaluated_as_in_training(tmp_path):
+    folder = tmp_path / "data"
+    for split, count in {"train": 4, "validation": 3}.items():
+        (folder / split).mkdir(parents=True)
+        rows = [f"{number}.png,{['cat', 'cat|dog', 'dog'][number % 3]}" for number in range(count)]
+        (folder / split / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+        for number in range(count):
+            noise = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / split / f"{number}.png")
+    run = tmp_path / "run"
+    options = ["--model", str(tiny_runs.backbone()), "--dataset", str(folder), "--output_dir", str(run)]
+    assert cli(["train", "image-classification", *options, *tiny_runs.FEW_STEPS]) == 0
+    expected = json.loads((run / "metrics.json").read_text())["results"]["validation"]
+    assert expected.keys() == {"loss", "map", "f1_macro", "f1_micro"}
+    evaluate = ["evaluate", str(run), "--dataset", str(folder), "--split", "validation", "--use_cpu"]
+    assert cli([*evaluate, "--output_dir", str(tmp_path / "again")]) == 0
+    numbers = json.loads((tmp_path / "again" / "report" / "validation.json").read_text())
+    assert numbers["metrics"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_validation_images_are_evaluated_once(tmp_path, monkeypatch):

@@ -87,7 +87,8 @@ def load_objects(args: ObjectDataArguments, seed: int, with_masks: bool = False)
         pictures = concatenate_datasets([split.pictures for split in splits.values()])
         check_images(pictures, [image.where for split in splits.values() for image in split.images])
     rows = {name: _rows(split, classes, name, with_masks) for name, split in splits.items()}
-    tell_of_leaks({name: [row["image"] for row in split.pictures] for name, split in splits.items()})
+    if not args.only_evaluated:
+        tell_of_leaks({name: [row["image"] for row in split.pictures] for name, split in splits.items()})
     rows = hold_out(DatasetDict(rows), args, seed, _strata)
     for name, dataset in rows.items():
         if all(all(objects["iscrowd"]) for objects in dataset["objects"]):
@@ -95,7 +96,8 @@ def load_objects(args: ObjectDataArguments, seed: int, with_masks: bool = False)
                 f"There is no object in any of the {len(dataset)} images of the {name} split. (Crowds do not count, "
                 "nor what is difficult in Pascal VOC.)"
             )
-    _tell_of_empty_classes(rows)
+    if not args.only_evaluated:
+        _tell_of_empty_classes(rows)
     return rows
 
 
