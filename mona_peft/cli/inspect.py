@@ -41,7 +41,7 @@ def report(name: str, args: "MethodArguments", found: "Inspection", title: str) 
     rows = [("block", "class", "channels", "trained at", "parameters")]
     for block in found.blocks:
         places = [*block.places[:MAX_PLACES], *(["..."] if len(block.places) > MAX_PLACES else [])]
-        rows.append((block.name, block.kind, str(block.channels or ""), ", ".join(places), f"{block.parameters:,}"))
+        rows.append((block.name, block.kind, str(block.channels), ", ".join(places), f"{block.parameters:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     right = (2, 4)
     table = [

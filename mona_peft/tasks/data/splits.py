@@ -25,8 +25,8 @@ class SplitArguments:
     """Splits by the names that the dataset gives them, and how many images are held out or used.
 
     Attributes:
-        only_evaluated: No argument: whether one split stands in for all, as nothing is trained. What is said of images to
-            train on, and of images in two splits, has no meaning then.
+        only_evaluated: No argument: whether one split stands in for all, as nothing is trained. What is said of images
+            to train on, and of images in two splits, has no meaning then.
     """
 
     only_evaluated: ClassVar[bool] = False

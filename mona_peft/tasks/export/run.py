@@ -1,8 +1,6 @@
 """Exports a model: written, run, compared with the model, and only then left where it is wanted."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,13 @@ import torch
 from torch import nn
 from transformers import BaseImageProcessor
 
+from mona_peft.files.saving import unfinished_folder
 from mona_peft.tasks.data.decoding import Decoding
 from mona_peft.tasks.export.formats import FORMATS
 from mona_peft.tasks.export.images import FixedSize, check_images
 from mona_peft.tasks.export.program import INPUT, tensors_out
 from mona_peft.tasks.export.verification import LIMITS, Verification, verify
+from mona_peft.tasks.models.architectures import patch_size_of
 from mona_peft.tasks.training.records import write_json
 
 DESCRIPTION = "preprocessing.json"
@@ -70,13 +70,12 @@ def export_model(
             "them yourself."
         )
     prepare = FixedSize(image_processor, image_size)
+    _check_patches(model.config, prepare.size)
     pictures, words = check_images(images, dataset, prepare.size, Decoding.of(prepare.image_processor))
     batch = prepare(pictures)
     exported = tensors_out(model, batch)
 
-    output_dir.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".export-", dir=output_dir))
-    try:
+    with unfinished_folder(output_dir) as folder:
         said = kind.write(exported, batch, precision, folder)
         found = verify(exported.names, kind.load(folder), in_torch(exported), batch, LIMITS[precision])
         if not found.agrees:
@@ -92,9 +91,22 @@ def export_model(
         written = sorted(folder.iterdir())
         for path in written:
             os.replace(path, output_dir / path.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return [output_dir / path.name for path in written], found, [f"Checked with {words}.", *([said] if said else [])]
+
+
+def _check_patches(config: Any, size: tuple[int, int]) -> None:
+    """Checks that patches fill images, of which the model would drop the rest.
+
+    Raises:
+        ValueError: They do not.
+    """
+    patch_size = patch_size_of(config)
+    if any(side % patch_size for side in size):
+        height, width = (max(1, round(side / patch_size)) * patch_size for side in size)
+        raise ValueError(
+            f"Images of {size[0]} x {size[1]} pixels: the backbone's patches are {patch_size} pixels wide, and a file "
+            f"would drop what fills none. Give multiples, for instance --image_size {height} {width}."
+        )
 
 
 def in_torch(model: nn.Module) -> Any:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 import transformers
-from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from mona_peft.blocks.lookup import width_of
 from mona_peft.integration.selection import in_backbone, known_blocks
 from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
@@ -31,7 +31,7 @@ class BlockCost:
 
     name: str
     kind: str
-    channels: int | None
+    channels: int
     places: tuple[str, ...]
     parameters: int
 
@@ -95,7 +95,7 @@ def inspect_method(model: PreTrainedModel, args: MethodArguments) -> Inspection:
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     blocks = {name: model.get_submodule(name) for name in known_blocks(model)}
     kinds = {name: type(block).__name__ for name, block in blocks.items()}
-    widths = {name: _width(block) for name, block in blocks.items()}
+    widths = {name: width_of(block) for name, block in blocks.items()}
     with torch.device("meta"):
         adapted = METHODS[args.method](model, args)
     inside = in_backbone(adapted)
@@ -121,12 +121,6 @@ def inspect_method(model: PreTrainedModel, args: MethodArguments) -> Inspection:
         for name, places in costs.items()
     ]
     return Inspection(type(model).__name__, base_parameters, rows, elsewhere, head)
-
-
-def _width(block: nn.Module) -> int | None:
-    """Returns the channels of a block: those of its first norm."""
-    norms = (module for module in block.modules() if "norm" in type(module).__name__.lower())
-    return next((len(norm.weight) for norm in norms if getattr(norm, "weight", None) is not None), None)
 
 
 def _place(path: str) -> str:

@@ -83,7 +83,7 @@ class BalancedSampler(Sampler[int]):
 
 
 class ClassificationTrainer(WholeModelTrainer):
-    """`Trainer` of classifiers whose classes are balanced, and which may find several in an image: the model is told so.
+    """`Trainer` of classifiers whose classes are balanced, and which may find several: the model is told so.
 
     Attributes:
         thresholds: By the names of the classes, the best ones for the validation images, if these were the last that

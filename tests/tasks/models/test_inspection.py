@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
 from mona_peft.cli import run as command
 from mona_peft.tasks.models.arguments import MethodArguments
@@ -34,6 +34,14 @@ def test_sites_and_channels_of_mona():
     assert [block.channels for block in found.blocks] == sorted(block.channels for block in found.blocks)
     assert found.blocks[0].kind == "SwinLayer"
     assert found.elsewhere == 0
+
+
+def test_channels_of_a_bottleneck_are_those_that_leave_it(tmp_path):
+    """A block of a ResNet begins with a norm that is narrower than its output, where an adapter stands."""
+    settings = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 2], "layer_type": "bottleneck"}
+    ResNetForImageClassification(ResNetConfig(**settings)).save_pretrained(tmp_path)
+    found = inspect_method(empty_model(str(tmp_path)), MethodArguments(bottleneck_dim=4))
+    assert [block.channels for block in found.blocks] == [16, 32, 32]
 
 
 def test_config_alone_is_enough_and_no_weight_is_made(tmp_path, capsys):

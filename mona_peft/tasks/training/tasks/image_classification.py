@@ -31,7 +31,7 @@ def load_model(
 
 
 def trainer_options(data: Data, args: DataArguments, image_processor: BaseImageProcessor) -> dict[str, Any]:
-    """Returns how classes are balanced and images mixed, and the metrics: accuracies, or mAP and F1 where an image has several."""
+    """Returns how classes are balanced and images mixed, and the metrics of one class an image, or of several."""
     several = data.task == MULTI_LABEL_CLASSIFICATION
     metrics = multi_label_metrics() if several else classification_metrics(len(data.classes))
     mixing = args.mixing or ("both" if args.augmentation == "strong" else "none")
