@@ -1,5 +1,6 @@
 """From the outputs of a model to detections in COCO's format of results, by the image processor's post-processing."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ SCORED_SIZES = {"Mask2Former": (384, 384)}
 """In which (height, width) image processors score masks, by what their names begin with. Others leave masks as small as
 the model gives them: MaskFormer's are scored in the size of what the model has seen."""
 
-MASKS_AT_ONCE = 8
-"""How many masks of a model are scored together: as many as stay in a processor's cache."""
+PIXELS_AT_ONCE = 2**20
+"""Of how many pixels masks of a model are scored together: as many as stay in a processor's cache."""
 
 
 def find_boxes(
@@ -81,17 +82,24 @@ def find_masks(
         probabilities = classes.softmax(-1)[:, :-1]  # the last is that of no object
         # A query may be found under several classes; as many are kept as there are queries.
         scores, places = probabilities.flatten().topk(len(probabilities))
-        queries, categories = places // probabilities.shape[1], places % probabilities.shape[1]
-        entries: list[dict[str, Any]] = []
-        for few in torch.arange(len(queries), device=queries.device).split(MASKS_AT_ONCE):
-            binary, certainty = _score_masks(masks[queries[few]], scored_size)
-            few_scores = (scores[few] * certainty).tolist()
-            encoded = _encode(_resize_nearest(binary, size))
-            for mask, score, category in zip(encoded, few_scores, categories[few].tolist(), strict=True):
-                if score >= threshold and mask_api.area(mask):
-                    box = mask_api.toBbox(mask).tolist()
-                    entries.append({"segmentation": mask, "bbox": box, "category_id": category, "score": score})
-        found.append(entries)
+        places, scores = places[scores >= threshold], scores[scores >= threshold]  # they only get smaller
+        categories = (places % probabilities.shape[1]).tolist()
+        queries, numbers = torch.unique(places // probabilities.shape[1], return_inverse=True)
+        encoded, certainties = [], [scores[:0]]
+        for few in queries.split(max(1, PIXELS_AT_ONCE // math.prod(scored_size))):
+            binary, certainty = _score_masks(masks[few], scored_size)
+            encoded += _encode(_resize_nearest(binary, size))
+            certainties.append(certainty)
+        scores = scores * torch.cat(certainties)[numbers]
+        boxes = [mask_api.toBbox(mask).tolist() for mask in encoded]
+        empty = [not mask_api.area(mask) for mask in encoded]
+        found.append(
+            [
+                {"segmentation": encoded[number], "bbox": boxes[number], "category_id": category, "score": score}
+                for number, category, score in zip(numbers.tolist(), categories, scores.tolist(), strict=True)
+                if score >= threshold and not empty[number]
+            ]
+        )
     return found
 
 
@@ -99,8 +107,10 @@ def _score_masks(logits: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Ten
     """Returns masks, (N, *size) bool, and how sure the model is on average of their pixels, (N,)."""
     logits = functional.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
     binary = logits > 0
-    inside = logits.sigmoid_().mul_(binary)
-    return binary, inside.sum((1, 2)) / (binary.sum((1, 2)) + 1e-6)
+    inside = functional.threshold_(logits.sigmoid_(), 0.5, 0.0)
+    total = inside.sum((1, 2))
+    # Counted as floats, in place: sums of bool go by way of eight bytes a pixel.
+    return binary, total / (inside.ceil_().sum((1, 2)) + 1e-6)
 
 
 def _resize_nearest(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -113,6 +123,8 @@ def _resize_nearest(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     Returns:
         (N, width, height) uint8: down the columns, as COCO's encoding goes.
     """
+    if masks.shape[1:] == size:
+        return masks.view(torch.uint8).transpose(1, 2).contiguous()
     rows, columns = (
         functional.interpolate(torch.arange(old, dtype=torch.float32)[None, None], size=new, mode="nearest")[
             0, 0

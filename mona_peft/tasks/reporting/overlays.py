@@ -182,3 +182,17 @@ def save_panel(
         draw.text((left + 22, top + LINE / 2), name, "black", font, anchor="lm")
     with replace_file(path) as new:
         panel.save(new)
+
+
+def save_grid(pictures: Sequence[Image.Image], path: Path, columns: int, title: str = "") -> None:
+    """Writes pictures in rows of so many.
+
+    Args:
+        pictures: In their order.
+        path: Of the PNG.
+        columns: How many stand side by side.
+        title: Of the first column.
+    """
+    missing = -len(pictures) % columns
+    filled = [*pictures, *[Image.new("RGB", (8, 8), "white")] * missing]
+    save_panel({title if column == 0 else " " * column: filled[column::columns] for column in range(columns)}, path)

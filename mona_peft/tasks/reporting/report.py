@@ -16,6 +16,7 @@ from typing import Any
 import PIL.Image
 from matplotlib.figure import Figure
 
+from mona_peft.tasks.reporting import training_images
 from mona_peft.tasks.reporting.details import Details, Table
 from mona_peft.tasks.reporting.plots import draw_loss, draw_metric
 from mona_peft.tasks.task import Task
@@ -23,6 +24,12 @@ from mona_peft.tasks.training.run_directory import replace_file
 
 PARTS = "report"
 PICTURE_SIDE = 320
+
+PANELS = {
+    "predictions.png": "Predictions before, early in and after training",
+    training_images.PICTURE: "Training images as the model sees them, augmented, with their annotation",
+}
+"""Pictures that a training leaves in its output directory, with what they are."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 72em; padding: 0 1em; color: #222 }
@@ -81,7 +88,7 @@ def write_report(output_dir: Path, record: dict[str, Any], task: Task) -> Path:
     """Writes `report.html` of a run.
 
     Args:
-        output_dir: Of the run, with the parts of its evaluations and, where there are any, `predictions.png`.
+        output_dir: Of the run, with the parts of its evaluations and, where there are any, `PANELS`.
         record: Of the run.
         task: What was trained for.
     """
@@ -91,10 +98,10 @@ def write_report(output_dir: Path, record: dict[str, Any], task: Task) -> Path:
     pieces += [path.read_text(encoding="utf-8") for path in parts]
     if any({"loss", "eval_loss"} & entry.keys() for entry in record.get("history", [])):
         pieces.append(f"<h2>Training</h2><img alt='' src='{_embedded_figure(_curves(record, task))}'>")
-    if (output_dir / "predictions.png").is_file():
-        encoded = base64.b64encode((output_dir / "predictions.png").read_bytes()).decode()
-        pieces.append("<h2>Predictions before, early in and after training</h2>")
-        pieces.append(f"<img alt='' src='data:image/png;base64,{encoded}'>")
+    for name, title in PANELS.items():
+        if (output_dir / name).is_file():
+            encoded = base64.b64encode((output_dir / name).read_bytes()).decode()
+            pieces.append(f"<h2>{title}</h2><img alt='' src='data:image/png;base64,{encoded}'>")
     settings = {
         name: record.get(name) for name in ("recipe", "method", "training", "model", "data", "seed", "software")
     }

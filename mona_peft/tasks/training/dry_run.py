@@ -16,7 +16,7 @@ from mona_peft.tasks.data.objects.check import decode_masks
 from mona_peft.tasks.data.objects.loading import class_counts as object_counts
 from mona_peft.tasks.data.stored import UNREADABLE, read_header
 from mona_peft.tasks.messages import first_of
-from mona_peft.tasks.reporting.overlays import overlay_boxes, overlay_class_map, overlay_masks, save_panel
+from mona_peft.tasks.reporting.overlays import overlay_boxes, overlay_class_map, overlay_masks, save_grid
 from mona_peft.tasks.training.setup import Data
 
 PICTURE = "data.png"
@@ -52,10 +52,7 @@ def dry_run(data: Data, args: SharedDataArguments, output_dir: Path) -> str:
     shown = _evenly(data.splits["train"], NUM_PICTURES)
     pictures = [_draw(row, read_image(row["image"], decoding), data) for row in shown]
     output_dir.mkdir(parents=True, exist_ok=True)
-    half = -(-len(pictures) // 2)
-    blank = Image.new("RGB", (8, 8), "white")
-    columns = {"training images": pictures[:half], "": [*pictures[half:], *[blank] * (2 * half - len(pictures))]}
-    save_panel(columns, output_dir / PICTURE)
+    save_grid(pictures, output_dir / PICTURE, columns=2, title="training images")
     lines.append(f"  {len(pictures)} of them with their annotation are in {output_dir / PICTURE}. Nothing was trained.")
     return "\n".join(lines)
 

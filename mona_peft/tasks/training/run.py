@@ -19,6 +19,7 @@ from mona_peft.tasks.reporting.details import DETAILS, Evaluated, evaluated_by
 from mona_peft.tasks.reporting.model_card import model_card
 from mona_peft.tasks.reporting.plots import plot_curves
 from mona_peft.tasks.reporting.report import write_evaluation, write_report
+from mona_peft.tasks.reporting.training_images import write_training_images
 from mona_peft.tasks.task import Task
 from mona_peft.tasks.trained import ADAPTER, MODEL, RECORD, WHOLE_RECORD
 from mona_peft.tasks.training.arguments import recipe
@@ -101,6 +102,7 @@ def run_training(
     leads = trainer.is_world_process_zero()
     if leads:
         begin(trainer.args, settings, checkpoint)
+        write_training_images(Path(trainer.args.output_dir), images["train"], data.classes)
         if note := getattr(trainer.args, "recipe_note", ""):
             print(note, flush=True)
     if draws:

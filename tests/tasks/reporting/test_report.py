@@ -101,7 +101,14 @@ def test_training_reports_and_evaluation_adds_to_it(task, tmp_path, caplog):
     run = tiny_runs.train(task, tmp_path / "run")
     before = page_of(run)
     record = json.loads((run / "metrics.json").read_text())
-    for says in [*SAYS[task], "Evaluation: validation", "Recipe", "trained parameters", "peak memory", "Training"]:
+    for says in [
+        *SAYS[task],
+        "Evaluation: validation",
+        "Recipe",
+        "trained parameters",
+        "peak memory",
+        "Training images as",
+    ]:
         assert says in before.text
     assert len(before.sources) >= 2
     assert all(source.startswith("data:image/") for source in before.sources)
@@ -112,6 +119,7 @@ def test_training_reports_and_evaluation_adds_to_it(task, tmp_path, caplog):
         said = run_python("-m", "mona_peft", *evaluate)
         assert "box AP: " in said
     else:
+        caplog.clear()
         assert cli(evaluate) == 0
         assert "split too" not in caplog.text  # that the images stand in two splits
     numbers = json.loads((run / "report" / f"{split}.json").read_text())
