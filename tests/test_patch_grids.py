@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mona_peft import MonaConfig
+from mona_peft.blocks import patch_grids
 from mona_peft.integration.checkpointing import withdraw_checkpointing_support
 from tests.backbones import build
 
@@ -136,6 +137,31 @@ def test_backward_passes_of_two_sizes_with_the_encoder_recomputed(vit):
     run(vit, WIDE)
     for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
         torch.testing.assert_close(recomputed, plain)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_another_image_embedded_before_the_recomputation(is_known, vit, monkeypatch):
+    """A release of PyTorch that does not tell whether a backward pass is running: the right grid, or an error."""
+
+    def gradients(other: tuple[int, int] | None) -> torch.Tensor:
+        vit.zero_grad()
+        hidden = checkpoint(lambda x: encode(vit, x), embed(vit, WIDE), use_reentrant=False)
+        if other is not None:
+            with torch.no_grad():
+                embed(vit, other)
+        hidden.square().mean().backward()
+        return torch.cat([p.grad.flatten() for p in vit.parameters() if p.grad is not None])
+
+    run(vit, WIDE)
+    expected = gradients(None)
+    if not is_known:
+        monkeypatch.setattr(patch_grids, "_in_backward_pass", lambda: None)
+    assert torch.equal(gradients(SMALL), expected)
+    if is_known:
+        assert torch.equal(gradients(TALL), expected)
+    else:
+        with pytest.raises(RuntimeError, match="not known which grid"):
+            gradients(TALL)
 
 
 def test_copies_and_files_know_no_grid(vit):

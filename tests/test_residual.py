@@ -16,7 +16,16 @@ from scripts.benchmark.models import FormulaMona
 from tests.models import BACKBONES, build, images, largest_difference, outputs
 
 
+class WithoutPrivateNames(torch.Tensor):
+    """As a release of PyTorch might have it."""
+
+    @property
+    def _is_view(self):
+        raise AttributeError
+
+
 def test_what_may_be_overwritten():
+    assert not may_be_overwritten(torch.zeros(2, 3).as_subclass(WithoutPrivateNames))
     x = torch.randn(2, 6, 4, requires_grad=True)
     assert may_be_overwritten(x + 1)
     assert may_be_overwritten((x + 1).unflatten(1, (2, 3)).flatten(1, 2))

@@ -125,11 +125,14 @@ class PatchGrids:
                 grid = _only(candidates, reader, num_tokens)
             passage.note(grid, reader)
             return grid
-        if _in_backward_pass():
+        is_recomputed = _in_backward_pass()
+        if is_recomputed:
             self._was_recomputed = True
             return _only(self._known(self._awaiting_backward), reader, num_tokens)
         passage = self._calls.outside
         candidates = passage.candidates(reader) or self._calls.finished or self._outside_anywhere
+        if is_recomputed is None:
+            candidates = {*candidates, *self._awaiting_backward}
         grid = _only(self._known(candidates), reader, num_tokens)
         passage.note(grid, reader)
         return grid
@@ -168,8 +171,10 @@ def _only(candidates: list[Grid], reader: Reader, num_tokens: int) -> Grid:
     return fitting[0]
 
 
-def _in_backward_pass() -> bool:
-    return torch._C._current_graph_task_id() != -1
+def _in_backward_pass() -> bool | None:
+    # Not a public name: where it is gone, None, so that the grids of both cases count and no wrong one is taken.
+    task = getattr(torch._C, "_current_graph_task_id", lambda: None)()
+    return None if task is None else task != -1
 
 
 def patch_grids_of(projection: nn.Module, model: nn.Module) -> PatchGrids:

@@ -7,29 +7,38 @@ runs once for each gradient instead, with that `vmap` left for the time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 
 import torch
 
 Gradients = tuple[torch.Tensor | None, ...]
 
 
+# None of these names is public. If one is gone, PyTorch's own message says that the backward pass can't be followed.
+_PRIVATE_NAMES = attrgetter(
+    "_C._functorch.is_legacy_batchedtensor",
+    "_C._vmapmode_decrement_nesting",
+    "_C._vmapmode_increment_nesting",
+    "_remove_batch_dim",
+    "_add_batch_dim",
+)
+
+
 def for_each_gradient(backward: Callable[[torch.Tensor], Gradients], grad: torch.Tensor) -> Gradients:
     """Call `backward` with a gradient, or with each of a batch, and return what it returns, as a batch again."""
-    if not _is_batched(grad):
-        return backward(grad)
-    level = torch._C._vmapmode_decrement_nesting() + 1
     try:
-        gradients = torch._remove_batch_dim(grad, level, 0, 0)
+        is_batched, leave_vmap, enter_vmap, remove_batch_dim, add_batch_dim = _PRIVATE_NAMES(torch)
+    except AttributeError:
+        return backward(grad)
+    if not is_batched(grad):
+        return backward(grad)
+    level = leave_vmap() + 1
+    try:
+        gradients = remove_batch_dim(grad, level, 0, 0)
         results = [for_each_gradient(backward, gradient) for gradient in gradients]
     finally:
-        torch._C._vmapmode_increment_nesting()
+        enter_vmap()
     return tuple(
-        None if parts[0] is None else torch._add_batch_dim(torch.stack(parts), 0, level)
+        None if parts[0] is None else add_batch_dim(torch.stack(parts), 0, level)
         for parts in zip(*results, strict=True)
     )
-
-
-def _is_batched(grad: torch.Tensor) -> bool:
-    # None of these names is public. Without them PyTorch's own message says that the backward pass can't be followed.
-    functorch = getattr(torch._C, "_functorch", None)
-    return getattr(functorch, "is_legacy_batchedtensor", lambda _: False)(grad)

@@ -43,7 +43,10 @@ def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
         return False
     if hidden_states.numel() == 0:
         return False
-    whole = hidden_states._base if hidden_states._is_view() else hidden_states
+    try:
+        whole = hidden_states._base if hidden_states._is_view() else hidden_states
+    except AttributeError:  # no public names
+        return False
     if whole.numel() != hidden_states.numel() or not hidden_states.is_contiguous():
         return False
     producer = whole.grad_fn

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from mona_peft.functional import formula
+from mona_peft.functional import batched_gradients, formula
 from mona_peft.functional.dropout import draw_seed, keep_mask, keep_probability
 from tests.functional_reference import (
     by_addition,
@@ -284,3 +286,14 @@ def test_without_private_names_of_pytorch(owner, name, monkeypatch):
     expected = by_formula(mona, x, (6, 5))
     monkeypatch.delattr(owner, name)
     torch.testing.assert_close(in_place(mona, x.clone(), (6, 5)), expected)
+
+
+def test_batched_gradients_without_private_names_of_pytorch(monkeypatch):
+    """A release that has them no more refuses batches of gradients; one gradient is as before."""
+    mona, x = random_mona(16), tokens(16, (6, 5))
+    output = in_place(mona, x.clone(), (6, 5))
+    expected = torch.autograd.grad(output.sum(), mona.up_weight, retain_graph=True)
+    monkeypatch.setattr(batched_gradients, "_PRIVATE_NAMES", attrgetter("_C.gone"))
+    torch.testing.assert_close(torch.autograd.grad(output.sum(), mona.up_weight, retain_graph=True), expected)
+    with pytest.raises(RuntimeError, match="[Bb]atching rule"):
+        torch.autograd.grad(output, mona.up_weight, torch.ones(3, *output.shape).double(), is_grads_batched=True)
