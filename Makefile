@@ -1,7 +1,8 @@
 # Each target sets up what it needs in a virtual environment of its own, once; a second call starts right away.
 #   make demo                     which solar cells are broken? Downloads 180 MB; DATA=digits is offline, on digits
 #   make test ARGS="-k resume"    the tests; ARGS go to pytest
-#   make test-versions            the tests on the oldest and the newest supported transformers and PEFT
+#   make test-versions            the tests on the oldest and the newest supported transformers and PEFT; there
+#                                 deprecations are errors, also those that are attributed to other libraries' files
 #   make test-quantization        those of a backbone in low precision, with torchao and bitsandbytes
 #   make test-torchvision         those of RetinaNet and of timm's backbones, with torchvision and timm
 #   make test-triton              those of the kernels in Triton: on a GPU where there is one, else by its interpreter
@@ -50,7 +51,7 @@ test-versions-%: $(VENV)/test.stamp
 	$(RUN) -c "import site; print(site.getsitepackages()[0])" > $$($(VENV)/versions/$*/bin/python -c "import site; print(site.getsitepackages()[0])")/below.pth
 	$(VENV)/versions/$*/bin/python -m pip install --quiet --disable-pip-version-check \
 		"transformers==$(word 1,$(subst +, ,$*))" "peft==$(word 2,$(subst +, ,$*))"
-	OMP_NUM_THREADS=1 $(VENV)/versions/$*/bin/python -m pytest -n 2 tests --ignore tests/scripts $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/versions/$*/bin/python -m pytest -n 2 tests --ignore tests/scripts --deprecations $(ARGS)
 
 test-quantization: $(VENV)/quantization.stamp
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m quantization tests $(ARGS)

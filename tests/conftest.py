@@ -28,6 +28,27 @@ from tests.folders import write_images  # noqa: E402
 torch.set_num_threads(1)
 
 
+DEPRECATIONS_OF_OTHERS = (
+    "`is_gradient_checkpointing` is deprecated:FutureWarning",  # PEFT asks transformers so
+    "`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",  # torch.export of itself
+    "`torch.jit:DeprecationWarning",  # what tests of tracing are about, and torch.func
+)
+"""Beginnings of messages that neither we nor our tests cause, with their categories."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--deprecations", action="store_true", help="Deprecations are errors, whichever file they are attributed to."
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("deprecations"):
+        kinds = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
+        for line in (*(f"error::{kind}" for kind in kinds), *(f"ignore:{end}" for end in DEPRECATIONS_OF_OTHERS)):
+            config.addinivalue_line("filterwarnings", line)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     """Makes random weights and inputs the same in every run and in any order of the tests."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from mona_peft import MonaConfig
 from mona_peft.host.block import AdaptedBlock
+from mona_peft.integration.checkpointing import enable_checkpointing
 from tests.backbones import BACKBONES, Backbone, build, image
 from tests.models import largest_difference
 
@@ -270,11 +270,7 @@ def outputs_of(model: nn.Module, row: Backbone, size: tuple[int, int], batch_siz
 
 
 def checkpoint(model: PeftModel, kind: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the method is called otherwise from transformers 5.23 on
-        model.base_model.model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": kind == "reentrant"}
-        )
+    enable_checkpointing(model.base_model.model, {"use_reentrant": kind == "reentrant"})
 
 
 def count_calls(model: nn.Module) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 
 from mona_peft import MonaConfig
 from mona_peft.host.block import AdaptedBlock
+from mona_peft.integration.checkpointing import enable_checkpointing
 from tests.models import build, images
 
 BACKBONE = {"upernet": "backbone", "mask2former": "model.pixel_level_module.encoder"}
@@ -20,10 +20,7 @@ NAMES = ["swin", "swin-classifier", "swinv2", "swinv2-backbone", "maskformer-swi
 
 def checkpoint(model: nn.Module, name: str, reentrant: bool) -> None:
     """Switch checkpointing on; composed models refuse it as a whole, so there it is the backbone's."""
-    backbone = model.get_submodule(BACKBONE.get(name, ""))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the method is called otherwise from transformers 5.23 on
-        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    enable_checkpointing(model.get_submodule(BACKBONE.get(name, "")), {"use_reentrant": reentrant})
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:

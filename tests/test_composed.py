@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
@@ -71,6 +72,31 @@ def test_two_adapters_with_heads_of_names_that_end_alike(name, tmp_path):
     weights = {key: tensor for key, tensor in model.state_dict().items() if ".two." in key}
     assert weights.keys() == {key for key in loaded if ".two." in key}
     assert all(torch.equal(tensor, loaded[key]) for key, tensor in weights.items())
+
+
+@pytest.mark.parametrize("name", ["dpt", "dpt-dinov2"])
+def test_a_head_whose_name_is_the_ending_of_one_inside_it(name, tmp_path):
+    """Adapters of DPT were saved with `head`, which PEFT takes for `head.head` too; the names in the file are the same.
+
+    But the head in those files was the one before the training, and nothing in a file tells.
+    """
+    model = get_peft_model(build(name), MonaConfig(modules_to_save="task-head", init_weights=False)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    assert config["modules_to_save"] == ["neck", "head.head"]
+    path.write_text(json.dumps(config | {"modules_to_save": ["neck", "head"]}))
+    with pytest.warns(UserWarning, match=r"saved of \['head'\] is as it was before the training"):
+        loaded = PeftModel.from_pretrained(build(name), tmp_path).eval()
+    assert is_same(outputs(loaded, name), outputs(model, name))
+
+    by_name = get_peft_model(build(name), MonaConfig(modules_to_save=["neck", "head"]))
+    trained = [{key for key, p in m.named_parameters() if p.requires_grad} for m in (model, by_name)]
+    assert trained[0] == trained[1]
 
 
 def test_second_head_inside_another_is_refused():

@@ -24,6 +24,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import SwinConfig, SwinForImageClassification
 
 from mona_peft import MonaConfig, MonaLayer, MonaModel
+from mona_peft.integration.checkpointing import enable_checkpointing
 from tests.models import TWO_STAGES, build, images, largest_difference, outputs
 from tests.test_save_load import WEIGHTS, trained
 
@@ -118,7 +119,7 @@ def test_checkpointing_switched_on_afterwards(use_reentrant):
 
     expected = gradients()
     model.prepare_model_for_gradient_checkpointing(model)
-    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    enable_checkpointing(model, {"use_reentrant": use_reentrant})
     assert largest_difference(gradients(), expected) < 1e-4
 
 

@@ -8,6 +8,7 @@ from peft import get_peft_model
 
 from mona_peft import BlockAnatomy, MonaConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS
+from mona_peft.integration.checkpointing import enable_checkpointing
 from mona_peft.tasks.comparison.memory import kept_bytes
 from tests import backbones as vision_backbones
 from tests.models import BACKBONES, HEADED, build, images
@@ -62,7 +63,7 @@ def test_keeps_less(name):
 def test_inside_gradient_checkpointing(use_reentrant):
     expected = gradients(adapted("swin", recompute_mlp=False))
     model = adapted("swin", recompute_mlp=True)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    enable_checkpointing(model, {"use_reentrant": use_reentrant})
     for key, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, expected[key], rtol=1e-4, atol=1e-4 * gradient.abs().max().item())
 

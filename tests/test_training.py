@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from tests.models import build, images, largest_difference, outputs
+from tests.names import CHECKPOINTING
 from tests.script_runs import ROOT, TORCHRUN
 from tests.training_runs import (
     LOSSES,
@@ -103,8 +104,7 @@ def test_checkpointing_with_accumulation(one_process, tmp_path, use_reentrant):
         tmp_path,
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,
-        gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": use_reentrant},
+        **{CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": use_reentrant}},
     )
     expected = one_process / "swin-classifier" / "trainer"
     assert_same_weights(tmp_path, expected)

@@ -8,6 +8,7 @@ to `tests/versions`; that of 5.8 was made there, outside of the supported range.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,13 @@ def test_blocks_that_moved_are_loaded_by_transformers_too(tmp_path):
     with pytest.warns(UserWarning, match="saved for blocks of other names"):
         model.load_adapter(str(tmp_path))
     assert_as_recorded(model, folder)
+
+
+def test_deprecations_of_other_libraries_are_errors_on_request(request):
+    """`make test-versions` asks; transformers attributes the use of its old names to its own files."""
+    on_request = request.config.getoption("deprecations")
+    with pytest.raises(FutureWarning) if on_request else pytest.warns(FutureWarning):
+        warnings.warn_explicit("old", FutureWarning, "transformers/file.py", 1, module="transformers.file")
 
 
 def record(family: str) -> None:

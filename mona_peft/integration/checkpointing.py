@@ -18,6 +18,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from mona_peft.integration.selection import input_embeddings
 
 
+def enable_checkpointing(model: nn.Module, kind: dict[str, Any]) -> None:
+    """Switch gradient checkpointing on; from transformers 5.23 on the method has another name.
+
+    Args:
+        model: A model of transformers, or a PEFT model around one.
+        kind: Arguments of `torch.utils.checkpoint.checkpoint`.
+    """
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(kind)
+
+
 class _Embeddings(tuple):
     """Patch embeddings and their grid, with the `requires_grad_` that transformers' hook calls."""
 

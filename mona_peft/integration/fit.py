@@ -16,6 +16,7 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from mona_peft.config import TASK_HEAD
 from mona_peft.integration.heads import head_names, modules_that_end
 
 SAVED_PREFIX = "base_model.model."
@@ -39,7 +40,16 @@ def fit(model: nn.Module, config: PeftConfig, saved: Mapping[str, torch.Tensor])
     given = {name.removeprefix(SAVED_PREFIX): tensor for name, tensor in saved.items()}
     if pattern := tuner_cls.block_pattern():
         given = _with_names_of(adapters, given, pattern)
-    check_tensors(adapters | _head_tensors(model, head_names(model, config)), given)
+    heads = head_names(model, config)
+    check_tensors(adapters | _head_tensors(model, heads), given)
+    renamed = set(config.modules_to_save or ()) - set(heads) if config.modules_to_save != TASK_HEAD else None
+    if renamed:
+        # PEFT made two copies of such a head, one in the other, trained the outer one and saved the inner one.
+        warnings.warn(
+            f"modules_to_save={config.modules_to_save!r}, as earlier snapshots wrote it for this model: what they "
+            f"saved of {sorted(renamed)} is as it was before the training. Train it again; the adapter is whole.",
+            stacklevel=2,
+        )
     return {f"{SAVED_PREFIX}{name}": tensor for name, tensor in given.items()}
 
 

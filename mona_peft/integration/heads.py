@@ -13,7 +13,13 @@ from torch import nn
 from mona_peft.config import TASK_HEAD, MethodConfig
 from mona_peft.host.class_swap import swap_class
 from mona_peft.host.per_sample import run_per_sample
-from mona_peft.integration.selection import backbone_of, modules_outside, parameters_outside
+from mona_peft.integration.selection import (
+    backbone_of,
+    modules_outside,
+    nested_matches,
+    parameters_outside,
+    without_nested,
+)
 
 LISTS = (nn.ModuleList, nn.ModuleDict)
 """Modules that are never called, which PEFT cannot wrap."""
@@ -56,9 +62,10 @@ def head_names(model: nn.Module, config: MethodConfig) -> list[str]:
     if config.modules_to_save is None:
         return []
     if config.modules_to_save != TASK_HEAD:
-        _check_names(model, config.modules_to_save)
+        names = _unambiguous(model, config.modules_to_save)
+        _check_names(model, names)
         _check_same_head(model, config)
-        return config.modules_to_save
+        return names
     heads = modules_outside(model, backbone_of(model))
     if not heads:
         raise ValueError(
@@ -91,6 +98,23 @@ def modules_that_end(model: nn.Module, endings: Sequence[str]) -> dict[str, nn.M
         for name, module in model.named_modules(remove_duplicate=False)
         if name.endswith(tuple(endings)) and not isinstance(module, LISTS)
     }
+
+
+def _unambiguous(model: nn.Module, modules_to_save: list[str]) -> list[str]:
+    """Give the full name of a module that is also the ending of one inside it by its members.
+
+    DPT's `head` is `head.head` then: names of tensors in a file are the same. Where a parameter would be left out, the
+    name stays as it is.
+    """
+    settled = []
+    modules = modules_that_end(model, modules_to_save)
+    for wanted in modules_to_save:
+        is_ambiguous = wanted in modules and nested_matches([wanted], [wanted], modules)
+        members = without_nested(model, [wanted]) if is_ambiguous else [wanted]
+        covered = tuple(f"{name}." for name in members)
+        parameters = [f"{wanted}.{key}" for key, _ in modules[wanted].named_parameters()] if is_ambiguous else []
+        settled += members if all(name.startswith(covered) for name in parameters) else [wanted]
+    return settled
 
 
 @contextmanager

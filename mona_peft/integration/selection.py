@@ -201,8 +201,13 @@ def modules_outside(model: nn.Module, inner: str) -> list[str]:
     """
     if not inner:
         return list(_heads_beside_blocks(model))
-    names = _stock_names(model)
-    outside = list(_outside(model, "", inner, [name for name in names if f"{name}.".startswith(f"{inner}.")]))
+    inside = [name for name in _stock_names(model) if f"{name}.".startswith(f"{inner}.")]
+    return without_nested(model, list(_outside(model, "", inner, inside)))
+
+
+def without_nested(model: nn.Module, outside: list[str]) -> list[str]:
+    """Return names of modules so that none is the ending of one inside them all: those that are, by their members."""
+    names, outside = _stock_names(model), list(outside)
     while nested := next(
         ((name, inside) for name in outside for inside in nested_matches([name], outside, names)[:1]), None
     ):
@@ -213,7 +218,7 @@ def modules_outside(model: nn.Module, inner: str) -> list[str]:
         if not any(ours.children()) and not {*map(id, ours.parameters())} & {*map(id, theirs.parameters())}:
             divided = next(name for name in outside if inside.startswith(f"{name}."))
         index = outside.index(divided)
-        outside[index : index + 1] = _outside(model.get_submodule(divided), f"{divided}.", inner, ())
+        outside[index : index + 1] = _outside(model.get_submodule(divided), f"{divided}.", "", ())
     return outside
 
 

@@ -295,5 +295,5 @@ def test_batched_gradients_without_private_names_of_pytorch(monkeypatch):
     expected = torch.autograd.grad(output.sum(), mona.up_weight, retain_graph=True)
     monkeypatch.setattr(batched_gradients, "_PRIVATE_NAMES", attrgetter("_C.gone"))
     torch.testing.assert_close(torch.autograd.grad(output.sum(), mona.up_weight, retain_graph=True), expected)
-    with pytest.raises(RuntimeError, match="[Bb]atching rule"):
+    with pytest.raises(RuntimeError, match="atching rule"):
         torch.autograd.grad(output, mona.up_weight, torch.ones(3, *output.shape).double(), is_grads_batched=True)

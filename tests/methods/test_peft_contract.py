@@ -13,6 +13,7 @@ from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from mona_peft import AdapterConfig, AdaptFormerConfig, BitFitConfig, CoLinConfig, LoRandConfig, hotswap_adapter
+from mona_peft.integration.checkpointing import enable_checkpointing
 from tests.backbones import BACKBONES
 from tests.models import build, images
 from tests.test_several_adapters import logits
@@ -152,7 +153,7 @@ def test_gradient_checkpointing_changes_no_gradient(name):
     for checkpointing in (False, True):
         model = trained(name, dropout=0.0) if name in ("adapter", "adaptformer") else trained(name)
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable_checkpointing(model, {"use_reentrant": False})
         model.train()
         model(images()).logits.square().sum().backward()
         trainable = [(key, parameter) for key, parameter in model.named_parameters() if parameter.requires_grad]

@@ -26,6 +26,7 @@ from mona_peft.tasks.training.arguments import recipe
 from scripts.train_object_detection import main, parse
 from tests.folders import write_coco, write_voc
 from tests.models import FOUR_STAGES
+from tests.names import CHECKPOINTING
 from tests.script_runs import TORCHRUN, equal_weights, run_python, weights
 from tests.test_tuner import detector
 
@@ -169,7 +170,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(arguments, tmp_path,
 def test_pascal_voc_with_gradient_accumulation(arguments, tmp_path):
     write_voc(tmp_path / "voc", trainval=4, test=3)
     options = ["--train_split", "trainval", "--validation_split", "test", "--gradient_accumulation_steps", "2"]
-    options += ["--bf16", "--method", "fixed", "--gradient_checkpointing"]
+    options += ["--bf16", "--method", "fixed", f"--{CHECKPOINTING}"]
     main([*arguments, "--dataset", str(tmp_path / "voc"), *options])
     record = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert record["classes"] == ["bar", "square"]

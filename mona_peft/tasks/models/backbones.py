@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
+from mona_peft.integration.checkpointing import enable_checkpointing
 from mona_peft.integration.selection import (
     backbone_of,
     backbone_prefix,
@@ -27,17 +28,16 @@ def checkpoint_backbone(model: PreTrainedModel, args: TrainingArguments) -> None
     Raises:
         ValueError: It is to be PyTorch's older kind, which asks for a gradient of the input of the backbone.
     """
-    if args.gradient_checkpointing:
-        kind = {"use_reentrant": False, **(args.gradient_checkpointing_kwargs or {})}
+    # The newer name of the same, and the older one; transformers 6 has the newer alone.
+    name = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(args, name))
+    if getattr(args, name):
+        kind = {"use_reentrant": False, **(getattr(args, f"{name}_kwargs") or {})}
         if kind["use_reentrant"]:
             raise ValueError(
-                "--gradient_checkpointing_kwargs: with use_reentrant what is trained in a frozen backbone would get no "
+                f"--{name}_kwargs: with use_reentrant what is trained in a frozen backbone would get no "
                 "gradient. Leave it out."
             )
-        backbone = model.get_submodule(backbone_of(model))
-        # The newer name of the same; transformers 6 has it alone, older ones have the other.
-        enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
-        enable(kind)
+        enable_checkpointing(model.get_submodule(backbone_of(model)), kind)
         args.gradient_checkpointing = args.activation_checkpointing = False  # the old name and the new one
 
 

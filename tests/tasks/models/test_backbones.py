@@ -28,6 +28,7 @@ from mona_peft.tasks.models.loading import load_dense_model, rebuild_base
 from mona_peft.tasks.segmentation.inference import Segmenter
 from mona_peft.tasks.task import OBJECT_DETECTION, SEMANTIC_SEGMENTATION, Task
 from tests.models import FOUR_STAGES, images, mask2former, upernet
+from tests.names import CHECKPOINTING
 from tests.test_detectors import DETECTORS
 
 CLASSES = ["cat", "dog", "owl"]
@@ -247,9 +248,9 @@ def test_gradient_checkpointing_is_the_backbones(tmp_path):
     for checkpointing in (False, True):
         torch.manual_seed(0)
         model = upernet().train()
-        args = TrainingArguments(str(tmp_path), gradient_checkpointing=checkpointing, use_cpu=True)
+        args = TrainingArguments(str(tmp_path), **{CHECKPOINTING: checkpointing}, use_cpu=True)
         checkpoint_backbone(model, args)
-        assert not args.gradient_checkpointing
+        assert not getattr(args, CHECKPOINTING)
         calls = []
         block = model.backbone.swin.encoder.layers[0].blocks[0]
         block.attention.register_forward_hook(lambda *_, calls=calls: calls.append(1))
@@ -261,9 +262,8 @@ def test_gradient_checkpointing_is_the_backbones(tmp_path):
 
 
 def test_checkpointing_that_would_lose_gradients_is_refused(tmp_path):
-    args = TrainingArguments(
-        str(tmp_path), gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True}, use_cpu=True
-    )
+    kind = {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}}
+    args = TrainingArguments(str(tmp_path), **kind, use_cpu=True)
     with pytest.raises(ValueError, match="would get no gradient"):
         checkpoint_backbone(upernet(), args)
 

@@ -15,6 +15,7 @@ from transformers import DeformableDetrImageProcessorPil, SwinConfig, SwinForIma
 from transformers.models.auto.modeling_auto import AutoModelForObjectDetection
 
 from mona_peft import MonaConfig, load_backbone
+from mona_peft.integration.checkpointing import enable_checkpointing
 from mona_peft.tasks.data.objects.detection import collate, detector_inputs
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.loading import load_dense_model
@@ -24,6 +25,7 @@ from mona_peft.tasks.task import OBJECT_DETECTION
 from scripts.train_object_detection import main
 from tests.folders import write_coco, write_voc
 from tests.models import FOUR_STAGES
+from tests.names import CHECKPOINTING
 from tests.script_runs import TORCHRUN, equal_weights, run_python, saved_folder, weights
 from tests.scripts.test_train_object_detection import recorded_results, reload_code
 
@@ -172,7 +174,7 @@ def test_gradient_checkpointing_changes_nothing():
     for checkpointed in (False, True):
         model = retinanet()
         if checkpointed:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(model, {"use_reentrant": False})
         model.train()(**inputs).loss.backward()
         gradients[checkpointed] = {
             name: value.grad for name, value in model.named_parameters() if value.grad is not None
@@ -251,7 +253,7 @@ DECLARED = "from tests.torchvision_schemas import declare; declare()\n"
 @with_torchvision
 @pytest.mark.parametrize("method", ["mona", "full"])
 def test_run_and_load_by_the_card_in_a_fresh_process(arguments, tmp_path, method):
-    main([*arguments, "--method", method, "--gradient_checkpointing"])
+    main([*arguments, "--method", method, f"--{CHECKPOINTING}"])
     run, folder = tmp_path / "run", saved_folder(method)
     record = json.loads((run / "metrics.json").read_text())
     assert record["classes"] == ["square", "bar"]
