@@ -1,12 +1,14 @@
 """Adapters saved under one version of transformers and PEFT load under the others.
 
 Swin's blocks kept their names over the supported versions, ViT's moved just before them: `vit.encoder.layer.0` of
-transformers 5.8 is `vit.layers.0` since 5.9. `python -m tests.test_versions` adds a record by the versions it runs with
-to `tests/versions`; that of 5.8 was made there, outside of the supported range.
+transformers 5.8 is `vit.layers.0` since 5.9. `python -m tests.test_versions` adds records by the versions it runs with
+to `tests/versions`, of Mona for both and of the other methods for Swin; that of 5.8 was made there, outside of the
+supported range. A record stays for ever: what a user has saved has to load.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -16,7 +18,8 @@ import peft
 import pytest
 import torch
 import transformers
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -27,7 +30,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from mona_peft import MonaConfig
+from mona_peft import AdapterConfig, AdaptFormerConfig, BitFitConfig, CoLinConfig, LoRandConfig, MonaConfig
 
 FOLDER = Path(__file__).parent / "versions"
 SWIN = {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1], "window_size": 2, "num_labels": 3}
@@ -44,6 +47,23 @@ CLASSES: dict[str, type[PreTrainedModel]] = {"swin": SwinForImageClassification,
 MAKE: dict[str, Callable[[], nn.Module]] = {
     "swin": lambda: SwinForImageClassification(SwinConfig(**SWIN)),
     "vit": lambda: ViTForImageClassification(ViTConfig(**VIT)),
+}
+CONFIGS: dict[str, Callable[[], PeftConfig]] = {
+    "mona": lambda: MonaConfig(bottleneck_dim=4, init_weights=False, modules_to_save="task-head"),
+    "mona-design": lambda: MonaConfig(
+        bottleneck_dim=4,
+        kernel_sizes=[1, 3],
+        sites=["mlp"],
+        norm_position="bottleneck",
+        filter_reduction="sum",
+        layers_to_transform=[1],
+        modules_to_save="task-head",
+    ),
+    "adapter": lambda: AdapterConfig(bottleneck_dim=4, modules_to_save="task-head"),
+    "adaptformer": lambda: AdaptFormerConfig(bottleneck_dim=4, modules_to_save="task-head"),
+    "lorand": lambda: LoRandConfig(modules_to_save="task-head"),
+    "colin": lambda: CoLinConfig(bottleneck_dim=4, rank=2, modules_to_save="task-head"),
+    "bitfit": lambda: BitFitConfig(modules_to_save="task-head"),
 }
 RECORDS = sorted(FOLDER.glob("*/transformers-*"))
 
@@ -98,18 +118,28 @@ def test_deprecations_of_other_libraries_are_errors_on_request(request):
         warnings.warn_explicit("old", FutureWarning, "transformers/file.py", 1, module="transformers.file")
 
 
-def record(family: str) -> None:
+def folder_of(family: str, method: str) -> Path:
+    versions = f"transformers-{transformers.__version__}-peft-{peft.__version__}"
+    return FOLDER / family / (versions if method == "mona" else f"{versions}-{method}")
+
+
+def test_every_method_has_a_record():
+    recorded = {json.loads((folder / "adapter_config.json").read_text())["peft_type"] for folder in RECORDS}
+    methods = {kind for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items() if cls.__module__.startswith("mona_peft.")}
+    assert recorded == {kind.value for kind in methods}
+
+
+def record(family: str, method: str) -> None:
     torch.manual_seed(0)
     if not (FOLDER / family / "base").is_dir():
         MAKE[family]().save_pretrained(FOLDER / family / "base")
-    config = MonaConfig(bottleneck_dim=4, init_weights=False, modules_to_save="task-head")
-    model = get_peft_model(base_model(family), config).eval()
+    model = get_peft_model(base_model(family), CONFIGS[method]()).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.3 if "mona" in name else 0.1)
+                parameter.add_(torch.randn_like(parameter), alpha=0.1 if "classifier" in name else 0.3)
     model.peft_config["default"].base_model_name_or_path = "base"  # not a path of one machine
-    folder = FOLDER / family / f"transformers-{transformers.__version__}-peft-{peft.__version__}"
+    folder = folder_of(family, method)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     (folder / "README.md").unlink()
@@ -117,6 +147,6 @@ def record(family: str) -> None:
 
 
 if __name__ == "__main__":
-    for family in MAKE:
-        if not (FOLDER / family / f"transformers-{transformers.__version__}-peft-{peft.__version__}").is_dir():
-            record(family)
+    for family, method in (("vit", "mona"), *(("swin", method) for method in CONFIGS)):
+        if not folder_of(family, method).is_dir():
+            record(family, method)
