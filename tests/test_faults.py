@@ -405,6 +405,18 @@ def test_corrupted_adapter(corruption, way, intact, tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
+def test_an_enormous_width_asks_for_no_memory(intact, tmp_path):
+    """The file tells the shapes, so nothing is made for a configuration that goes with other ones."""
+    resource = pytest.importorskip("resource", reason="only on Unix")
+    folder = shutil.copytree(intact, tmp_path / "adapter")
+    change_config(bottleneck_dim=2**12)(folder)  # 67 megabytes a Mona, and there are eight; of 2**15 it is gigabytes
+    model = build("swin-classifier")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="have another shape"):
+        PeftModel.from_pretrained(model, folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
 def test_one_flipped_bit_anywhere(tmp_path):
     """It is refused, or it changes nothing."""
     trained("swin-classifier").save_pretrained(tmp_path)

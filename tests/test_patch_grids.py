@@ -49,22 +49,32 @@ def encode(model: PeftModel, hidden_states: torch.Tensor) -> torch.Tensor:
     return base.layernorm(hidden_states)
 
 
+@pytest.mark.parametrize(
+    ("name", "patch", "arguments"),
+    [("vit", 8, {"interpolate_pos_encoding": True}), ("dinov2-with-registers", 7, {})],
+)
 @torch.no_grad()
-def test_threads_with_images_of_the_same_number_of_tokens(vit):
-    expected = {size: run(vit, size) for size in (WIDE, TALL, SMALL)}
-    assert not torch.allclose(expected[WIDE], run(vit.get_base_model(), TALL))
+def test_threads_with_images_of_the_same_number_of_tokens(name, patch, arguments):
+    model = adapted(name)
+    wide, tall, square = (image((height * patch, width * patch)) for height, width in ((2, 6), (6, 2), (4, 4)))
+
+    def outputs(pixels):
+        return model(pixels, **arguments).last_hidden_state
+
+    expected = [outputs(pixels) for pixels in (wide, tall, square)]
+    assert not torch.allclose(expected[0], expected[1])
     wrong: list[object] = []
 
-    def repeat(size):
+    def repeat(pixels, result):
         try:
             for _ in range(40):
                 with torch.no_grad():
-                    if not torch.equal(run(vit, size), expected[size]):
-                        wrong.append(size)
+                    if not torch.equal(outputs(pixels), result):
+                        wrong.append(pixels.shape)
         except Exception as error:
             wrong.append(error)
 
-    threads = [threading.Thread(target=repeat, args=(size,)) for size in (WIDE, TALL, SMALL)]
+    threads = [threading.Thread(target=repeat, args=pair) for pair in zip((wide, tall, square), expected, strict=True)]
     for thread in threads:
         thread.start()
     for thread in threads:
