@@ -1,6 +1,7 @@
 # Each target sets up what it needs in a virtual environment of its own, once; a second call starts right away.
 #   make demo                     which solar cells are broken? Downloads 180 MB; DATA=digits is offline, on digits
 #   make test ARGS="-k resume"    the tests; ARGS go to pytest
+#   make test ARGS="-m slow"      their long forms
 #   make test-versions            the tests on the oldest and the newest supported transformers and PEFT; there
 #                                 deprecations are errors, also those that are attributed to other libraries' files
 #   make test-quantization        those of a backbone in low precision, with torchao and bitsandbytes
