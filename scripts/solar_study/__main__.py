@@ -1,4 +1,4 @@
-"""Compares ways to fine-tune DINOv2-small on 400 images of solar cells.
+"""Compares ways to fine-tune DINOv2-small on 400 images of solar cells, and on fewer and more.
 
 python -m scripts.solar_study run        runs what is missing; stop it and start it again at any time
 python -m scripts.solar_study report     makes tables and pictures of docs/comparison/solar_cells.md

@@ -8,27 +8,32 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
 from mona_peft.tasks.reporting.pages import fill_page, table
 from mona_peft.tasks.reporting.plots import save_figure
 from scripts.demonstration.solar_cells import load_solar_cells, split
 from scripts.solar_study.plan import (
     BY_NAME,
+    CELLS,
+    NUM_EPOCHS,
     REFERENCE,
     ROWS,
     SEEDS,
     SPLIT_SEED,
     VARIANTS,
+    Key,
     Record,
     chosen_rate,
     key_of,
-    rates_of,
     scores_of,
 )
 from scripts.solar_study.statistics import SIGNIFICANCE, Difference, difference, holm
 
 MARK = "solar study"
+NOTHING = "None has run."
 Chosen = dict[str, dict[int, Record]]
 """By row and seed, the record at the row's chosen rate."""
 
@@ -42,26 +47,29 @@ def report(records: Sequence[Record], page: Path) -> None:
     if not records:
         raise ValueError("There are no records. `python -m scripts.solar_study run` makes them.")
     by_key = {key_of(record): record for record in records}
-    chosen = chosen_records(by_key)
     cells = load_solar_cells()
-    labels = cells.labels[split(cells, SPLIT_SEED)[1]]
+    test = split(cells, SPLIT_SEED)[1]
+    labels, probabilities = cells.labels[test], cells.probabilities[test]
+    chosen = {number: chosen_records(by_key, number) for number in sorted(NUM_EPOCHS)}
     parts = {
-        "results": results_table(chosen),
-        "differences": differences_table(differences(labels, chosen, [row.name for row in ROWS])),
-        "variants": variants_table(labels, chosen),
-        "rates": rates_table(by_key),
+        "variants": variants_table(labels, chosen[CELLS]),
+        "orders": orders_table(probabilities, chosen),
         "provenance": provenance(records),
     }
+    for number, runs in chosen.items():
+        parts[f"results_{number}"] = results_table(runs)
+        parts[f"differences_{number}"] = differences_table(differences(labels, runs, [row.name for row in ROWS]))
+        parts[f"rates_{number}"] = rates_table(by_key, number)
     fill_page(page, MARK, parts)
     draw(chosen, page.with_suffix(".png"))
 
 
-def chosen_records(by_key: dict[tuple, Record]) -> Chosen:
-    """Returns the records at the chosen rates, of the rows whose rate is chosen."""
+def chosen_records(by_key: dict[Key, Record], cells: int) -> Chosen:
+    """Returns the records at the chosen rates, of the rows whose rate is chosen with that many training cells."""
     found: Chosen = {}
     for name, row in BY_NAME.items():
-        rate = chosen_rate(row, by_key)
-        runs = {seed: by_key[name, rate, seed] for seed in SEEDS if (name, rate, seed) in by_key}
+        keys = {seed: (name, cells, chosen_rate(row, cells, by_key), seed) for seed in SEEDS}
+        runs = {seed: by_key[key] for seed, key in keys.items() if key in by_key}
         if runs:
             found[name] = runs
     return found
@@ -91,7 +99,20 @@ def results_table(chosen: Chosen) -> str:
                 *(_spread(runs, "accuracy", 100, 1), f"{fmean(run['cpu_seconds'] for run in runs.values()):.0f}"),
             ]
         )
-    return table(header, rows)
+    return table(header, rows) if rows else NOTHING
+
+
+def orders_table(probabilities: np.ndarray, chosen: dict[int, Chosen]) -> str:
+    """Returns how well scores order the test cells as the experts' four levels do, by the number of training cells."""
+    rows = []
+    for name, row in BY_NAME.items():
+        cells = []
+        for runs in chosen.values():
+            found = [spearmanr(run["test_scores"], probabilities).statistic for run in runs.get(name, {}).values()]
+            cells.append(_mean(found, 3) if found else "")
+        if any(cells):
+            rows.append([row.title, *cells])
+    return table(["Spearman's rank correlation", *(f"{number:,} cells" for number in chosen)], rows)
 
 
 def differences_table(found: dict[str, Difference]) -> str:
@@ -109,7 +130,7 @@ def differences_table(found: dict[str, Difference]) -> str:
                 *(f"{one.ahead} of {one.count}", f"{corrected[name]:.3f}", verdict),
             ]
         )
-    return table(header, rows)
+    return table(header, rows) if rows else NOTHING
 
 
 def variants_table(labels: np.ndarray, chosen: Chosen) -> str:
@@ -123,22 +144,21 @@ def variants_table(labels: np.ndarray, chosen: Chosen) -> str:
         ]
         for name, one in found.items()
     ]
-    return table(header, rows) if rows else "None has run."
+    return table(header, rows) if rows else NOTHING
 
 
-def rates_table(by_key: dict[tuple, Record]) -> str:
+def rates_table(by_key: dict[Key, Record], cells: int) -> str:
     """Returns the validation AUC of the first seed by rate; the chosen one in bold."""
-    tried = sorted({key[1] for key in by_key})
+    searched = {name: row for name, row in BY_NAME.items() if not row.rate_of}
+    scores = {name: scores_of(row, cells, by_key) for name, row in searched.items()}
+    tried = sorted({rate for found in scores.values() for rate in found})
     rows = []
-    for row in BY_NAME.values():
-        scores, best = scores_of(row, by_key), chosen_rate(row, by_key)
-        cells = []
-        for rate in tried:
-            text = f"{scores[rate][0]:.3f}" if rate in scores and rate in rates_of(row) else ""
-            cells.append(f"**{text}**" if rate == best and text else text)
-        if scores:
-            rows.append([row.title, *cells])
-    return table(["validation AUC", *(f"{rate:g}" for rate in tried)], rows)
+    for name, found in scores.items():
+        best = chosen_rate(BY_NAME[name], cells, by_key)
+        texts = {rate: f"**{score:.3f}**" if rate == best else f"{score:.3f}" for rate, (score, _) in found.items()}
+        if found:
+            rows.append([BY_NAME[name].title, *(texts.get(rate, "") for rate in tried)])
+    return table(["validation AUC", *(f"{rate:g}" for rate in tried)], rows) if rows else NOTHING
 
 
 def provenance(records: Sequence[Record]) -> str:
@@ -154,25 +174,42 @@ def provenance(records: Sequence[Record]) -> str:
     return "\n".join([*lines, f"- {minutes:.0f} minutes of one processor in training"])
 
 
-def draw(chosen: Chosen, path: Path) -> None:
-    """Draws the AUC of every run at its chosen rate, and mean training losses."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    results, losses = figure.subplots(1, 2)
-    names = sorted(chosen, key=lambda name: fmean(_test(run, "auc") for run in chosen[name].values()))
-    for place, name in enumerate(names):
-        values = [_test(run, "auc") for run in chosen[name].values()]
-        colour = "tab:red" if name == REFERENCE else "tab:blue"
-        results.plot(values, [place] * len(values), "o", alpha=0.5, color=colour)
-        results.plot([fmean(values)], [place], "|", markersize=18, markeredgewidth=2, color=colour)
-        curve = np.mean([run["loss"] for run in chosen[name].values()], axis=0)
-        losses.plot(range(1, len(curve) + 1), curve, "o-", markersize=3, label=BY_NAME[name].title)
-    results.set_yticks(range(len(names)), [BY_NAME[name].title for name in names])
-    results.set(xlabel="AUC on 656 test cells; a dot a seed, a bar the mean")
-    results.grid(axis="x", alpha=0.3)
-    losses.set(xlabel="epoch", ylabel="training loss, mean over seeds")
-    losses.grid(alpha=0.3)
-    losses.legend(fontsize=7)
+def draw(chosen: dict[int, Chosen], path: Path) -> None:
+    """Draws the AUC of every run at its chosen rate, mean AUC by the number of training cells, mean training losses."""
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    results, sizes, losses = figure.subplots(1, 3)
+    runs = chosen[CELLS]
+    _draw_results(results, runs)
+    names = [row.name for row in ROWS if row.name in runs]
+    for name in names:
+        line = {"label": BY_NAME[name].title, "linewidth": 3 if name == REFERENCE else 1}
+        means = {number: _mean_auc(one[name]) for number, one in chosen.items() if name in one}
+        sizes.plot(list(means), list(means.values()), "o-", markersize=4, **line)
+        curve = np.mean([run["loss"] for run in runs[name].values()], axis=0)
+        losses.plot(range(1, len(curve) + 1), curve, "o-", markersize=3, **line)
+    sizes.set(xlabel="training cells", ylabel="AUC on 656 test cells, mean over seeds", xscale="log")
+    sizes.set_xticks(list(chosen), [f"{number:,}" for number in chosen], minor=False)
+    losses.set(xlabel="epoch", ylabel=f"training loss, {CELLS} cells, mean over seeds")
+    for axes in (sizes, losses):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
     save_figure(figure, path)
+
+
+def _draw_results(axes: Axes, runs: Chosen) -> None:
+    names = sorted(runs, key=lambda name: _mean_auc(runs[name]))
+    for place, name in enumerate(names):
+        values = [_test(run, "auc") for run in runs[name].values()]
+        colour = "tab:red" if name == REFERENCE else "tab:blue"
+        axes.plot(values, [place] * len(values), "o", alpha=0.5, color=colour)
+        axes.plot([fmean(values)], [place], "|", markersize=18, markeredgewidth=2, color=colour)
+    axes.set_yticks(range(len(names)), [BY_NAME[name].title for name in names])
+    axes.set(xlabel=f"AUC on 656 test cells, {CELLS} cells to train on; a dot a seed, a bar the mean")
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _mean_auc(runs: dict[int, Record]) -> float:
+    return fmean(_test(run, "auc") for run in runs.values())
 
 
 def _test(run: Record, metric: str) -> float:
@@ -180,7 +217,10 @@ def _test(run: Record, metric: str) -> float:
 
 
 def _spread(runs: dict[int, Record], metric: str, factor: float, digits: int) -> str:
-    values = [factor * _test(run, metric) for run in runs.values()]
+    return _mean([factor * _test(run, metric) for run in runs.values()], digits)
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
     mean = f"{fmean(values):.{digits}f}"
     return f"{mean} ± {stdev(values):.{digits}f}" if len(values) > 1 else mean
 

@@ -17,6 +17,11 @@ SEEDS = (0, 1, 2, 3, 4)
 SPLIT_SEED = 2026
 """Draws the 656 test cells. Not the one of the trials in which size, blocks and epochs were chosen."""
 
+NUM_EPOCHS = {400: 8, 100: 16, 1468: 3}
+"""By the number of training cells. All rates are searched for with the first; the others start from what it chose."""
+
+CELLS = next(iter(NUM_EPOCHS))
+
 REFERENCE = "mona"
 
 Record = Mapping[str, Any]
@@ -31,9 +36,11 @@ class Row:
         title: As a person reads it.
         method: Key of `mona_peft.tasks.models.methods.METHODS`.
         start: The learning rate around which the search begins.
+        rate_of: Name of a row whose chosen rate is this one's too; without it the rate is searched for.
         settings: Of `MethodArguments`, where they are not the defaults.
         first_block: The blocks before it are frozen.
-        weight_decay: Of AdamW; spares norms and biases.
+        weight_decay: Of AdamW; spares norms and biases of the backbone.
+        is_sparing: Whether it spares whatever has a single axis, as `mona-peft train` does: norms and gammas of Mona.
     """
 
     name: str
@@ -43,6 +50,8 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     first_block: int = 8
     weight_decay: float = 0.05
+    rate_of: str | None = None
+    is_sparing: bool = False
 
 
 ROWS = (
@@ -56,6 +65,9 @@ ROWS = (
     Row("mona", "Mona", "mona", 1e-3),
 )
 VARIANTS = (
+    Row("mona-spared", "Mona, its norms and gammas not decayed", "mona", 1e-3, rate_of=REFERENCE, is_sparing=True),
+    Row("mona-kernel-3", "Mona, filters of 3 x 3 alone", "mona", 1e-3, {"kernel_sizes": [3]}, rate_of=REFERENCE),
+    Row("mona-mlp", "Mona at the MLPs alone", "mona", 1e-3, {"sites": ["mlp"]}, rate_of=REFERENCE),
     Row("mona-16", "Mona, 16 channels", "mona", 1e-3, {"bottleneck_dim": 16}),
     Row("full-12", "Full fine-tuning, all twelve blocks", "full", 1e-4, first_block=0),
 )
@@ -63,59 +75,104 @@ BY_NAME = {row.name: row for row in (*ROWS, *VARIANTS)}
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of the study.
+
+    Attributes:
+        cells: Training cells.
+        rows: What is run.
+        seeds: Of each row, the first one with every rate that the search asks for.
+    """
+
+    cells: int
+    rows: Sequence[Row]
+    seeds: Sequence[int]
+
+
+def _named(*names: str) -> tuple[Row, ...]:
+    return tuple(BY_NAME[name] for name in names)
+
+
+_MAIN = _named("fixed", "full", "lora", "adaptformer", "mona")
+STAGES = (
+    Stage(400, ROWS, SEEDS[:3]),
+    Stage(400, ROWS, SEEDS),
+    Stage(1468, _named("fixed", "full", "mona"), SEEDS[:1]),
+    Stage(400, _named("mona-spared", "mona-mlp", "mona-kernel-3"), SEEDS[:2]),
+    Stage(100, _MAIN, SEEDS[:1]),
+    Stage(400, _named("mona-16"), SEEDS[:2]),
+    Stage(1468, _named("lora", "adaptformer"), SEEDS[:1]),
+    Stage(100, _MAIN, SEEDS[:3]),
+    Stage(400, _named("full-12"), SEEDS[:2]),
+    Stage(1468, _MAIN, SEEDS[:3]),
+    Stage(400, VARIANTS, SEEDS[:3]),
+    Stage(100, ROWS, SEEDS),
+)
+"""The most wanted first."""
+
+Key = tuple[str, int, float, int]
+"""Row, training cells, rate, seed."""
+
+
+@dataclass(frozen=True)
 class Run:
     """One training."""
 
     row: Row
+    cells: int
     rate: float
     seed: int
 
     @property
-    def key(self) -> tuple[str, float, int]:
+    def key(self) -> Key:
         """What tells it from others."""
-        return self.row.name, self.rate, self.seed
+        return self.row.name, self.cells, self.rate, self.seed
 
 
-def key_of(record: Record) -> tuple[str, float, int]:
+def key_of(record: Record) -> Key:
     """Returns the key of a record's run."""
-    return record["row"], record["learning_rate"], record["seed"]
+    return record["row"], record["num_images"]["train"], record["learning_rate"], record["seed"]
 
 
-def rates_of(row: Row) -> Sequence[float]:
-    """Returns the part of the grid around a row's start that is as long on both sides."""
-    middle = RATES.index(row.start)
+def rates_of(row: Row, cells: int, records: Mapping[Key, Record]) -> Sequence[float]:
+    """Returns the part of the grid around a row's start that is as long on both sides; its start, if no more."""
+    start = row.start if cells == CELLS else chosen_rate(row, CELLS, records)
+    if start is None:
+        return ()
+    middle = min(max(RATES.index(start), 1), len(RATES) - 2)
     reach = min(middle, len(RATES) - 1 - middle)
     return RATES[middle - reach : middle + reach + 1]
 
 
-def scores_of(row: Row, records: Mapping[tuple, Record]) -> dict[float, tuple[float, float]]:
+def scores_of(row: Row, cells: int, records: Mapping[Key, Record]) -> dict[float, tuple[float, float]]:
     """Returns the validation scores of a row with the first seed: area under the curve, among equals minus the loss."""
     found = {}
-    for rate in rates_of(row):
-        record = records.get((row.name, rate, SEEDS[0]))
+    for rate in rates_of(row, cells, records):
+        record = records.get((row.name, cells, rate, SEEDS[0]))
         if record is not None:
             results = record["results"]["validation"]
             found[rate] = (results["auc"], -results["loss"])
     return found
 
 
-def chosen_rate(row: Row, records: Mapping[tuple, Record]) -> float | None:
+def chosen_rate(row: Row, cells: int, records: Mapping[Key, Record]) -> float | None:
     """Returns the chosen rate of a row, None while it is searched for."""
-    scores = scores_of(row, records)
-    return None if rates_to_try(rates_of(row), scores) else best_rate(scores)
+    if row.rate_of:
+        return chosen_rate(BY_NAME[row.rate_of], cells, records)
+    scores = scores_of(row, cells, records)
+    return best_rate(scores) if scores and not rates_to_try(rates_of(row, cells, records), scores) else None
 
 
-def missing(records: Mapping[tuple, Record]) -> Iterator[Run]:
-    """Returns the runs that are still wanted, the most wanted first.
-
-    All rows are searched, then run with two more seeds; then the variants, then the last two seeds of all.
-    """
-    for rows, seeds in ((ROWS, SEEDS[:3]), (VARIANTS, SEEDS[:3]), ((*ROWS, *VARIANTS), SEEDS)):
-        wanted = [Run(row, rate, SEEDS[0]) for row in rows for rate in sorted(_open_rates(row, records))]
-        chosen = [(row, chosen_rate(row, records)) for row in rows]
-        wanted += [Run(row, rate, seed) for seed in seeds[1:] for row, rate in chosen if rate is not None]
+def missing(records: Mapping[Key, Record]) -> Iterator[Run]:
+    """Returns the runs that are still wanted, the most wanted first: stage by stage, rates before seeds."""
+    for stage in STAGES:
+        searched = [row for row in stage.rows if not row.rate_of]
+        wanted = [Run(row, stage.cells, rate, SEEDS[0]) for row in searched for rate in _open(row, stage, records)]
+        chosen = [(row, chosen_rate(row, stage.cells, records)) for row in stage.rows]
+        wanted += [Run(row, stage.cells, rate, seed) for seed in stage.seeds for row, rate in chosen if rate]
         yield from (run for run in wanted if run.key not in records)
 
 
-def _open_rates(row: Row, records: Mapping[tuple, Record]) -> set[float]:
-    return rates_to_try(rates_of(row), scores_of(row, records))
+def _open(row: Row, stage: Stage, records: Mapping[Key, Record]) -> list[float]:
+    rates = rates_of(row, stage.cells, records)
+    return sorted(rates_to_try(rates, scores_of(row, stage.cells, records))) if rates else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -12,18 +12,20 @@ import numpy as np
 import torch
 from scipy.special import expit
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, default_data_collator, set_seed
 
 from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.training.records import hardware, parameter_counts, software
+from mona_peft.tasks.training.trainer import WholeModelTrainer
 from scripts.demonstration.cell_inputs import SIZE, CellInputs, classifier, mirrored_inputs, pixel_values
 from scripts.demonstration.frozen_prefix import above
 from scripts.demonstration.solar_cells import SolarCells, load_solar_cells, split, subset
-from scripts.solar_study.plan import SPLIT_SEED, Run
+from scripts.solar_study.plan import CELLS, NUM_EPOCHS, SPLIT_SEED, Run
 
-NUM_TRAINING, NUM_VALIDATION = 400, 500
-NUM_EPOCHS, BATCH_SIZE = 8, 16
+NUM_VALIDATION, BATCH_SIZE = 500, 16
+TRAINERS = {False: Trainer, True: partial(WholeModelTrainer, data_collator=default_data_collator)}
+"""By whether weight decay spares whatever has a single axis, or what `Trainer` knows as norms and biases by name."""
 
 
 @dataclass
@@ -41,18 +43,21 @@ class Bench:
         return split(self.cells, SPLIT_SEED)
 
     def inputs(self, first_block: int) -> torch.Tensor:
-        """Returns the tokens of all cells before a block, in all mirrorings; only the last asked for are kept."""
+        """Returns the tokens of all cells before a block, in all mirrorings."""
         if first_block not in self.stored:
-            self.stored.clear()
             self.stored[first_block] = mirrored_inputs(classifier(), first_block, pixel_values(self.cells.images))
         return self.stored[first_block]
 
-    def drawn(self, seed: int) -> dict[str, np.ndarray]:
-        """Returns numbers of the training, validation and test cells of a seed; no two parts share one."""
+    def drawn(self, seed: int, cells: int) -> dict[str, np.ndarray]:
+        """Returns numbers of the training, validation and test cells of a seed; no two parts share one.
+
+        Whatever the number of training cells, those to validate are the same, and fewer are some of the more.
+        """
         pool, test = self.parts
-        training = subset(self.cells, pool, NUM_TRAINING, seed)
-        rest = np.setdiff1d(pool, training)
-        return {"train": training, "validation": subset(self.cells, rest, NUM_VALIDATION, seed), "test": test}
+        middle = subset(self.cells, pool, CELLS, seed)
+        validation = subset(self.cells, np.setdiff1d(pool, middle), NUM_VALIDATION, seed)
+        among = middle if cells <= CELLS else np.setdiff1d(pool, validation)
+        return {"train": subset(self.cells, among, cells, seed), "validation": validation, "test": test}
 
 
 def load_bench() -> Bench:
@@ -67,14 +72,16 @@ def train(bench: Bench, run: Run) -> dict[str, Any]:
         The record: settings, results by part, the scores of the test cells, parameters, time, versions, machine.
     """
     row, inputs = run.row, bench.inputs(run.row.first_block)
-    drawn = bench.drawn(run.seed)
+    drawn = bench.drawn(run.seed, run.cells)
     parts = {name: CellInputs(inputs, bench.cells.labels, numbers, name == "train") for name, numbers in drawn.items()}
     set_seed(run.seed)
     model = classifier().requires_grad_(False)  # the frozen blocks; methods decide on what is above them
     method_args = MethodArguments(method=row.method, **row.settings)
     with above(model, row.first_block), TemporaryDirectory() as folder:
         adapted = METHODS[row.method](model, method_args)
-        trainer = Trainer(model=adapted, args=training_arguments(folder, run), train_dataset=parts["train"])
+        trainer = TRAINERS[row.is_sparing](
+            model=adapted, args=training_arguments(folder, run), train_dataset=parts["train"]
+        )
         started = time.process_time()
         trainer.train()
         seconds = time.process_time() - started
@@ -87,7 +94,8 @@ def train(bench: Bench, run: Run) -> dict[str, Any]:
         "settings": {
             **{"method": row.method, **METHODS[row.method].settings(method_args)},
             **{"first_block": row.first_block, "size": SIZE, "weight_decay": row.weight_decay},
-            **{"epochs": NUM_EPOCHS, "batch_size": BATCH_SIZE, "split_seed": SPLIT_SEED},
+            **({"decays": "what has several axes"} if row.is_sparing else {}),
+            **{"epochs": NUM_EPOCHS[run.cells], "batch_size": BATCH_SIZE, "split_seed": SPLIT_SEED},
         },
         "num_images": {name: len(numbers) for name, numbers in drawn.items()},
         "results": {name: metrics(labels[name], scores[name]) for name in scores},
@@ -107,7 +115,7 @@ def training_arguments(folder: str, run: Run) -> TrainingArguments:
         seed=run.seed,
         learning_rate=run.rate,
         weight_decay=run.row.weight_decay,
-        num_train_epochs=NUM_EPOCHS,
+        num_train_epochs=NUM_EPOCHS[run.cells],
         per_device_train_batch_size=BATCH_SIZE,
         per_device_eval_batch_size=64,
         lr_scheduler_type="cosine",

@@ -1,6 +1,7 @@
 """The study on solar cells: which runs it wants, its statistics, and a run in small."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ from transformers import Dinov2Config, Dinov2Model
 from scripts.demonstration import cell_inputs, solar_cells
 from scripts.demonstration.solar_cells import SolarCells
 from scripts.solar_study import training
-from scripts.solar_study.plan import BY_NAME, RATES, ROWS, SEEDS, Row, Run, chosen_rate, key_of, missing
+from scripts.solar_study.plan import CELLS, RATES, ROWS, SEEDS, STAGES, Row, Run, chosen_rate, key_of, missing
 from scripts.solar_study.statistics import auc, difference, holm
 
 
 def made_up(run: Run, value: float) -> dict:
     return {"row": run.row.name, "learning_rate": run.rate, "seed": run.seed} | {
-        "results": {"validation": {"auc": value, "loss": 0.5}}
+        "num_images": {"train": run.cells},
+        "results": {"validation": {"auc": value, "loss": 0.5}},
     }
 
 
@@ -28,12 +30,18 @@ def test_rates_are_searched_for_first_and_seeds_of_all_rows_go_together():
         order.append(run)
         records[run.key] = made_up(run, 0.9 - abs(np.log10(run.rate / 3e-3)) / 10)
     for row in ROWS:
-        assert chosen_rate(row, records) == pytest.approx(3e-3 if row.name != "full" else 1e-3)
+        assert chosen_rate(row, CELLS, records) == pytest.approx(3e-3 if row.name != "full" else 1e-3)
     first_other = next(place for place, run in enumerate(order) if run.seed != SEEDS[0])
     assert {run.row.name for run in order[:first_other]} == {row.name for row in ROWS}
     after = order[first_other : first_other + 2 * len(ROWS)]
     assert [run.seed for run in after] == [1] * len(ROWS) + [2] * len(ROWS)
-    assert all({run.seed for run in order if run.row == row} == set(SEEDS) for row in BY_NAME.values())
+    for stage in STAGES:
+        done = [run for run in order if run.cells == stage.cells and run.row in stage.rows]
+        assert all({run.seed for run in done if run.row == row} >= set(stage.seeds) for row in stage.rows)
+        at_others = {run.rate for run in done if run.row.name == "mona" and run.cells != CELLS}
+        assert at_others <= {1e-3, 3e-3, 1e-2}  # the neighbours of what 400 cells chose
+    spared = {run.rate for run in order if run.row.name == "mona-spared"}
+    assert spared == {3e-3}  # Mona's, not searched for
     assert all(run.rate in RATES for run in order)
 
 
@@ -76,16 +84,22 @@ def test_a_run_in_small_leaves_a_record(tmp_path, monkeypatch):
     Dinov2Model(Dinov2Config(**settings, architectures=["Dinov2Model"])).save_pretrained(tmp_path)
     monkeypatch.setattr(cell_inputs, "dinov2_small", lambda: tmp_path)
     monkeypatch.setattr(solar_cells, "NUM_TEST", 24)
-    for name, number in {"NUM_TRAINING": 24, "NUM_VALIDATION": 24, "NUM_EPOCHS": 1}.items():
-        monkeypatch.setattr(training, name, number)
+    for name, value in {"CELLS": 24, "NUM_VALIDATION": 24, "NUM_EPOCHS": {12: 1, 24: 1, 48: 1}}.items():
+        monkeypatch.setattr(training, name, value)
     images = np.random.default_rng(0).integers(0, 255, (96, 60, 60), dtype=np.uint8)
     bench = training.Bench(SolarCells(images, np.tile([0, 1, 2, 3], 24) / 3, np.repeat(["mono", "poly"], 48)))
-    drawn = bench.drawn(seed=1)
-    assert sum(map(len, drawn.values())) == len(set(np.concatenate(list(drawn.values())))) == 72
-    run = Run(Row("mona", "Mona", "mona", 1e-3, {"bottleneck_dim": 4}, first_block=1), 1e-3, 1)
+    fewer, drawn, more = (bench.drawn(seed=1, cells=number) for number in (12, 24, 48))
+    for parts, total in ((fewer, 60), (drawn, 72), (more, 96)):
+        assert sum(map(len, parts.values())) == len(set(np.concatenate(list(parts.values())))) == total
+        assert np.array_equal(parts["validation"], drawn["validation"])
+    assert set(fewer["train"]) < set(drawn["train"]) < set(more["train"])
+    run = Run(Row("mona", "Mona", "mona", 1e-3, {"bottleneck_dim": 4}, first_block=1), 24, 1e-3, 1)
     record = json.loads(json.dumps(training.train(bench, run)))
     assert key_of(record) == run.key
     assert len(record["test_scores"]) == 24
     assert record["settings"]["bottleneck_dim"] == 4
     assert 0 < record["parameters"]["adapter"] < record["parameters"]["trainable"] < record["parameters"]["base"]
     assert training.train(bench, run)["test_scores"] == record["test_scores"]
+    spared = training.train(bench, replace(run, row=replace(run.row, is_sparing=True, weight_decay=0.5)))
+    assert spared["settings"]["decays"]
+    assert spared["test_scores"] != record["test_scores"]
