@@ -22,7 +22,6 @@ from scripts.solar_study.plan import (
     REFERENCE,
     ROWS,
     SEEDS,
-    SPLIT_SEED,
     VARIANTS,
     Key,
     Record,
@@ -48,7 +47,7 @@ def report(records: Sequence[Record], page: Path) -> None:
         raise ValueError("There are no records. `python -m scripts.solar_study run` makes them.")
     by_key = {key_of(record): record for record in records}
     cells = load_solar_cells()
-    test = split(cells, SPLIT_SEED)[1]
+    test = split(cells)[1]
     labels, probabilities = cells.labels[test], cells.probabilities[test]
     chosen = {number: chosen_records(by_key, number) for number in sorted(NUM_EPOCHS)}
     parts = {

@@ -14,9 +14,6 @@ RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SEEDS = (0, 1, 2, 3, 4)
 """The first one chooses the rate. A seed draws the training cells, the head's and adapter's weights and the order."""
 
-SPLIT_SEED = 2026
-"""Draws the 656 test cells. Not the one of the trials in which size, blocks and epochs were chosen."""
-
 NUM_EPOCHS = {400: 8, 100: 16, 1468: 3}
 """By the number of training cells. All rates are searched for with the first; the others start from what it chose."""
 

@@ -20,8 +20,8 @@ from mona_peft.tasks.training.records import hardware, parameter_counts, softwar
 from mona_peft.tasks.training.trainer import WholeModelTrainer
 from scripts.demonstration.cell_inputs import SIZE, CellInputs, classifier, mirrored_inputs, pixel_values
 from scripts.demonstration.frozen_prefix import above
-from scripts.demonstration.solar_cells import SolarCells, load_solar_cells, split, subset
-from scripts.solar_study.plan import CELLS, NUM_EPOCHS, SPLIT_SEED, Run
+from scripts.demonstration.solar_cells import SPLIT_SEED, SolarCells, load_solar_cells, split, subset
+from scripts.solar_study.plan import CELLS, NUM_EPOCHS, Run
 
 NUM_VALIDATION, BATCH_SIZE = 500, 16
 TRAINERS = {False: Trainer, True: partial(WholeModelTrainer, data_collator=default_data_collator)}
@@ -40,7 +40,7 @@ class Bench:
     @cached_property
     def parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the 1,968 cells to draw from and of the 656 test cells."""
-        return split(self.cells, SPLIT_SEED)
+        return split(self.cells)
 
     def inputs(self, first_block: int) -> torch.Tensor:
         """Returns the tokens of all cells before a block, in all mirrorings."""

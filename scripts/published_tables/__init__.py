@@ -1,0 +1,1 @@
+"""Tables of others' papers as comparisons that run with one line: data, settings, and what they take."""
