@@ -42,8 +42,8 @@ class Way:
 
     Attributes:
         title: As a person reads it.
-        learning_rate: Peak of the schedule: the one that the study (`python -m scripts.solar_study`) chose by 500
-            validation cells with the other 1,468 of these cells to train on, for as many epochs as here.
+        learning_rate: Peak of the schedule: the one that the study (docs/comparison/solar_cells.md) chose for this way,
+            by validation cells, with 400 cells to train on. All of these are among the cells to train on here.
         num_epochs: Of training.
     """
 
@@ -55,7 +55,7 @@ class Way:
 WAYS = {
     "fixed": Way("head alone", 1e-2, NUM_EPOCHS),
     "full": Way("all weights of the last four blocks", 1e-4, NUM_EPOCHS),
-    "mona": Way("Mona and head", 1e-3, NUM_EPOCHS),
+    "mona": Way("Mona and head", 3e-3, NUM_EPOCHS),
 }
 """Ways in the order in which they are trained."""
 
