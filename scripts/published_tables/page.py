@@ -50,7 +50,7 @@ give its name with `--only NAME --dataset NAME_OR_FOLDER`.
 
 def overview(tables: Mapping[str, Table]) -> str:
     """Returns the tables with their lines, ways and hours."""
-    header = ("table", "type", "datasets", "ways", "GPU hours")
+    header = ("table", "line to type", "datasets", "ways", "GPU hours")
     rows = [
         [
             *(table.title, f"`python -m scripts.published_tables run {name} --output_dir outputs/{name}`"),
