@@ -11,6 +11,7 @@ from mona_peft.functional.fake_tensors import is_fake
 from mona_peft.functional.fast import mona_fast
 from mona_peft.functional.folding import HALF_DTYPES, FoldedWeights, can_fold, fold
 from mona_peft.functional.formula import Settings, Weights, mona_formula
+from mona_peft.functional.opaque import mona_opaque
 from mona_peft.functional.triton import chosen_engine
 
 
@@ -34,6 +35,8 @@ def mona_delta(
     if not _runs_folded(hidden_states, settings):
         return mona_formula(hidden_states, grid, weights, settings).to(hidden_states.dtype)
     folded = _fold(hidden_states, weights, settings)
+    if trains_compiled(hidden_states):
+        return mona_opaque(hidden_states, grid, folded, settings.dropout, with_input=False)
     if _is_followed(hidden_states):
         with steps.without_autocast(hidden_states.device.type):
             return steps.mona_folded(hidden_states, grid, folded, settings.dropout)
@@ -47,13 +50,38 @@ def add_mona_(
     weights: Weights,
     settings: Settings,
 ) -> torch.Tensor:
-    """Add `mona_delta` to `hidden_states` in place and return them; arguments as there."""
+    """Add `mona_delta` to `hidden_states` in place; arguments as there.
+
+    Returns:
+        The sum: `hidden_states`, or while compiling a tensor of the same values. What follows should go on with it, as
+        the backward pass needs it and a compiler would keep both.
+    """
+    if can_fold(settings) and trains_compiled(hidden_states):
+        folded = _fold(hidden_states, weights, settings)
+        total = mona_opaque(hidden_states, grid, folded, settings.dropout, with_input=True)
+        hidden_states.copy_(total)
+        return total
     if not _runs_folded(hidden_states, settings) or _is_followed(hidden_states) or not hidden_states.is_contiguous():
         # From a copy: what these ways keep is their input.
         return hidden_states.add_(mona_delta(hidden_states.clone(), grid, weights, settings))
     folded = _fold(hidden_states, weights, settings)
     engine = chosen_engine(hidden_states, folded)
     return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=True, engine=engine)
+
+
+def trains_compiled(hidden_states: torch.Tensor) -> bool:
+    """Whether `torch.compile` follows what may be part of a training step.
+
+    Exporters, transforms and inference want operations that they can look into.
+    """
+    return (
+        torch.compiler.is_compiling()
+        # From PyTorch 2.7 on; before, what is compiled may be exported.
+        and not getattr(torch.compiler, "is_exporting", lambda: True)()
+        and torch.is_grad_enabled()
+        and not is_transformed()
+        and hidden_states.numel() > 0
+    )
 
 
 def is_transformed() -> bool:

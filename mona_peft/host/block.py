@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mona_peft.blocks import PATCH_GRID
-from mona_peft.functional.dispatch import is_transformed
+from mona_peft.functional.dispatch import is_transformed, trains_compiled
 from mona_peft.host.class_swap import is_own_forward
 from mona_peft.host.per_sample import rows_by_adapter
 from mona_peft.host.recompute import recomputed_branch
@@ -39,7 +39,9 @@ def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
     It may if nothing else needs them as they are. A sum that autograd has just made is such a tensor: addition does
     not keep its result. Recorded and transformed operations should be plain ones.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
+    if torch.compiler.is_compiling():
+        return trains_compiled(hidden_states)  # whose graph has a new tensor wherever one is changed
+    if torch.jit.is_tracing() or is_transformed():
         return False
     if hidden_states.numel() == 0:
         return False

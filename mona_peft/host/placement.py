@@ -125,29 +125,35 @@ class AfterResidual(Placement):
 
     def at_mlp_entry(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return `h + d1`."""
-        layout = self.token_map.mlp_entry_layout
-        self.attention_delta = self._delta(hidden_states, layout, ATTENTION)
-        return self._add(hidden_states, self.attention_delta, layout)
+        total, self.attention_delta = self._adapt(hidden_states, self.token_map.mlp_entry_layout, ATTENTION)
+        return total
 
     def at_end(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return the stock block's `h + mlp(norm(h + d1))`, to which d1 is still to be added, with d1 and d2."""
         layout = self.token_map.layout
         hidden_states = self._add(hidden_states, self.attention_delta, layout)
-        return self._add(hidden_states, self._delta(hidden_states, layout, MLP), layout)
+        return self._adapt(hidden_states, layout, MLP)[0]
 
-    def _delta(self, hidden_states: torch.Tensor, layout: Layout, site: str) -> torch.Tensor | None:
-        """Return what is still to be added as tokens; None if nothing is, or all has been added in place."""
+    def _adapt(
+        self, hidden_states: torch.Tensor, layout: Layout, site: str
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the adapted hidden states, and as tokens what `hidden_states` itself still lacks of them, if any."""
         grid = self.token_map.grid_at(hidden_states, layout, self.grid)
         tokens = self.token_map.to_tokens(hidden_states, layout, grid)
         # Only into the very tensor that the block goes on with: `tokens` may be a copy of it in another order.
-        in_place = (
+        if (
             tokens is hidden_states
             and is_one_map(grid)
+            and self.adapter_names is None
             and self.anatomy.fresh_sums
             and may_be_overwritten(hidden_states)
             and not is_watched(self.adapter_layer)
-        )
-        return self.adapter_layer(tokens, grid, site, adapter_names=self.adapter_names, in_place=in_place)
+        ):
+            total = self.adapter_layer.add_(tokens, grid, site)
+            if total is not None:
+                return total, None
+        delta = self.adapter_layer(tokens, grid, site, adapter_names=self.adapter_names)
+        return self._add(hidden_states, delta, layout), delta
 
 
 class OnBranch(Placement):

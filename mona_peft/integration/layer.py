@@ -142,20 +142,17 @@ class ResidualAdapterLayer(FreeTunerLayer):
         grid: Maps | None,
         site: str,
         adapter_names: Sequence[str] | None = None,
-        in_place: bool = False,
     ) -> torch.Tensor | None:
-        """Compute the weighted sum of what the active adapters add at a site, or add it in place to save memory.
+        """Compute the weighted sum of what the active adapters add at a site.
 
         Args:
             hidden_states: Tokens of shape (B, N, C); adapters that need no grid take any shape (B, ..., C).
             grid: (H, W), or where several maps lie; None for adapters that need no grid.
             site: One of `SITES`.
             adapter_names: B names: each sample gets its own adapter alone, whichever are active.
-            in_place: Whether the sum may be added to `hidden_states` in place.
 
         Returns:
-            Tensor of the shape and dtype of `hidden_states`, or None if nothing is left to be added: no adapter takes
-            part at the site, or what it adds is in `hidden_states` already.
+            Tensor of the shape and dtype of `hidden_states`, or None if no adapter takes part at the site.
 
         Raises:
             ValueError: If there are not B names.
@@ -164,10 +161,6 @@ class ResidualAdapterLayer(FreeTunerLayer):
         if adapter_names is not None:
             return self._delta_per_sample(adapters, hidden_states, grid, adapter_names)
         names = [name for name in self.active_adapters if name in adapters]
-        only = adapters[names[0]] if len(names) == 1 and not self.adapter_weights else None
-        if in_place and only is not None and only.adds_in_place and not is_watched(only):
-            only(hidden_states, grid, in_place=True)
-            return None
         delta = None
         for name in names:
             output = self._delta(adapters[name], hidden_states, grid)
@@ -175,6 +168,24 @@ class ResidualAdapterLayer(FreeTunerLayer):
                 output = output * self.adapter_weights[name]
             delta = output if delta is None else delta + output
         return delta
+
+    def add_(self, hidden_states: torch.Tensor, grid: Maps | None, site: str) -> torch.Tensor | None:
+        """Add what the active adapter adds at a site to `hidden_states` in place, which needs less memory.
+
+        Args:
+            hidden_states: Tokens of shape (B, N, C).
+            grid: (H, W).
+            site: One of `SITES`.
+
+        Returns:
+            The sum, to go on with; None if nothing was done, as there isn't one adapter alone that can do it.
+        """
+        adapters = self._adapters_by_site()[site]
+        names = [name for name in self.active_adapters if name in adapters]
+        only = adapters[names[0]] if len(names) == 1 and not self.adapter_weights else None
+        if only is None or not only.adds_in_place or is_watched(only):
+            return None
+        return only(hidden_states, grid, in_place=True)
 
     def _delta_per_sample(
         self, adapters: nn.ModuleDict, hidden_states: torch.Tensor, grid: Maps | None, adapter_names: Sequence[str]
