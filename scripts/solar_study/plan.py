@@ -94,15 +94,14 @@ _MAIN = _named("fixed", "full", "lora", "adaptformer", "mona")
 STAGES = (
     Stage(400, ROWS, SEEDS[:3]),
     Stage(400, ROWS, SEEDS),
-    Stage(1468, _named("fixed", "full", "mona"), SEEDS[:1]),
     Stage(400, _named("mona-spared", "mona-mlp", "mona-kernel-3"), SEEDS[:2]),
     Stage(100, _MAIN, SEEDS[:1]),
-    Stage(400, _named("mona-16"), SEEDS[:2]),
-    Stage(1468, _named("lora", "adaptformer"), SEEDS[:1]),
     Stage(100, _MAIN, SEEDS[:3]),
-    Stage(400, _named("full-12"), SEEDS[:2]),
+    Stage(400, VARIANTS[:-1], SEEDS[:3]),
+    Stage(1468, _MAIN, SEEDS[:1]),
+    Stage(400, VARIANTS, SEEDS[:2]),
     Stage(1468, _MAIN, SEEDS[:3]),
-    Stage(400, VARIANTS, SEEDS[:3]),
+    Stage(400, VARIANTS, SEEDS),
     Stage(100, ROWS, SEEDS),
 )
 """The most wanted first."""

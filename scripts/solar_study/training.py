@@ -18,8 +18,8 @@ from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.training.records import hardware, parameter_counts, software
 from mona_peft.tasks.training.trainer import WholeModelTrainer
-from scripts.demonstration.cell_inputs import SIZE, CellInputs, classifier, mirrored_inputs, pixel_values
-from scripts.demonstration.frozen_prefix import above
+from scripts.demonstration.cell_inputs import MIRRORED, SIZE, CellInputs, classifier, pixel_values
+from scripts.demonstration.frozen_prefix import above, tokens_before
 from scripts.demonstration.solar_cells import SPLIT_SEED, SolarCells, load_solar_cells, split, subset
 from scripts.solar_study.plan import CELLS, NUM_EPOCHS, Run
 
@@ -36,16 +36,31 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.stored: dict[int, torch.Tensor] = {}
+        self.is_stored: dict[int, np.ndarray] = {}
 
     @cached_property
     def parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the 1,968 cells to draw from and of the 656 test cells."""
         return split(self.cells)
 
-    def inputs(self, first_block: int) -> torch.Tensor:
-        """Returns the tokens of all cells before a block, in all mirrorings."""
-        if first_block not in self.stored:
-            self.stored[first_block] = mirrored_inputs(classifier(), first_block, pixel_values(self.cells.images))
+    def inputs(self, first_block: int, drawn: dict[str, np.ndarray]) -> torch.Tensor:
+        """Returns tokens of cells before a block, (N, V, ...): of all drawn, and of those to train in all mirrorings.
+
+        What is not drawn, in this call or before, is not there.
+        """
+        done = self.is_stored.setdefault(first_block, np.zeros((len(self.cells.images), len(MIRRORED)), bool))
+        model = None
+        for place, axes in enumerate(MIRRORED):
+            wanted = drawn["train"] if place else np.concatenate(list(drawn.values()))
+            lacking = wanted[~done[wanted, place]]
+            if len(lacking):
+                model = model or classifier()
+                pixels = pixel_values(self.cells.images[lacking]).flip(axes)
+                tokens = tokens_before(model, first_block, pixels).bfloat16()
+                if first_block not in self.stored:
+                    self.stored[first_block] = torch.zeros(*done.shape, *tokens.shape[1:], dtype=tokens.dtype)
+                self.stored[first_block][lacking, place] = tokens
+                done[lacking, place] = True
         return self.stored[first_block]
 
     def drawn(self, seed: int, cells: int) -> dict[str, np.ndarray]:
@@ -71,8 +86,8 @@ def train(bench: Bench, run: Run) -> dict[str, Any]:
     Returns:
         The record: settings, results by part, the scores of the test cells, parameters, time, versions, machine.
     """
-    row, inputs = run.row, bench.inputs(run.row.first_block)
-    drawn = bench.drawn(run.seed, run.cells)
+    row, drawn = run.row, bench.drawn(run.seed, run.cells)
+    inputs = bench.inputs(row.first_block, drawn)
     parts = {name: CellInputs(inputs, bench.cells.labels, numbers, name == "train") for name, numbers in drawn.items()}
     set_seed(run.seed)
     model = classifier().requires_grad_(False)  # the frozen blocks; methods decide on what is above them
