@@ -74,6 +74,13 @@ class ImageDataset(Dataset):
         except UNREADABLE as error:
             raise ValueError(f"The {self.named(row, index)} can't be read ({error}). Replace or remove it.") from error
 
+    def least_side(self) -> int | None:
+        """Returns how many pixels the shorter side of a training image must keep: what is left of it is shrunk anyway.
+
+        None where nothing is changed at random, as in evaluation: images are then read at their full size.
+        """
+        return None if self.augmentation is None else self.augmentation.least_side(_side(self.image_processor))
+
     def name(self, index: int) -> str:
         """Returns what a message says of the image of a row: its file, or its row where it has none."""
         return self.named(self.rows[index], index)
@@ -100,10 +107,8 @@ class ImageClassificationDataset(ImageDataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         row = self.rows[index]
-        if self.augmentation is None:
-            image = self.decode(row, index)
-        else:
-            image = self.decode(row, index, self.augmentation.least_side(self._side()))
+        image = self.decode(row, index, self.least_side())
+        if self.augmentation is not None:
             image = self.augmentation(Sample(image), self.random(index)).image
         pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]  # (3, H, W)
         label = row["label"]
@@ -113,10 +118,14 @@ class ImageClassificationDataset(ImageDataset):
             label = present
         return {"pixel_values": pixel_values, "labels": label}
 
-    def _side(self) -> int:
-        """Returns the longest side in pixels of what the image processor makes of an image."""
-        sizes = [getattr(self.image_processor, name, None) or {} for name in ("size", "crop_size")]
-        return max((side for size in sizes for side in dict(size).values() if side), default=1)
+
+def _side(image_processor: BaseImageProcessor) -> int:
+    """Returns how many pixels the shorter side of an image needs for what the image processor makes of it."""
+    sizes = [dict(getattr(image_processor, name, None) or {}) for name in ("size", "crop_size")]
+    # Where the shorter side is given, the longer one is what the ratio of the sides makes of it, or less.
+    sides = [size.get("shortest_edge") or max((side for side in size.values() if side), default=1) for size in sizes]
+    divisor = getattr(image_processor, "size_divisor", None) or 1
+    return -(-max(sides) // divisor) * divisor
 
 
 class EpochCallback(TrainerCallback):

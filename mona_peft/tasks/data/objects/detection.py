@@ -20,10 +20,20 @@ class ObjectDetectionDataset(ImageDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
-        image, objects = self.decode(row, index), row["objects"]
+        image = self.decode(row, index, self.least_side())
+        objects = scaled(row["objects"], image.width / row["width"], image.height / row["height"])
         if self.augmentation is not None:
             image, objects = augment_objects(self.augmentation, image, objects, self.random(index))
         return detector_inputs(self.image_processor, image, row["image_id"], objects)
+
+
+def scaled(objects: Objects, horizontally: float, vertically: float) -> Objects:
+    """Returns objects without masks in an image that was read at a part of its size."""
+    if horizontally == vertically == 1:
+        return objects
+    factors = (horizontally, vertically, horizontally, vertically)
+    boxes = [[edge * factor for edge, factor in zip(box, factors, strict=True)] for box in objects["bbox"]]
+    return {**objects, "bbox": boxes, "area": [area * horizontally * vertically for area in objects["area"]]}
 
 
 def augment_objects(

@@ -14,7 +14,7 @@ from transformers import BaseImageProcessor
 from mona_peft.tasks.data.augmentation import Augmentation
 from mona_peft.tasks.data.dataset import ImageDataset
 from mona_peft.tasks.data.segmentation.masks import UNCOUNTED, MaskReading
-from mona_peft.tasks.data.stored import UNREADABLE
+from mona_peft.tasks.data.stored import UNREADABLE, read_header
 
 IGNORE_INDEX = 255
 """The same for models and image processors."""
@@ -59,18 +59,23 @@ class AnnotatedImages(ImageDataset):
         self.num_classes = num_classes
         self.masks = masks or MaskReading()
 
-    def pair(self, index: int) -> tuple[PIL.Image.Image, np.ndarray]:
+    def pair(self, index: int, least: int | None = None) -> tuple[PIL.Image.Image, np.ndarray]:
         """Returns the image of a row, in RGB, and its `class_map`, after checking that they fit.
+
+        Args:
+            index: Number of the row.
+            least: As many pixels the shorter side must keep; a large JPEG is then read at a part of its size.
 
         Raises:
             ValueError: One can't be read, they differ in size, or a class is out of range; names file or row.
         """
         row = self.rows[index]
-        image, class_map = self.decode(row, index), self._checked(row, index)
-        if image.size != class_map.shape[::-1]:
+        image, class_map = self.decode(row, index, least), self._checked(row, index)
+        size = image.size if least is None else read_header(row["image"]).size
+        if size != class_map.shape[::-1]:
             raise ValueError(
                 f"The {self.named(row, index, 'mask')} has {class_map.shape[1]} × {class_map.shape[0]} pixels, its "
-                f"image {image.size[0]} × {image.size[1]}. (Images are turned as their EXIF data says.)"
+                f"image {size[0]} × {size[1]}. (Images are turned as their EXIF data says.)"
             )
         return image, class_map
 
@@ -141,6 +146,10 @@ class ScaleAndCrop:
     fill: tuple[int, int, int]
     colours: Augmentation | None = None
 
+    def least_side(self) -> int:
+        """Returns how many pixels the shorter side of an image needs so that none is enlarged."""
+        return round(self.image_size * self.scales[1])
+
     def __call__(
         self, image: PIL.Image.Image, class_map: np.ndarray, random: Random
     ) -> tuple[PIL.Image.Image, np.ndarray]:
@@ -172,7 +181,8 @@ class TrainingImages(AnnotatedImages):
     """Augmented images and class maps, all of one size; `augmentation` is a `ScaleAndCrop`."""
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        image, class_map = self.augmentation(*self.pair(index), self.random(index))
+        random = self.random(index)
+        image, class_map = self.augmentation(*self.pair(index, self.augmentation.least_side()), random)
         return self.inputs(image, class_map)
 
 
