@@ -93,9 +93,14 @@ class Augmentation:
             image.paste(tuple(random.randint(0, 255) for _ in range(3)), (*at, at[0] + width, at[1] + height))
         return image
 
-    def least_side(self, side: int) -> int:
-        """Returns how many pixels the shorter side of an image needs so that no crop is enlarged to `side`."""
-        return round(side / (self.min_area * 3 / 4) ** 0.5) if self.min_area < 1 else side
+    def least_side(self, side: int, random: Random) -> int:
+        """Returns how many pixels the shorter side of an image needs so that its crop is not enlarged to `side`.
+
+        Args:
+            side: Of what is made of the crop, in pixels.
+            random: In the state in which the augmentation will be given it.
+        """
+        return round(side / min(crop_shares(random, self.min_area))) if self.min_area < 1 else side
 
 
 LEVELS: dict[Level, Augmentation] = {
@@ -129,11 +134,17 @@ def random_box(size: tuple[int, int], random: Random, min_area: float = 0.4) -> 
     Returns:
         Its left, top, right and bottom edge in pixels.
     """
-    area, ratio = random.uniform(min_area, 1), (4 / 3) ** random.uniform(-1, 1)
-    width = max(1, round(size[0] * min(1, (area * ratio) ** 0.5)))
-    height = max(1, round(size[1] * min(1, (area / ratio) ** 0.5)))
+    width, height = (
+        max(1, round(side * share)) for side, share in zip(size, crop_shares(random, min_area), strict=True)
+    )
     left, top = random.randint(0, size[0] - width), random.randint(0, size[1] - height)
     return left, top, left + width, top + height
+
+
+def crop_shares(random: Random, min_area: float) -> tuple[float, float]:
+    """Draws which shares of an image's width and height a random crop has, as `random_box` tells."""
+    area, ratio = random.uniform(min_area, 1), (4 / 3) ** random.uniform(-1, 1)
+    return min(1, (area * ratio) ** 0.5), min(1, (area / ratio) ** 0.5)
 
 
 def crop(sample: Sample, edges: Sequence[int]) -> Sample:

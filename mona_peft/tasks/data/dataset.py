@@ -74,12 +74,14 @@ class ImageDataset(Dataset):
         except UNREADABLE as error:
             raise ValueError(f"The {self.named(row, index)} can't be read ({error}). Replace or remove it.") from error
 
-    def least_side(self) -> int | None:
-        """Returns how many pixels the shorter side of a training image must keep: what is left of it is shrunk anyway.
+    def least_side(self, index: int) -> int | None:
+        """Returns how many pixels the shorter side of a training image must keep: its crop is shrunk anyway.
 
         None where nothing is changed at random, as in evaluation: images are then read at their full size.
         """
-        return None if self.augmentation is None else self.augmentation.least_side(_side(self.image_processor))
+        if self.augmentation is None:
+            return None
+        return self.augmentation.least_side(_side(self.image_processor), self.random(index))
 
     def name(self, index: int) -> str:
         """Returns what a message says of the image of a row: its file, or its row where it has none."""
@@ -107,7 +109,7 @@ class ImageClassificationDataset(ImageDataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         row = self.rows[index]
-        image = self.decode(row, index, self.least_side())
+        image = self.decode(row, index, self.least_side(index))
         if self.augmentation is not None:
             image = self.augmentation(Sample(image), self.random(index)).image
         pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]  # (3, H, W)

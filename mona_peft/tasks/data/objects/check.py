@@ -157,12 +157,19 @@ def _checked_rle(rle: dict[str, Any], width: int, height: int, where: str) -> di
     return rle
 
 
-def decode_masks(objects: Objects, width: int, height: int) -> np.ndarray:
-    """Returns the masks of an image's objects, of shape (N, H, W): bool."""
-    rles = [{"size": [height, width], "counts": counts.encode()} for counts in objects["mask"]]
-    if not rles:
-        return np.zeros((0, height, width), dtype=bool)
-    return mask_api.decode(rles).transpose(2, 0, 1).astype(bool)
+def decode_masks(objects: Objects, width: int, height: int, step: int = 1) -> np.ndarray:
+    """Returns the masks of an image's objects, of shape (N, H, W): bool.
+
+    Args:
+        objects: Of the image.
+        width: Of the image.
+        height: Of the image.
+        step: Every so many rows and columns alone, for an image that was read at a part of its size.
+    """
+    masks = np.zeros((len(objects["mask"]), -(-height // step), -(-width // step)), dtype=bool)
+    for mask, counts in zip(masks, objects["mask"], strict=True):  # one by one: each fits into the processor's cache
+        mask[:] = mask_api.decode({"size": [height, width], "counts": counts.encode()})[::step, ::step]
+    return masks
 
 
 def _area(area: Any, where: str) -> float:

@@ -20,7 +20,7 @@ class ObjectDetectionDataset(ImageDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
-        image = self.decode(row, index, self.least_side())
+        image = self.decode(row, index, self.least_side(index))
         objects = scaled(row["objects"], image.width / row["width"], image.height / row["height"])
         if self.augmentation is not None:
             image, objects = augment_objects(self.augmentation, image, objects, self.random(index))

@@ -70,11 +70,9 @@ class InstanceDataset(ImageDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
-        image, objects = self.decode(row, index, self.least_side()), row["objects"]
+        image, objects = self.decode(row, index, self.least_side(index)), row["objects"]
         wanted = ~np.array(objects["iscrowd"], dtype=bool)
-        masks = decode_masks(objects, row["width"], row["height"])[wanted]
-        step = round(row["width"] / image.width)  # more than 1 where the image was read at a part of its size
-        masks = masks[:, ::step, ::step]
+        masks = decode_masks(objects, row["width"], row["height"], step=round(row["width"] / image.width))[wanted]
         classes = np.array(objects["category"], dtype=np.int64)[wanted]
         if self.augmentation is not None:
             changed = self.augmentation(Sample(image, maps=masks), self.random(index))

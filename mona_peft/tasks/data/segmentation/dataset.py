@@ -146,9 +146,13 @@ class ScaleAndCrop:
     fill: tuple[int, int, int]
     colours: Augmentation | None = None
 
-    def least_side(self) -> int:
-        """Returns how many pixels the shorter side of an image needs so that none is enlarged."""
-        return round(self.image_size * self.scales[1])
+    def least_side(self, random: Random) -> int:
+        """Returns how many pixels the shorter side of an image needs so that it is not enlarged.
+
+        Args:
+            random: In the state in which this will be given it.
+        """
+        return round(self.image_size * random.uniform(*self.scales))
 
     def __call__(
         self, image: PIL.Image.Image, class_map: np.ndarray, random: Random
@@ -180,9 +184,12 @@ class ScaleAndCrop:
 class TrainingImages(AnnotatedImages):
     """Augmented images and class maps, all of one size; `augmentation` is a `ScaleAndCrop`."""
 
+    def least_side(self, index: int) -> int:
+        """Returns how many pixels the shorter side of an image must keep in this epoch."""
+        return self.augmentation.least_side(self.random(index))
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        random = self.random(index)
-        image, class_map = self.augmentation(*self.pair(index, self.augmentation.least_side()), random)
+        image, class_map = self.augmentation(*self.pair(index, self.least_side(index)), self.random(index))
         return self.inputs(image, class_map)
 
 
