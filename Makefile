@@ -35,6 +35,8 @@ demo: $(VENV)/demo.stamp
 
 benchmark: $(VENV)/demo.stamp
 	$(RUN) -m scripts.benchmark $(ARGS)
+	$(if $(ARGS),,$(RUN) -m scripts.benchmark loader)
+	$(if $(ARGS),,$(RUN) -m scripts.benchmark training_run)
 
 compare: $(VENV)/demo.stamp
 	$(RUN) -m scripts.compare_methods run --jobs 2 $(TASK:%=--task %) $(ARGS)

@@ -2,6 +2,8 @@
 
     python -m scripts.benchmark                      all methods on all cases, on a GPU where there is one
     python -m scripts.benchmark --autocast bfloat16
+    python -m scripts.benchmark loader               images a second, without a model
+    python -m scripts.benchmark training_run         a training as typed beside the bare loop
     python -m scripts.benchmark --cases swin-tiny:224:8 --methods Mona --rounds 5 --output mine.json
 
 A case is SIZE:IMAGE_SIZE:BATCH_SIZE. All methods of a case run in one process, in turns; ratios are taken within a
@@ -17,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,9 @@ CASES = (
     "dinov2-base:224:2",
     "dinov2-base:518:1",
 )
+OTHERS = ("loader", "training_run")
+"""Benchmarks of their own, by the names of their modules."""
+
 REFERENCE = "LoRA"
 FOLDED = ("Mona, formula", "Mona", "Mona, Triton")
 """What is compared with the bare blocks at inference."""
@@ -168,8 +174,12 @@ class Case:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the benchmark."""
-    args = parse_arguments(arguments)
+    """Runs the benchmark, or another one that is named first."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in OTHERS:
+        import_module(f"scripts.benchmark.{given[0]}").main(given[1:])
+        return
+    args = parse_arguments(given)
     torch.set_num_threads(args.threads)
     if args.peak_of:
         print(Case(args.cases[0], args).peak_in_this_process(args.peak_of))

@@ -1,0 +1,44 @@
+"""The benchmarks of reading images, in small: every pipeline and task is measured, and the page says of what."""
+
+import json
+
+import pytest
+from transformers import SwinConfig
+
+from scripts.benchmark import loader, loader_inputs, training_run
+from scripts.benchmark.__main__ import main
+from tests.models import TWO_STAGES
+
+
+def test_loader(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "SIZES", {"small": (96, 72)})
+    monkeypatch.setattr(loader_inputs, "SIDE", 16)
+    monkeypatch.setattr(loader_inputs, "DENSE_SIDE", 32)
+    page, record = tmp_path / "page.md", tmp_path / "loader.json"
+    page.write_text(
+        "".join(f"<!-- loader: {name} -->\n<!-- end -->\n" for name in ("pipelines", "tasks", "provenance"))
+    )
+    options = ["--workers", "0", "1", "--images", "2", "--rounds", "1", "--sizes", "small"]
+    main(["loader", *options, "--output", str(record), "--page", str(page)])
+    found = json.loads(record.read_text())
+    named = found["pipelines"]["small"]
+    assert {"ours", "ours, no drafts", "transformers' example, in Pillow", "decoding alone"} <= set(named)
+    assert all(figures["milliseconds"] > 0 for figures in named.values())
+    assert all(list(figures["per_second"]) == ["0", "1"] for figures in named.values())
+    assert set(found["tasks"]) == set(loader_inputs.MAKE)
+    text = page.read_text()
+    assert "| small | ours |" in text
+    assert f"torch {found['software']['torch']}" in text
+    assert ("torchvision was not there" in text) is not found["torchvision"]
+
+
+def test_training_run(tmp_path, monkeypatch):
+    config = {**TWO_STAGES, "image_size": 224, "num_labels": 2}
+    monkeypatch.setattr(training_run, "TINY", SwinConfig(**config))
+    record = tmp_path / "training_run.json"
+    options = ["--images", "4", "--steps", "3", "--rounds", "1", "--batch_size", "2", "--workers", "0"]
+    main(["training_run", *options, "--output", str(record)])
+    found = json.loads(record.read_text())
+    ((typed,), (bare,)) = (found["step_seconds"][name] for name in ("typed", "bare"))
+    assert len(typed) == len(bare) == 1
+    assert found["ratio"] == pytest.approx(typed[0] / bare[0])
