@@ -1,10 +1,12 @@
 """The benchmarks of reading images, in small: every pipeline and task is measured, and the page says of what."""
 
 import json
+from functools import partial
 
 import pytest
 from transformers import SwinConfig
 
+from mona_peft.tasks.reporting.pages import place
 from scripts.benchmark import loader, loader_inputs, training_run
 from scripts.benchmark.__main__ import main
 from tests.models import TWO_STAGES
@@ -15,9 +17,7 @@ def test_loader(tmp_path, monkeypatch):
     monkeypatch.setattr(loader_inputs, "SIDE", 16)
     monkeypatch.setattr(loader_inputs, "DENSE_SIDE", 32)
     page, record = tmp_path / "page.md", tmp_path / "loader.json"
-    page.write_text(
-        "".join(f"<!-- loader: {name} -->\n<!-- end -->\n" for name in ("pipelines", "tasks", "provenance"))
-    )
+    page.write_text("\n".join(place("loader", name) for name in ("pipelines", "tasks", "provenance")))
     options = ["--workers", "0", "1", "--images", "2", "--rounds", "1", "--sizes", "small"]
     main(["loader", *options, "--output", str(record), "--page", str(page)])
     found = json.loads(record.read_text())
@@ -35,6 +35,8 @@ def test_loader(tmp_path, monkeypatch):
 def test_training_run(tmp_path, monkeypatch):
     config = {**TWO_STAGES, "image_size": 224, "num_labels": 2}
     monkeypatch.setattr(training_run, "TINY", SwinConfig(**config))
+    small = partial(loader_inputs.photograph, size=(64, 48))
+    monkeypatch.setattr(training_run, "photograph", lambda path, size, seed: small(path, seed=seed))
     record = tmp_path / "training_run.json"
     options = ["--images", "4", "--steps", "3", "--rounds", "1", "--batch_size", "2", "--workers", "0"]
     main(["training_run", *options, "--output", str(record)])
