@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from datasets import DatasetDict
 
-from mona_peft.tasks.data.checks import check_images, logger, read_headers, tell_of, tell_of_leaks
+from mona_peft.tasks.data.checks import check_images, logger, read_headers, tell_of
 from mona_peft.tasks.data.decoding import Decoding
 from mona_peft.tasks.data.deep_pixels import find_pixel_range
 from mona_peft.tasks.data.hub import HubArguments
@@ -125,6 +125,4 @@ def check_pictures(splits: DatasetDict, args: SharedDataArguments, annotated: bo
         files = [picture for picture in pictures if picture and picture["bytes"] is None]
         headers[split] = read_headers(files, [picture["path"] for picture in files])
     tell_of([header for some in headers.values() for header in some], annotated)
-    if not args.only_evaluated:
-        tell_of_leaks({split: [row["image"] for row in rows.select_columns("image")] for split, rows in splits.items()})
     return headers

@@ -92,21 +92,13 @@ def tell_of_leaks(splits: Mapping[str, Sequence[Source | None]]) -> dict[tuple[s
     Returns:
         The files of the second of two splits that stand in the first too, by the names of both.
     """
-    by_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for split, pictures in splits.items():
-        for picture in pictures:
-            path = picture.get("path") if isinstance(picture, dict) and picture.get("bytes") is None else None
-            if path and Path(path).is_file():
-                by_size[Path(path).stat().st_size].append((split, path))
+    files = [(split, path) for split, pictures in splits.items() for path in map(_file_of, pictures) if path]
     leaks: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for files in by_size.values():
-        if len({split for split, _ in files}) < 2:
-            continue
-        first: dict[bytes, str] = {}
-        for split, path in files:
-            other = first.setdefault(hashlib.blake2b(Path(path).read_bytes()).digest(), split)
-            if other != split:
-                leaks[other, split].append(path)
+    for same in _same_bytes(files):
+        first, _ = same[0]
+        for split, path in same:
+            if split != first:
+                leaks[first, split].append(path)
     for (one, other), paths in leaks.items():
         logger.warning(
             "%d of %d images of the %s split stand in the %s split too, byte for byte: what is measured there is no "
@@ -118,3 +110,48 @@ def tell_of_leaks(splits: Mapping[str, Sequence[Source | None]]) -> dict[tuple[s
             first_of(paths, 3),
         )
     return dict(leaks)
+
+
+def tell_of_contradictions(rows: Dataset) -> int:
+    """Finds images of different classes that are the same, byte for byte, and says so; returns how many there are.
+
+    Args:
+        rows: Of `image`, not decoded, and `label`.
+    """
+    files = [(str(label), path) for path, label in zip(_files_of(rows), rows["label"][:], strict=True) if path]
+    contradicting = [path for same in _same_bytes(files) for _, path in same]
+    if contradicting:
+        logger.warning(
+            "%d images are the same, byte for byte, as images of other classes: %s.",
+            len(contradicting),
+            first_of(contradicting, 4),
+        )
+    return len(contradicting)
+
+
+def _files_of(rows: Dataset) -> list[str | None]:
+    return [_file_of(row["image"]) for row in rows.select_columns("image")]
+
+
+def _file_of(picture: Source | None) -> str | None:
+    """Returns the path of a picture that is a file."""
+    path = picture.get("path") if isinstance(picture, dict) and picture.get("bytes") is None else None
+    return path if path and Path(path).is_file() else None
+
+
+def _same_bytes(files: Sequence[tuple[str, str]]) -> Iterable[list[tuple[str, str]]]:
+    """Yields files that are the same, and that have different marks; only those of one size are read.
+
+    Args:
+        files: The mark and the path of each.
+    """
+    by_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for mark, path in files:
+        by_size[Path(path).stat().st_size].append((mark, path))
+    for some in by_size.values():
+        if len({mark for mark, _ in some}) < 2:
+            continue
+        by_content: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+        for mark, path in some:
+            by_content[hashlib.blake2b(Path(path).read_bytes()).digest()].append((mark, path))
+        yield from (same for same in by_content.values() if len({mark for mark, _ in same}) > 1)

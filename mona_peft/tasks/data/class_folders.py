@@ -1,11 +1,12 @@
 """Folders of images whose names are classes, with or without folders of splits above them."""
 
 import logging
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from mona_peft.tasks.data.files import IMAGE_FOLDERS, MASK_FOLDERS, find_images, folders_in
+from mona_peft.tasks.data.files import IMAGE_FOLDERS, MASK_FOLDERS, find_images, folders_in, is_image
 from mona_peft.tasks.data.splits import role_of
 from mona_peft.tasks.messages import first_of
 
@@ -25,8 +26,25 @@ class ClassFolders:
 
     @classmethod
     def of(cls, folder: Path) -> "ClassFolders":
-        """Reads a folder; what lies in no class folder is told of."""
+        """Reads a folder; what lies in no class folder is told of.
+
+        Raises:
+            ValueError: Two class folders are one, by a link.
+        """
         images = {place.name: find_images(place) for place in folders_in(folder)}
+        real: dict[str, str] = {}
+        for name in images:
+            other = real.setdefault(os.path.realpath(folder / name), name)
+            if other != name:
+                raise ValueError(
+                    f"{folder / other} and {folder / name} are one folder, by a link: its images can't be of both "
+                    "classes. Remove one of the two."
+                )
+        empty = [name for name, paths in images.items() if not paths]
+        dangling = [path.name for path in folder.iterdir() if not path.exists() and not is_image(path)]
+        for names, are in ((empty, "folders hold no image"), (dangling, "links lead nowhere")):
+            if names:
+                logger.warning("%d %s and are left out, in %s: %s.", len(names), are, folder, first_of(sorted(names)))
         return cls(folder, {name: paths for name, paths in images.items() if paths})
 
     def tell_of_loose(self) -> None:
@@ -43,7 +61,7 @@ class ClassFolders:
 
 def loose_images(folder: Path) -> list[Path]:
     """Returns the images that lie in a folder itself."""
-    return [path for path in find_images(folder) if path.parent == folder]
+    return sorted(path for path in folder.iterdir() if is_image(path) and path.is_file())
 
 
 def unwrapped(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, List
 
 from mona_peft.tasks.data import tables
 from mona_peft.tasks.data.arguments import SharedDataArguments, check_pictures
+from mona_peft.tasks.data.checks import tell_of_contradictions
 from mona_peft.tasks.data.class_folders import LAYOUT, find_class_folders, loose_images, unwrapped
 from mona_peft.tasks.data.files import find_images, listing
 from mona_peft.tasks.data.hub import load_named_dataset
@@ -83,6 +84,8 @@ def load_image_classification(args: DataArguments, seed: int) -> DatasetDict:
     for name, split in splits.items():
         _check_labels(split, name)
     check_pictures(splits, args, annotated=False)
+    for split in splits.values():
+        tell_of_contradictions(split)
     splits = hold_out(splits, args, seed, _strata)
     if not args.only_evaluated:
         _tell_of_empty_classes(splits)
@@ -200,6 +203,7 @@ def _from_tables(found: dict[str, Path], folder: Path, args: DataArguments) -> D
                 f"{', '.join(rows[0])}."
             )
         paths = tables.find_pictures(rows, image, table, folder)
+        rows, paths, values = tables.each_once(rows, paths, values, table)
         named.update(paths)
         for row, path, value in zip(rows, paths, values, strict=True):
             by_split.setdefault(str(row[column]) if column else split or "train", []).append((path, value))

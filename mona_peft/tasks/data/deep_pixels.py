@@ -1,6 +1,5 @@
 """Pictures of more than 8 bits a channel, or more than three channels: X-rays, microscopes, satellites."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,13 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from mona_peft.tasks.data.stored import UNREADABLE, Source, open_stored, stored_content
+from mona_peft.tasks.data.stored import UNREADABLE, Source, open_stored, opened_tiff, stored_content
 
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's names of one channel of more than 8 bits. It reads several channels of 16 bits as their upper halves."""
 
-SAMPLES, EXTRA, LEAST, GREATEST = 277, 338, (340, 280), (341, 281)
-"""Tags of TIFF: number of channels, kinds of the others, the values of black and white."""
+BITS, SAMPLES, EXTRA, LEAST, GREATEST = 258, 277, 338, (340, 280), (341, 281)
+"""Tags of TIFF: bits and number of the channels, kinds of the others, the values of black and white."""
 
 PERCENTILES = (0.1, 99.9)
 """Of the pixels of the training images: the values of black and white, where files do not tell them."""
@@ -33,19 +32,23 @@ class DeepPicture:
         pixels: (H, W, C) integers or floats.
         declared: The values of black and white, if the file names them.
         described: What a message says of the channels.
+        alpha: Whether the last channel says how opaque a pixel is.
     """
 
     pixels: np.ndarray
     declared: tuple[float, float] | None = None
     described: str = ""
+    alpha: bool = False
 
     def chosen(self, channels: tuple[int, ...] | None) -> np.ndarray:
-        """Returns the pixels of the channels that are taken, (H, W, 1) or (H, W, 3).
+        """Returns the pixels of the channels that are taken, (H, W, 1) or (H, W, 3); over white where transparent.
 
         Raises:
             ValueError: There are others than one or three and none are chosen, or those chosen are not there.
         """
         count = self.pixels.shape[2]
+        if channels is None and self.alpha and count in (2, 4):
+            return _over_white(self.pixels, self.declared[1] if self.declared else None)
         if channels is not None:
             if max(channels) >= count:
                 raise ValueError(f"--channels {' '.join(map(str, channels))}: it has the channels 0 to {count - 1}")
@@ -67,7 +70,8 @@ class DeepPicture:
             return self.declared
         if self.pixels.dtype == np.uint16:
             return 0.0, 65535.0
-        finite = self.pixels[np.isfinite(self.pixels)] if self.pixels.dtype.kind == "f" else self.pixels
+        colours = self.pixels[..., :-1] if self.alpha else self.pixels
+        finite = colours[np.isfinite(colours)] if colours.dtype.kind == "f" else colours
         least, greatest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
         if self.pixels.dtype.kind == "f" and least >= 0 and greatest <= 1:
             return 0.0, 1.0
@@ -81,7 +85,7 @@ class DeepPicture:
 
 def is_deep(image: Image.Image) -> bool:
     """Tells whether a picture has more bits a channel, or other channels, than Pillow hands out as RGB."""
-    return image.mode in DEEP_MODES or has_upper_halves(image) or _has_other_channels(image)
+    return image.mode in DEEP_MODES or has_upper_halves(image) or _has_wide_channels(image)
 
 
 def has_upper_halves(image: Image.Image) -> bool:
@@ -89,10 +93,13 @@ def has_upper_halves(image: Image.Image) -> bool:
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", None) or []) and image.mode not in DEEP_MODES
 
 
-def _has_other_channels(image: Image.Image) -> bool:
+def _has_wide_channels(image: Image.Image) -> bool:
+    """Tells whether a TIFF has channels of more than 8 bits, which Pillow misreads in planes, or other ones."""
     tags = getattr(image, "tag_v2", None)
     if image.format != "TIFF" or tags is None:
         return False
+    if max(np.ravel(tags.get(BITS, 1))) > 8:
+        return True
     extra = tags.get(EXTRA, ())
     extra = extra if isinstance(extra, tuple) else (extra,)
     alpha = sum(kind in (1, 2) for kind in extra)
@@ -107,8 +114,13 @@ def read(image: Image.Image, source: Source) -> DeepPicture:
         source: What it was opened from.
     """
     tags = dict(getattr(image, "tag_v2", {}))
-    if image.format == "TIFF" and image.mode not in DEEP_MODES and not isinstance(source, Image.Image):
-        return read_tiff(stored_content(source))
+    if image.format == "TIFF" and not isinstance(source, Image.Image):
+        try:
+            return read_tiff(stored_content(source))
+        except ValueError as error:
+            # tifffile wants another package for some compressions, of which Pillow reads grey pictures right.
+            if "imagecodecs" not in str(error) or image.mode not in DEEP_MODES:
+                raise
     if image.mode not in DEEP_MODES and image.mode not in ("L", "RGB", "RGBA", "CMYK", "LA"):
         image = image.convert("RGB")
     pixels = np.asarray(image)
@@ -116,28 +128,32 @@ def read(image: Image.Image, source: Source) -> DeepPicture:
     # Older releases of Pillow read 16 bits of PNG and PGM as 32.
     if pixels.dtype == np.int32 and image.format in ("PNG", "PPM"):
         pixels = pixels.astype(np.uint16)
-    return DeepPicture(np.atleast_3d(pixels), _declared(tags), image.mode)
+    return DeepPicture(np.atleast_3d(pixels), _declared(tags), image.mode, image.mode in ("RGBA", "LA"))
 
 
 def read_tiff(content: str | Path | bytes) -> DeepPicture:
     """Reads the first page of a TIFF, with all its channels; raises `UnidentifiedImageError` for what is none."""
-    try:
-        with tifffile.TiffFile(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
-            page = file.pages[0]
-            pixels = page.asarray()
-            planes = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
-            tags = {tag.code: tag.value for tag in page.tags}
-            extra = [kind.name.lower() for kind in page.extrasamples]
-            described = f"{' and '.join([page.photometric.name.lower(), *extra])}, {page.dtype}"
-    except (tifffile.TiffFileError, IndexError) as error:
-        raise Image.UnidentifiedImageError(str(error)) from error
+    with opened_tiff(content) as file:
+        page = file.pages[0]
+        pixels = page.asarray()
+        planes = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
+        inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        tags = {tag.code: tag.value for tag in page.tags}
+        extra = [kind.name.lower() for kind in page.extrasamples]
+        described = f"{' and '.join([page.photometric.name.lower(), *extra])}, {page.dtype}"
     pixels = np.moveaxis(pixels, 0, -1) if planes else np.atleast_3d(pixels)
     if pixels.ndim != 3:
         raise ValueError(f"it has the shape {pixels.shape}, and is no picture of height, width and channels")
-    declared = _declared(tags)
-    if len(extra) == 1 and extra[0] in ("assocalpha", "unassalpha") and pixels.shape[2] in (2, 4):
-        pixels = _over_white(pixels, declared[1] if declared else None)
-    return DeepPicture(pixels, declared, described)
+    declared, alpha = _declared(tags), extra in (["assocalpha"], ["unassalpha"])
+    if inverted and pixels.dtype.kind == "u" and not alpha:
+        pixels = _inverted(pixels, declared)
+    return DeepPicture(pixels, declared, described, alpha)
+
+
+def _inverted(pixels: np.ndarray, declared: tuple[float, float] | None) -> np.ndarray:
+    """Returns pixels whose least value is white, as some X-rays have them, the other way round."""
+    least, greatest = declared or (0, np.iinfo(pixels.dtype).max)
+    return (least + greatest - pixels.astype(np.float64)).clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
 
 
 def _declared(tags: dict[int, Any]) -> tuple[float, float] | None:
@@ -215,11 +231,12 @@ def _read_deep(source: Source) -> DeepPicture:
     with image:
         upper = has_upper_halves(image)
         picture = read(image, source)
-    if upper and picture.pixels.dtype == np.uint8 and 0 < picture.pixels.max(initial=0) < 64:
+    colours = picture.pixels[..., :-1] if picture.alpha else picture.pixels
+    if upper and colours.dtype == np.uint8 and 0 < (most := int(colours.max(initial=0))) < 64:
         raise ValueError(
-            "it has 16 bits a channel and uses the lower ones alone (up to about "
-            f"{256 * int(picture.pixels.max()) + 255} of 65535), which Pillow can't read of pictures in colours: it "
-            "would be nearly black. Store such images as TIFF of 16 bits, or scale them to 8 bits"
+            f"it has 16 bits a channel and uses the lower ones alone (up to about {256 * most + 255} of 65535), which "
+            "Pillow can't read of pictures in colours: it would be nearly black. Store such images as TIFF of 16 bits, "
+            "or scale them to 8 bits"
         )
     return picture
 

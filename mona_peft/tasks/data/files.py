@@ -18,6 +18,7 @@ NOT_READ = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "`pip install pillow-heif` lets them be read"),
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), "develop raw images to TIFF"),
     **dict.fromkeys((".dcm", ".nii"), "convert them to PNG or TIFF of 16 bits"),
+    "": "name them after what they are, .png for instance",
     **dict.fromkeys((".svg", ".exr", ".hdr", ".jxl", ".npy", ".jp3d"), "convert them to PNG or TIFF"),
 }
 """What to do about images that Pillow doesn't read, by their suffixes."""
@@ -75,7 +76,7 @@ def find_images(folder: Path) -> list[Path]:
     for path in files_below(folder):
         if is_image(path):
             images.append(path)
-        elif path.suffix.lower() in NOT_READ:
+        elif path.suffix.lower() in NOT_READ if path.suffix else _is_image_by_content(path):
             others.append(path)
     if others:
         kinds = Counter(path.suffix.lower() for path in others)
@@ -83,15 +84,29 @@ def find_images(folder: Path) -> list[Path]:
             "%d images in %s can't be read and are left out (%s): %s.",
             len(others),
             folder,
-            "; ".join(f"{count} {suffix}: {NOT_READ[suffix]}" for suffix, count in kinds.items()),
+            "; ".join(f"{count} {suffix or 'without a suffix'}: {NOT_READ[suffix]}" for suffix, count in kinds.items()),
             first_of([path.relative_to(folder) for path in others], 3),
         )
     return images
 
 
+def _is_image_by_content(path: Path) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
 def folders_in(folder: Path) -> list[Path]:
-    """Returns the folders in a folder, links to such among them, sorted; without those that do not count."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    """Returns the folders in a folder, links to such among them, sorted; without those that do not count.
+
+    Links to the folder itself, or to one that it lies in, hold nothing of their own and do not count either.
+    """
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    real = Path(os.path.realpath(folder))
+    above = {real, *real.parents}
+    return [path for path in found if not path.is_symlink() or Path(os.path.realpath(path)) not in above]
 
 
 def listing(folder: Path) -> str:

@@ -9,6 +9,8 @@ from typing import ClassVar
 
 from datasets import Dataset, DatasetDict
 
+from mona_peft.tasks.data.checks import tell_of_leaks
+
 ROLES = {
     "train": ("train", "training", "trn"),
     "validation": ("validation", "val", "valid", "dev", "eval", "evaluation"),
@@ -106,8 +108,10 @@ def choose_splits(present: Collection[str], args: SplitArguments) -> dict[str, s
 def hold_out(splits: DatasetDict, args: SplitArguments, seed: int, strata: Strata) -> DatasetDict:
     """Gives a dataset the splits that it lacks, out of its training images, and no more images than are asked for.
 
+    Images that then stand in two splits are told of.
+
     Args:
-        splits: `train`, and `validation` and `test` where there are such.
+        splits: `train`, and `validation` and `test` where there are such; their rows have an `image`, not decoded.
         args: Shares and numbers of images.
         seed: Of what is drawn.
         strata: What each row shows: parts have the same share of each, as far as that goes.
@@ -132,6 +136,8 @@ def hold_out(splits: DatasetDict, args: SplitArguments, seed: int, strata: Strat
             raise ValueError(f"--{option} {most}: give a whole number of at least 1.")
         if most is not None and most < len(rows):
             parts[role] = rows.select(draw(strata(rows), most, seed))
+    if not args.only_evaluated:
+        tell_of_leaks({role: [row["image"] for row in rows.select_columns("image")] for role, rows in parts.items()})
     return DatasetDict(parts)
 
 

@@ -1,7 +1,10 @@
 """Pictures as datasets store them: the path of a file, or its bytes; opened, measured, made."""
 
 import io
-from collections.abc import Sequence
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import tifffile
 from datasets import Dataset, Features
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 """What Pillow's readers raise."""
 
 TURNED, LYING = range(2, 9), range(5, 9)
@@ -77,8 +80,8 @@ def read_header(source: Source | None) -> Header:
         with open_stored(source) as image:
             several = image.format not in ("MPO", "ICO") and getattr(image, "is_animated", False)
             return Header(shown_size(image), is_turned(image), image.mode, several)
-    except UnidentifiedImageError as error:
-        with _opened_tiff(source, error) as file:
+    except UnidentifiedImageError:
+        with opened_tiff(stored_content(source)) as file:
             page = file.pages[0]
             return Header((page.imagewidth, page.imagelength), False, None, False)
 
@@ -89,18 +92,27 @@ def check_content(source: Source | None) -> None:
         with open_stored(source) as image:
             image.draft("RGB", (32, 32))  # a JPEG is still read to its end, but only a small picture is computed
             image.load()
-    except UnidentifiedImageError as error:
-        with _opened_tiff(source, error) as file:
+    except UnidentifiedImageError:
+        with opened_tiff(stored_content(source)) as file:
             file.pages[0].asarray()
 
 
-def _opened_tiff(source: Source | None, error: UnidentifiedImageError) -> tifffile.TiffFile:
-    """Opens a TIFF of a kind that Pillow doesn't know; raises Pillow's error for what is none."""
-    content = stored_content(source)
+@contextmanager
+def opened_tiff(content: str | Path | bytes) -> Iterator[tifffile.TiffFile]:
+    """Opens a TIFF, of a kind that Pillow may not know.
+
+    Raises:
+        UnidentifiedImageError: It is none, or is broken, now or while it is read.
+    """
     try:
-        return tifffile.TiffFile(io.BytesIO(content) if isinstance(content, bytes) else content)
-    except tifffile.TiffFileError:
-        raise error from None
+        with tifffile.TiffFile(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
+            yield file
+    except tifffile.TiffFileError as error:
+        name = "the picture" if isinstance(content, bytes) else content
+        raise UnidentifiedImageError(f"{name} is in no format that is known, or broken") from error
+    # What tifffile makes of nonsense in a file.
+    except (LookupError, AttributeError, TypeError, ArithmeticError, MemoryError) as error:
+        raise UnidentifiedImageError(f"it is a broken TIFF ({type(error).__name__}: {error})") from error
 
 
 def is_turned(image: Image.Image) -> bool:

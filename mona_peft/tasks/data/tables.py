@@ -122,6 +122,32 @@ def find_pictures(rows: Sequence[Row], column: str, table: Path, folder: Path) -
     return paths
 
 
+def each_once(
+    rows: Sequence[Row], paths: Sequence[Path], labels: Sequence[Any], table: Path
+) -> tuple[list[Row], list[Path], list[Any]]:
+    """Returns the rows of a table, their images and their labels, without those that say again what was said.
+
+    Raises:
+        ValueError: An image is there twice, with different labels; names it.
+    """
+    first: dict[Path, Any] = {}
+    kept, contradicting = [], []
+    for number, (path, label) in enumerate(zip(paths, labels, strict=True)):
+        if path not in first:
+            kept.append(number)
+        elif first[path] != label:
+            contradicting.append(f"{path.name} ({first[path]} and {label})")
+        first.setdefault(path, label)
+    if contradicting:
+        raise ValueError(
+            f"{table} gives images different labels in different rows, {len(contradicting)} times: "
+            f"{first_of(contradicting, 3)}. Where images show several classes, write them into one row, with | between."
+        )
+    if len(kept) < len(paths):
+        logger.warning("%s: %d rows say again what others say, and are left out.", table, len(paths) - len(kept))
+    return tuple([values[number] for number in kept] for values in (rows, paths, labels))
+
+
 def tell_of_unnamed(named: set[Path], folder: Path) -> None:
     """Says how many images of a folder no table names."""
     left = [path for path in find_images(folder) if path not in named]

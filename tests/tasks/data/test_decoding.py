@@ -1,6 +1,9 @@
 """Pictures of every kind that Pillow and TIFF know, as the 8-bit RGB that a model gets."""
 
+import struct
 import warnings
+import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,10 +12,9 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from mona_peft.tasks.data import deep_pixels
 from mona_peft.tasks.data.decoding import Decoding, read_image
 from mona_peft.tasks.data.deep_pixels import find_pixel_range
-from mona_peft.tasks.data.stored import open_stored
+from mona_peft.tasks.data.stored import UNREADABLE, check_content, read_header
 
 RAMP = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
 GREY = np.round(RAMP / 257).astype(np.uint8)
@@ -153,22 +155,6 @@ def test_drafts_keep_the_pixels_that_are_asked_for(tmp_path):
     assert read_image(tmp_path / "a.jpg", least=400).size == (640, 640)
 
 
-def test_no_file_stays_open_while_a_range_is_sought(tmp_path, monkeypatch):
-    """A system lets a process open a thousand files or so."""
-    opened = []
-
-    def noted(source):
-        opened.append(open_stored(source))
-        return opened[-1]
-
-    monkeypatch.setattr(deep_pixels, "open_stored", noted)
-    for number in range(3):
-        Image.fromarray(RAMP.astype(np.uint16)).save(tmp_path / f"{number}.png")
-    assert find_pixel_range([str(path) for path in tmp_path.iterdir()]) is not None
-    assert len(opened) == 6
-    assert all(image.fp is None for image in opened)
-
-
 def test_a_model_keeps_how_its_pictures_are_read(tmp_path):
     processor = ViTImageProcessorPil()
     Decoding(pixel_range=(100, 4000.5), channels=(2, 1, 0)).keep(processor)
@@ -199,3 +185,70 @@ def test_no_file_is_left_open(tmp_path):
         with pytest.raises(OSError):
             read(tmp_path / "broken.png")
     assert [str(warning.message) for warning in told if warning.category is ResourceWarning] == []
+
+
+COLOURS = np.stack([GREY, GREY[:, ::-1], np.full_like(GREY, 77)], -1)
+DEEP_COLOURS = COLOURS.astype(np.uint16) * 257
+
+
+def png_of_16_bits(path, pixels, colour_type: int) -> None:
+    """Pillow writes no PNG of 16 bits with transparency."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels.reshape(len(pixels), -1))
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour_type, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    number = partial(struct.pack, ">I")
+    packed = (number(len(data)) + name + data + number(zlib.crc32(name + data)) for name, data in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+
+
+def with_alpha(pixels, share: float) -> np.ndarray:
+    return np.dstack([pixels, np.full(pixels.shape[:2], round(65535 * share), np.uint16)])
+
+
+WIDE = {
+    "least is white": (
+        lambda path: tifffile.imwrite(path, 65535 - RAMP.astype(np.uint16), photometric="miniswhite"),
+        GREY,
+    ),
+    "big-endian": (lambda path: tifffile.imwrite(path, RAMP.astype(np.uint16), byteorder=">"), GREY),
+    "32 bits without a sign": (lambda path: tifffile.imwrite(path, RAMP.astype(np.uint32) * 65536), GREY),
+    "16 bits with a sign": (lambda path: tifffile.imwrite(path, (RAMP - 32768).astype(np.int16)), GREY),
+    "planes": (
+        lambda path: tifffile.imwrite(
+            path, DEEP_COLOURS.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"
+        ),
+        COLOURS,
+    ),
+    "tiles": (lambda path: tifffile.imwrite(path, RAMP.astype(np.uint16), tile=(32, 32)), GREY),
+    "half transparent PNG": (
+        lambda path: png_of_16_bits(path, with_alpha(RAMP.astype(np.uint16), 0.5), 4),
+        GREY / 2 + 127.5,
+    ),
+    "opaque PNG in colours": (lambda path: png_of_16_bits(path, with_alpha(DEEP_COLOURS, 1), 6), COLOURS),
+    "Pillow's LZW": (lambda path: Image.fromarray(RAMP.astype(np.uint16)).save(path, compression="tiff_lzw"), GREY),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_wide_channels_of_every_kind(tmp_path, kind):
+    write, expected = WIDE[kind]
+    path = tmp_path / f"a.{'png' if 'PNG' in kind else 'tif'}"
+    write(path)
+    found = find_pixel_range([path])
+    pixels = read(path, pixel_range=found and found[0]).astype(int)
+    expected = expected if expected.ndim == 3 else expected[..., None]
+    assert np.abs(pixels - np.broadcast_to(expected, pixels.shape)).max() <= 2
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "jpg", "gif", "webp", "bmp", "jp2"])
+def test_files_cut_anywhere_are_unreadable_and_nothing_else(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(COLOURS).save(path)
+    content = path.read_bytes()
+    for length in {*range(0, 200, 3), len(content) // 2, len(content) - 5}:
+        path.write_bytes(content[:length])
+        for reader in (read_image, read_header, check_content):
+            try:
+                reader(path)
+            except UNREADABLE:
+                continue

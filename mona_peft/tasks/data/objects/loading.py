@@ -16,7 +16,7 @@ from typing import Any, Literal
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
 from mona_peft.tasks.data.arguments import SharedDataArguments
-from mona_peft.tasks.data.checks import check_images, tell_of_leaks
+from mona_peft.tasks.data.checks import check_images
 from mona_peft.tasks.data.class_folders import unwrapped
 from mona_peft.tasks.data.files import listing
 from mona_peft.tasks.data.hub import load_named_dataset
@@ -87,8 +87,6 @@ def load_objects(args: ObjectDataArguments, seed: int, with_masks: bool = False)
         pictures = concatenate_datasets([split.pictures for split in splits.values()])
         check_images(pictures, [image.where for split in splits.values() for image in split.images])
     rows = {name: _rows(split, classes, name, with_masks) for name, split in splits.items()}
-    if not args.only_evaluated:
-        tell_of_leaks({name: [row["image"] for row in split.pictures] for name, split in splits.items()})
     rows = hold_out(DatasetDict(rows), args, seed, _strata)
     for name, dataset in rows.items():
         if all(all(objects["iscrowd"]) for objects in dataset["objects"]):

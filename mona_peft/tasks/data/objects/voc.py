@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from mona_peft.tasks.data.files import ImageIndex, files_below, folders_in, read_lines
+from mona_peft.tasks.data.files import ImageIndex, files_below, folders_in, is_image, read_lines
 from mona_peft.tasks.data.objects.annotated_images import (
     AnnotatedImage,
     AnnotatedSplit,
@@ -37,10 +37,12 @@ def find_voc(folder: Path) -> Found:
     if lists:
         return {split: partial(_read_lists, paths) for split, paths in lists.items()}
     places = {place.name: place for place in folders_in(folder) if role_of(place.name)} or {"train": folder}
-    found = {
-        name: [path for path in files_below(place) if path.suffix.lower() == ".xml"] for name, place in places.items()
-    }
+    found = {name: _xml_files(place) for name, place in places.items()}
     return {name: partial(_read_folder, places[name], files) for name, files in found.items() if files}
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    return [path for path in files_below(folder) if path.suffix.lower() == ".xml"]
 
 
 def _read_lists(lists: list[Path]) -> AnnotatedSplit:
@@ -55,12 +57,14 @@ def _read_lists(lists: list[Path]) -> AnnotatedSplit:
     pairs: list[tuple[Path, Path]] = []
     for path in lists:
         root = path.parents[2]
-        index = ImageIndex(root / "JPEGImages")
+        index, place = ImageIndex(root / "JPEGImages"), root / "Annotations"
+        annotations = {file.stem: file for file in _xml_files(place)} if place.is_dir() else {}
         named = []
         for line in read_lines(path):
-            # A name may have spaces; in the lists of classes a number stands behind it.
-            name = line if (root / "Annotations" / f"{line}.xml").is_file() else line.rsplit(maxsplit=1)[0]
-            named.append((root / "Annotations" / f"{name}.xml", index.find_stem(name) or root / "JPEGImages" / name))
+            # A name may have spaces, and a suffix; in the lists of classes a number stands behind it.
+            names = (line, Path(line).stem if is_image(Path(line)) else line, line.rsplit(maxsplit=1)[0])
+            name = next((name for name in names if name in annotations), line)
+            named.append((annotations.get(name, place / f"{name}.xml"), index.find_stem(name) or index.folder / name))
         missing_images([image for _, image in named], str(path))
         pairs.extend(named)
     return _read_files(pairs)

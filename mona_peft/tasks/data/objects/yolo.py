@@ -13,6 +13,7 @@ from mona_peft.tasks.data.files import ImageIndex, find_images, folders_in, read
 from mona_peft.tasks.data.objects.annotated_images import AnnotatedImage, AnnotatedSplit, Found, missing_images
 from mona_peft.tasks.data.splits import ROLES, role_of
 from mona_peft.tasks.data.stored import picture_files, stored_file
+from mona_peft.tasks.messages import first_of
 
 LAYOUT = (
     "FOLDER/data.yaml with names, train and val, images in FOLDER/images/train/ (or FOLDER/train/images/) and *.txt of "
@@ -172,7 +173,7 @@ def _object(line: str, size: tuple[int, int], where: str, classes: dict[int, str
     if poses:
         values = values[:4]
     if number not in classes:
-        raise ValueError(f"{where}: there is no class {number:g}. There are 0 to {max(classes)}.")
+        raise ValueError(f"{where}: there is no class {number:g}. There are: {first_of(list(classes))}.")
     if len(values) not in (4, 5) and (len(values) < 6 or len(values) % 2):
         raise ValueError(
             f"{where}: a class and then 4 numbers of a box, or 3 points at least of a polygon, are wanted, not "
