@@ -21,9 +21,6 @@ from mona_peft.integration.selection import (
     without_nested,
 )
 
-LISTS = (nn.ModuleList, nn.ModuleDict)
-"""Modules that are never called, which PEFT cannot wrap."""
-
 RESOLVED = "_task_head"
 """Attribute of a configuration that asked for the task head: the names of its modules in the model it was used for."""
 
@@ -88,6 +85,12 @@ def _check_same_head(model: nn.Module, config: MethodConfig) -> None:
         )
 
 
+def is_list(module: nn.Module) -> bool:
+    """Whether a module is a mere list of others: never called, so that PEFT cannot wrap it, and without parameters."""
+    is_called = type(module).forward is not nn.Module.forward  # as parametrisations are
+    return isinstance(module, (nn.ModuleList, nn.ModuleDict)) and not is_called and not module._parameters
+
+
 def modules_that_end(model: nn.Module, endings: Sequence[str]) -> dict[str, nn.Module]:
     """Return the modules that PEFT takes for `modules_to_save`, by name: those whose name ends so, compared as text.
 
@@ -96,7 +99,7 @@ def modules_that_end(model: nn.Module, endings: Sequence[str]) -> dict[str, nn.M
     return {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)
-        if name.endswith(tuple(endings)) and not isinstance(module, LISTS)
+        if name.endswith(tuple(endings)) and not is_list(module)
     }
 
 
@@ -127,7 +130,7 @@ def without_lists(model: nn.Module) -> Iterator[None]:
     before, named_modules = vars(model).get("named_modules"), model.named_modules
 
     def named_without_lists(*args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
-        return ((name, module) for name, module in named_modules(*args, **kwargs) if not isinstance(module, LISTS))
+        return ((name, module) for name, module in named_modules(*args, **kwargs) if not is_list(module))
 
     model.named_modules = named_without_lists
     try:
