@@ -184,7 +184,13 @@ def save_panel(
         panel.save(new)
 
 
-def save_grid(pictures: Sequence[Image.Image], path: Path, columns: int, title: str = "") -> None:
+def save_grid(
+    pictures: Sequence[Image.Image],
+    path: Path,
+    columns: int,
+    title: str = "",
+    legend: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Writes pictures in rows of so many.
 
     Args:
@@ -192,7 +198,9 @@ def save_grid(pictures: Sequence[Image.Image], path: Path, columns: int, title: 
         path: Of the PNG.
         columns: How many stand side by side.
         title: Of the first column.
+        legend: As `save_panel` takes it.
     """
     missing = -len(pictures) % columns
     filled = [*pictures, *[Image.new("RGB", (8, 8), "white")] * missing]
-    save_panel({title if column == 0 else " " * column: filled[column::columns] for column in range(columns)}, path)
+    by_title = {title if column == 0 else " " * column: filled[column::columns] for column in range(columns)}
+    save_panel(by_title, path, legend)

@@ -14,9 +14,11 @@ from mona_peft.tasks.data.classification import class_counts as image_counts
 from mona_peft.tasks.data.decoding import read_image
 from mona_peft.tasks.data.objects.check import decode_masks
 from mona_peft.tasks.data.objects.loading import class_counts as object_counts
+from mona_peft.tasks.data.segmentation.dataset import resize_class_map
+from mona_peft.tasks.data.segmentation.masks import UNCOUNTED
 from mona_peft.tasks.data.stored import UNREADABLE, read_header
 from mona_peft.tasks.messages import first_of
-from mona_peft.tasks.reporting.overlays import overlay_boxes, overlay_class_map, overlay_masks, save_grid
+from mona_peft.tasks.reporting.overlays import overlay_boxes, overlay_class_map, overlay_masks, palette, save_grid
 from mona_peft.tasks.training.setup import Data
 
 PICTURE = "data.png"
@@ -24,8 +26,11 @@ NUM_PICTURES = 10
 MOST_COMPARED = 500
 """How many images of a split are compared, to find those that look the same."""
 
-TINY, UNEVEN = 8, 20
-"""Side in pixels of a tiny box; and how many times rarer than the commonest a class is where it is told of."""
+TINY, UNEVEN, FEW = 8, 20, 5
+"""Side in pixels of a tiny box; how many times rarer than the commonest a class is where that is told; what is few."""
+
+SIDE, MOST_NAMED = 288, 30
+"""Longest side of a picture that is drawn on, in pixels; of how many classes it is told how many there are."""
 
 
 def dry_run(data: Data, args: SharedDataArguments, output_dir: Path) -> str:
@@ -48,13 +53,33 @@ def dry_run(data: Data, args: SharedDataArguments, output_dir: Path) -> str:
             f"  {split}: {len(rows)} images, from {' × '.join(map(str, sizes.min(0)))} to "
             f"{' × '.join(map(str, sizes.max(0)))} pixels, in the middle {middle}"
         )
+        lines.append(f"    {_contents(rows, data)}")
     lines += [f"  odd: {text}" for text in _odd(data, decoding)]
     shown = _evenly(data.splits["train"], NUM_PICTURES)
     pictures = [_draw(row, read_image(row["image"], decoding), data) for row in shown]
     output_dir.mkdir(parents=True, exist_ok=True)
-    save_grid(pictures, output_dir / PICTURE, columns=2, title="training images")
+    legend = dict(zip(data.classes, palette(len(data.classes)), strict=True))
+    save_grid(pictures, output_dir / PICTURE, NUM_PICTURES // 2, "training images", legend)
     lines.append(f"  {len(pictures)} of them with their annotation are in {output_dir / PICTURE}. Nothing was trained.")
     return "\n".join(lines)
+
+
+def _contents(rows: Dataset, data: Data) -> str:
+    """Says what the images of a split show: how many of each class, or its share of the pixels."""
+    if "mask" in rows.features:
+        pixels = sum(_pixel_counts(row, data) for row in _evenly(rows, min(len(rows), MOST_COMPARED)))
+        shares = [f"{name} {share:.1%}" for name, share in zip(data.classes, pixels / pixels.sum(), strict=True)]
+        return f"pixels of each class: {first_of(shares, MOST_NAMED)}"
+    counts = image_counts(rows) if "label" in rows.features else object_counts(rows)
+    kind = "images of each class" if "label" in rows.features else f"{sum(counts)} objects"
+    told = [f"{name} {count}" for name, count in zip(data.classes, counts, strict=True)]
+    return f"{kind}: {first_of(told, MOST_NAMED)}"
+
+
+def _pixel_counts(row: dict[str, Any], data: Data) -> np.ndarray:
+    """Returns (C,) how many pixels of a mask each class has."""
+    class_map = data.masks.class_map(row["mask"], "mask")
+    return np.bincount(class_map[class_map != UNCOUNTED], minlength=len(data.classes))
 
 
 def _evenly(rows: Dataset, count: int) -> Dataset:
@@ -62,22 +87,29 @@ def _evenly(rows: Dataset, count: int) -> Dataset:
 
 
 def _odd(data: Data, decoding: Any) -> Iterator[str]:
-    """Yields what is odd: rare classes, tiny boxes, images that look the same."""
+    """Yields what is odd: empty and rare classes, tiny boxes, images that look the same."""
     rows = data.splits["train"]
-    counts = None
     if "label" in rows.features:
         counts = image_counts(rows)
-    elif "objects" in rows.features:
+    elif "mask" in rows.features:  # images that show a class
+        some = _evenly(rows, min(len(rows), MOST_COMPARED))
+        counts = sum((_pixel_counts(row, data) > 0).astype(int) for row in some).tolist()
+    else:
         counts = object_counts(rows)
         boxes = [box for boxes in rows.flatten()["objects.bbox"][:] for box in boxes]
         tiny = sum(min(box[2:]) < TINY for box in boxes)
         if tiny:
             yield f"{tiny} of {len(boxes)} boxes have a side of less than {TINY} pixels"
-    if counts is not None:
-        rare = {name: count for name, count in zip(data.classes, counts, strict=True) if count * UNEVEN < max(counts)}
-        if rare:
-            told = first_of([f"{name} {count}" for name, count in rare.items()])
-            yield f"{len(rare)} classes are more than {UNEVEN} times rarer than the commonest, {max(counts)}: {told}"
+    by_name = dict(zip(data.classes, counts, strict=True))
+    for says, is_so in {
+        "nothing to train on": lambda count: count == 0,
+        f"fewer than {FEW} to train on": lambda count: 0 < count < FEW,
+        f"less than a {UNEVEN}th of the commonest, which has {max(counts)}": lambda count: (
+            FEW <= count < max(counts) / UNEVEN
+        ),
+    }.items():
+        if told := [f"{name} {count}" for name, count in by_name.items() if is_so(count)]:
+            yield f"{len(told)} of {len(counts)} classes have {says}: {first_of(told)}"
     seen: dict[bytes, list[str]] = defaultdict(list)
     for split, part in data.splits.items():
         for number, row in enumerate(_evenly(part, min(len(part), MOST_COMPARED)).select_columns("image")):
@@ -95,15 +127,19 @@ def _odd(data: Data, decoding: Any) -> Iterator[str]:
 
 
 def _draw(row: dict[str, Any], image: Image.Image, data: Data) -> Image.Image:
-    """Draws the annotation of a row over its image."""
-    count = len(data.classes)
+    """Draws the annotation of a row over its image, which is shrunk before that: names of classes stay legible."""
+    count, whole = len(data.classes), image.size
+    image.thumbnail((SIDE, SIDE))
     if "mask" in row:
-        return overlay_class_map(image, data.masks.class_map(row["mask"], "mask"), count)
+        class_map = resize_class_map(data.masks.class_map(row["mask"], "mask"), image.size)
+        return overlay_class_map(image, class_map, count, opacity=0.5)
     if "objects" in row:
         objects = row["objects"]
         if "mask" in objects:
-            image = overlay_masks(image, decode_masks(objects, *image.size), objects["category"], count)
-        boxes = np.array(objects["bbox"], dtype=float).reshape(-1, 4)
+            masks = [resize_class_map(mask, image.size) for mask in decode_masks(objects, *whole)]
+            image = overlay_masks(image, np.array(masks).reshape(-1, *image.size[::-1]), objects["category"], count)
+        scale = np.array(image.size * 2) / (whole * 2)
+        boxes = np.array(objects["bbox"], dtype=float).reshape(-1, 4) * scale
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
         return overlay_boxes(image, corners, objects["category"], data.classes)
     label = row["label"] if isinstance(row["label"], list) else [row["label"]]

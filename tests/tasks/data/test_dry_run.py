@@ -44,3 +44,25 @@ def test_images_that_look_the_same_are_told_of(tmp_path):
     splits, classes = load("image-classification", ["--dataset", str(tmp_path / "data")])
     told = dry_run(Data(splits, classes, "DATA"), ARGUMENTS["image-classification"](), tmp_path / "run")
     assert "2 images look like others" in told
+
+
+@pytest.mark.parametrize(
+    ("title", "task", "contents"),
+    [
+        ("class folders", "image-classification", "images of each class: cat 3, dog 2"),
+        ("COCO", "object-detection", "6 objects: cat 3, dog 3"),
+        ("palette, with names", "semantic-segmentation", "pixels of each class: ground 46.9%, plant 53.1%, sky 0.0%"),
+    ],
+)
+def test_what_images_show_is_counted_and_empty_and_rare_classes_are_odd(tmp_path, title, task, contents):
+    BY_TITLE[title].build(tmp_path / "data")
+    if task == "semantic-segmentation":
+        (tmp_path / "data" / "classes.txt").write_text("ground\nplant\nsky\n")
+    splits, classes = load(task, ["--dataset", str(tmp_path / "data")])
+    told = dry_run(Data(splits, classes, "DATA"), ARGUMENTS[task](), tmp_path / "run")
+    assert contents in told
+    if task == "semantic-segmentation":
+        assert "1 of 3 classes have nothing to train on: sky 0" in told
+        assert "2 of 3 classes have fewer than 5 to train on: ground 4, plant 4" in told
+    else:
+        assert "2 of 2 classes have fewer than 5 to train on: cat 3, dog " in told
