@@ -31,6 +31,7 @@ torch.set_num_threads(1)
 DEPRECATIONS_OF_OTHERS = (
     "`is_gradient_checkpointing` is deprecated:FutureWarning",  # PEFT asks transformers so
     "`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",  # torch.export of itself
+    "<class 'torch.autograd.function.Function'> should not be:DeprecationWarning",  # torch.compile of itself
     "`torch.jit:DeprecationWarning",  # what tests of tracing are about, and torch.func
 )
 """Beginnings of messages that neither we nor our tests cause, with their categories."""
