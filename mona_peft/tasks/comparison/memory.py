@@ -1,5 +1,7 @@
 """What a forward pass keeps in memory for its backward pass."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 
@@ -18,7 +20,8 @@ def kept_bytes(model: nn.Module, pixel_values: torch.Tensor, autocast: torch.dty
 
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        torch.autocast(pixel_values.device.type, autocast, enabled=autocast is not None),
+        # Tensors without data ("meta") know of no autocast, not even of one that is off.
+        nullcontext() if autocast is None else torch.autocast(pixel_values.device.type, autocast),
     ):
         outputs = model(pixel_values)
     total = sum(storage.nbytes() for storage in kept.values())
