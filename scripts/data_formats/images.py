@@ -38,9 +38,15 @@ def folders(*names: str, count: int = 3, suffix: str = ".png") -> Callable[[Path
 
 def linked(folder: Path) -> None:
     """A class folder that is a link."""
-    folders("cat")(folder)
-    folders("dog")(folder.parent / "elsewhere")
-    os.symlink(folder.parent / "elsewhere" / "dog", folder / "dog")
+    folders("cat", "dog")(folder)
+    (folder / "dog").rename(folder.parent / "elsewhere")
+    os.symlink(folder.parent / "elsewhere", folder / "dog")
+
+
+def linked_twice(folder: Path) -> None:
+    """A class folder that is a link to another class folder."""
+    folders("cat", "dog")(folder)
+    os.symlink(folder / "dog", folder / "puppy")
 
 
 def table(name: str, lines: Sequence[str], place: str = "images", count: int = 6) -> Callable[[Path], None]:

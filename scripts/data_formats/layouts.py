@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.data_formats import hub
-from scripts.data_formats.images import deep, five_channels, folders, linked, table
+from scripts.data_formats.images import deep, five_channels, folders, linked, linked_twice, table
 from scripts.data_formats.masks import black_and_white, coloured, masks, numbers, palette, sixteen_bits, voc_masks
 from scripts.data_formats.objects import coco, grouped, in_subfolder, pose, voc, voc_years, without_boxes, yolo
 
@@ -207,6 +207,15 @@ LAYOUTS = [
         CLASSIFICATION,
         table("labels.csv", ["file,label", "{}.webp,cat", "no{}.png,dog"]),
         refused="are not in",
+    ),
+    Layout(
+        "rows that contradict each other",
+        CLASSIFICATION,
+        table("labels.csv", ["image,label", "0.png,cat", "0.png,dog"]),
+        refused="different labels in different rows",
+    ),
+    Layout(
+        "a class folder that is a link to another", CLASSIFICATION, linked_twice, refused="are one folder, by a link"
     ),
     Layout("five channels, none chosen", CLASSIFICATION, five_channels, refused="--channels"),
     Layout("boxes, where masks are needed", TASKS[2:3], yolo(False), refused="has no segmentation"),

@@ -19,14 +19,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class ClassFolders:
-    """The images of a split in a folder for each class."""
+    """The images of a split in a folder for each class, and the names of folders without images and of dead links."""
 
     folder: Path
     images: dict[str, list[Path]]
+    empty: list[str]
+    dangling: list[str]
 
     @classmethod
     def of(cls, folder: Path) -> "ClassFolders":
-        """Reads a folder; what lies in no class folder is told of.
+        """Reads a folder.
 
         Raises:
             ValueError: Two class folders are one, by a link.
@@ -41,14 +43,18 @@ class ClassFolders:
                     "classes. Remove one of the two."
                 )
         empty = [name for name, paths in images.items() if not paths]
-        dangling = [path.name for path in folder.iterdir() if not path.exists() and not is_image(path)]
-        for names, are in ((empty, "folders hold no image"), (dangling, "links lead nowhere")):
+        dangling = sorted(path.name for path in folder.iterdir() if not path.exists() and not is_image(path))
+        return cls(folder, {name: paths for name, paths in images.items() if paths}, empty, dangling)
+
+    def tell_of_empty(self) -> None:
+        """Says which folders hold no image, and which links lead nowhere."""
+        for names, are in ((self.empty, "folders hold no image"), (self.dangling, "links lead nowhere")):
             if names:
-                logger.warning("%d %s and are left out, in %s: %s.", len(names), are, folder, first_of(sorted(names)))
-        return cls(folder, {name: paths for name, paths in images.items() if paths})
+                logger.warning("%d %s and are left out, in %s: %s.", len(names), are, self.folder, first_of(names))
 
     def tell_of_loose(self) -> None:
-        """Says how many images lie beside the class folders."""
+        """Says how many images lie beside the class folders, and what is empty."""
+        self.tell_of_empty()
         loose = loose_images(self.folder)
         if loose:
             logger.warning(
@@ -117,6 +123,7 @@ def find_class_folders(folder: Path, named: Collection[str | None] = ()) -> dict
             f"images, and {', '.join(flat)} has images. Name splits train, validation and test, with class folders in "
             "each."
         )
+    top.tell_of_empty()
     if others:
         logger.warning(
             "%s has the splits %s; %d images in %s belong to none of them and are left out.",

@@ -131,17 +131,19 @@ def each_once(
         ValueError: An image is there twice, with different labels; names it.
     """
     first: dict[Path, Any] = {}
-    kept, contradicting = [], []
+    kept: list[int] = []
+    contradicting: dict[Path, str] = {}
     for number, (path, label) in enumerate(zip(paths, labels, strict=True)):
         if path not in first:
             kept.append(number)
         elif first[path] != label:
-            contradicting.append(f"{path.name} ({first[path]} and {label})")
+            contradicting.setdefault(path, f"{path.name} ({first[path]} and {label})")
         first.setdefault(path, label)
     if contradicting:
         raise ValueError(
-            f"{table} gives images different labels in different rows, {len(contradicting)} times: "
-            f"{first_of(contradicting, 3)}. Where images show several classes, write them into one row, with | between."
+            f"{table} gives {len(contradicting)} images different labels in different rows: "
+            f"{first_of(list(contradicting.values()), 3)}. Where images show several classes, write them into one row, "
+            "with | between."
         )
     if len(kept) < len(paths):
         logger.warning("%s: %d rows say again what others say, and are left out.", table, len(paths) - len(kept))

@@ -72,7 +72,7 @@ def test_rows_that_contradict_each_other_are_refused_and_those_that_repeat_are_c
     rows = [f"{number}.png,{'cat' if number % 2 else 'dog'}" for number in range(4)]
     assert sum(counts(table(tmp_path / "again", *rows, *rows[:2]))[0].values()) == 4
     assert "2 rows say again what others say" in caplog.text
-    with pytest.raises(ValueError, match=r"different labels in different rows, 1 times: 0.png \(dog and cat\)"):
+    with pytest.raises(ValueError, match=r"1 images different labels in different rows: 0.png \(dog and cat\)"):
         counts(table(tmp_path / "other", *rows, "0.png,cat"))
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Hashable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,7 +88,7 @@ def _from_objects(args: SegmentationDataArguments, seed: int) -> SegmentationDat
     """Draws the polygons of a folder in COCO's or YOLO's format to masks; None where there are none."""
     if not Path(args.dataset).exists() or any(Path(args.dataset).rglob("*.parquet")):
         return None
-    shared = {name: getattr(args, name) for name in SharedDataArguments.__dataclass_fields__}
+    shared = {field.name: getattr(args, field.name) for field in fields(SharedDataArguments)}
     try:
         splits = load_objects(ObjectDataArguments(**shared), seed, with_masks=True)
     except ValueError as error:
