@@ -32,6 +32,9 @@ from scripts.solar_study.plan import (
 from scripts.solar_study.statistics import SIGNIFICANCE, Difference, difference, holm
 
 MARK = "solar study"
+EMPHASIS = {"color": "black", "linewidth": 3}
+"""How `REFERENCE` is drawn."""
+
 NOTHING = "None has run."
 Chosen = dict[str, dict[int, Record]]
 """By row and seed, the record at the row's chosen rate."""
@@ -181,14 +184,16 @@ def draw(chosen: dict[int, Chosen], path: Path) -> None:
     _draw_results(results, runs)
     names = [row.name for row in ROWS if row.name in runs]
     for name in names:
-        line = {"label": BY_NAME[name].title, "linewidth": 3 if name == REFERENCE else 1}
+        line = {"label": BY_NAME[name].title, **(EMPHASIS if name == REFERENCE else {"linewidth": 1})}
         means = {number: _mean_auc(one[name]) for number, one in chosen.items() if name in one}
         sizes.plot(list(means), list(means.values()), "o-", markersize=4, **line)
         curve = np.mean([run["loss"] for run in runs[name].values()], axis=0)
         losses.plot(range(1, len(curve) + 1), curve, "o-", markersize=3, **line)
     sizes.set(xlabel="training cells", ylabel="AUC on 656 test cells, mean over seeds", xscale="log")
-    sizes.set_xticks(list(chosen), [f"{number:,}" for number in chosen], minor=False)
-    losses.set(xlabel="epoch", ylabel=f"training loss, {CELLS} cells, mean over seeds")
+    numbers = [number for number, one in chosen.items() if one]
+    sizes.set_xticks(numbers, [f"{number:,}" for number in numbers])
+    sizes.minorticks_off()
+    losses.set(xlabel="epoch", ylabel=f"training loss, {CELLS} cells, mean over seeds", yscale="log")
     for axes in (sizes, losses):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
@@ -199,11 +204,11 @@ def _draw_results(axes: Axes, runs: Chosen) -> None:
     names = sorted(runs, key=lambda name: _mean_auc(runs[name]))
     for place, name in enumerate(names):
         values = [_test(run, "auc") for run in runs[name].values()]
-        colour = "tab:red" if name == REFERENCE else "tab:blue"
+        colour = EMPHASIS["color"] if name == REFERENCE else "tab:blue"
         axes.plot(values, [place] * len(values), "o", alpha=0.5, color=colour)
         axes.plot([fmean(values)], [place], "|", markersize=18, markeredgewidth=2, color=colour)
     axes.set_yticks(range(len(names)), [BY_NAME[name].title for name in names])
-    axes.set(xlabel=f"AUC on 656 test cells, {CELLS} cells to train on; a dot a seed, a bar the mean")
+    axes.set(xlabel=f"AUC, {CELLS} training cells; a dot a seed")
     axes.grid(axis="x", alpha=0.3)
 
 
