@@ -37,6 +37,7 @@ def digit_stencil(scan: np.ndarray) -> PILImage.Image:
     return enlarged.crop(enlarged.point(lambda level: 255 if level > 32 else 0).getbbox())
 
 
+@cache  # for processes that train several times
 def handwritten_digits(seed: int = 0) -> DatasetDict:
     """Builds the splits `train`, `validation` and `test`, the same every time.
 
@@ -56,7 +57,7 @@ def handwritten_digits(seed: int = 0) -> DatasetDict:
     return DatasetDict(splits)
 
 
-@cache  # for processes that train several times
+@cache
 def digit_images() -> DatasetDict:
     """Returns `handwritten_digits`, not decoded, as `load_image_classification` returns a user's images."""
     return handwritten_digits().cast_column("image", Image(decode=False))

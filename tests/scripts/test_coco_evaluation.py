@@ -108,6 +108,13 @@ BOX, OTHER, LARGE = [10, 10, 20, 20], [100, 100, 40, 40], [0, 0, 100, 100]
             {"ap": 0.01},
             id="hundred",
         ),
+        # ... of all classes together, where COCO's own code would count as many of each.
+        pytest.param(
+            truth([(0, BOX)]),
+            {5: [found(0, BOX, 0.1), *[found(1, OTHER, 0.9)] * 100]},
+            {"ap": 0},
+            id="hundred of all classes",
+        ),
         pytest.param(
             truth([(0, BOX)]),
             {5: [found(0, BOX, 0.1), *[found(0, OTHER, 0.9)] * 100]},
