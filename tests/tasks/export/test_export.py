@@ -26,7 +26,7 @@ from mona_peft.tasks.export.images import FixedSize
 from mona_peft.tasks.export.program import TensorsOut, export_program
 from mona_peft.tasks.export.run import export_model
 from mona_peft.tasks.export.verification import verify
-from tests.script_runs import run_python
+from tests.script_runs import run_installed
 from tests.trained_runs import KINDS, write_run
 
 OUTPUTS = {
@@ -76,8 +76,8 @@ def by_description(folder: Path, photos: list[Path]) -> np.ndarray:
 )
 def test_onnx_as_a_user_types_it(runs, photos, tmp_path, task):
     out = tmp_path / "out"
-    command = ["-m", "mona_peft", "export", str(runs[task]), "--format", "onnx", "--output_dir", str(out)]
-    said = run_python(*command, "--images", str(photos))
+    command = ["export", str(runs[task]), "--format", "onnx", "--output_dir", str(out)]
+    said = run_installed(*command, "--images", str(photos)).stdout
     assert "ms, in PyTorch" in said
     assert "Checked with the given images." in said
     assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "preprocessing.json"]

@@ -15,7 +15,7 @@ from mona_peft.tasks.prediction import output
 from mona_peft.tasks.prediction import run as prediction_run
 from mona_peft.tasks.prediction.predictors import PREDICTORS
 from tests.folders import write_coco
-from tests.script_runs import TORCHRUN, run_command, run_python
+from tests.script_runs import TORCHRUN, run_command, run_installed
 from tests.trained_runs import KINDS, LABELS, write_run
 
 
@@ -107,10 +107,8 @@ THRESHOLDS = {"object-detection": ["--threshold", "0.3"], "instance-segmentation
 def test_predict_as_a_user_types_it(runs, photos, tmp_path, task):
     """Every image gets the line that transformers' post-processing gives it, and its pictures."""
     out = tmp_path / "out"
-    run_python(
-        *("-m", "mona_peft", "predict", str(runs[task]), str(photos), "--output_dir", str(out), "--use_cpu"),
-        *THRESHOLDS.get(task, []),
-    )
+    command = ["predict", str(runs[task]), str(photos), "--output_dir", str(out), "--use_cpu"]
+    run_installed(*command, *THRESHOLDS.get(task, []))
     lines = lines_of(out)
     assert [line["image"] for line in lines] == [str(photos / name) for name in ("a.png", "b.png", "more/a.png")]
     for line in lines:

@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 from transformers import Trainer
 
+import mona_peft
 from mona_peft.cli import run as cli
 from mona_peft.tasks.objects.evaluation import BOXES_AND_MASKS, class_precisions, evaluate_objects, precision_recall
 from mona_peft.tasks.reporting.details import Evaluated, classification_details
 from mona_peft.tasks.reporting.report import write_evaluation, write_report
-from mona_peft.tasks.task import IMAGE_CLASSIFICATION
+from mona_peft.tasks.task import IMAGE_CLASSIFICATION, TASKS
 from tests import tiny_runs
-from tests.script_runs import run_python
+from tests.script_runs import run_installed
 from tests.scripts.test_coco_evaluation import BOX, LARGE, OTHER, truth
 from tests.scripts.test_coco_evaluation import found as detected
 
@@ -96,9 +97,13 @@ SAYS = {
 
 
 @pytest.mark.parametrize("task", list(SAYS))
-def test_training_reports_and_evaluation_adds_to_it(task, tmp_path, caplog):
-    """One file that asks for nothing else; and what `evaluate` finds on validation images is what training found."""
-    run = tiny_runs.train(task, tmp_path / "run")
+def test_training_reports_and_evaluation_adds_to_it(task, tmp_path):
+    """As a user types it. One file that asks for nothing else; what `evaluate` finds is what training found."""
+    run = tmp_path / "run"
+    said = run_installed("train", task, *tiny_runs.arguments(task), "--output_dir", str(run)).stdout
+    assert f"using recipe {task}/mona: learning rate 0.01 (given; the recipe's is " in said
+    assert f'"{TASKS[task].main_metric}"' in said
+    assert mona_peft.load(run).labels == json.loads((run / "metrics.json").read_text())["classes"]
     before = page_of(run)
     record = json.loads((run / "metrics.json").read_text())
     for says in [
@@ -115,13 +120,9 @@ def test_training_reports_and_evaluation_adds_to_it(task, tmp_path, caplog):
     dataset = str(tiny_runs.dataset(task))
     split = "train" if task == "image-classification" else "validation" if task == "semantic-segmentation" else "val"
     evaluate = ["evaluate", str(run), "--dataset", dataset, "--use_cpu", "--batch_size", "2"]
-    if task == "object-detection":
-        said = run_python("-m", "mona_peft", *evaluate)
-        assert "box AP: " in said
-    else:
-        caplog.clear()
-        assert cli(evaluate) == 0
-        assert "split too" not in caplog.text  # that the images stand in two splits
+    evaluated = run_installed(*evaluate)
+    assert f"{TASKS[task].metrics[TASKS[task].main_metric]}: " in evaluated.stdout
+    assert "split too" not in evaluated.stderr  # that the images stand in two splits
     numbers = json.loads((run / "report" / f"{split}.json").read_text())
     if split != "train":  # of the folder of classes training has split validation images off
         found, expected = numbers["metrics"], record["results"]["validation"]

@@ -20,7 +20,7 @@ from mona_peft.tasks.training.recipes import find_recipe, machine_settings
 from mona_peft.tasks.training.setup import find_training
 from mona_peft.tasks.training.train import load_once
 from mona_peft.tasks.training.trainer import WholeModelTrainer
-from tests.script_runs import equal_weights, interrupt, run_python
+from tests.script_runs import equal_weights, interrupt
 from tests.tiny_runs import arguments, backbone, dataset
 
 CLASSIFICATION = "image-classification"
@@ -36,15 +36,6 @@ def train(task: str, folder: Path, *options: str) -> int:
 
 def record_of(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
-
-
-def test_command_in_a_fresh_process(tmp_path):
-    printed = run_python(
-        "-m", "mona_peft", "train", CLASSIFICATION, *arguments(CLASSIFICATION), "--output_dir", str(tmp_path / "run")
-    )
-    assert "using recipe image-classification/mona: learning rate 0.01 (given; the recipe's is 0.001)" in printed
-    assert '"top1"' in printed
-    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"adapter", "metrics.json", "curves.png"}
 
 
 @pytest.mark.parametrize("task", TASKS)
