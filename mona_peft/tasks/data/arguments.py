@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from datasets import DatasetDict
+from datasets import DatasetDict, concatenate_datasets
 
 from mona_peft.tasks.data.checks import check_images, logger, read_headers, tell_of
 from mona_peft.tasks.data.decoding import Decoding
 from mona_peft.tasks.data.deep_pixels import find_pixel_range
 from mona_peft.tasks.data.hub import HubArguments
 from mona_peft.tasks.data.splits import SplitArguments
-from mona_peft.tasks.data.stored import Header
+from mona_peft.tasks.data.stored import Header, are_files
 
 MOST_OPENED = 2000
 """Of how many rows of a table pictures are opened, to see whether they have more than 8 bits."""
@@ -114,15 +114,20 @@ def check_pictures(splits: DatasetDict, args: SharedDataArguments, annotated: bo
     Raises:
         ValueError: Some can't be read; names them.
     """
+    files = {
+        split: [row["image"] for row in rows.select_columns("image")] if are_files(rows) else []
+        for split, rows in splits.items()
+    }
+    if args.verify_images:
+        names = [
+            ((files[split] and files[split][row]) or {}).get("path") or f"row {row} of the {split} split"
+            for split, rows in splits.items()
+            for row in range(len(rows))
+        ]
+        check_images(concatenate_datasets([rows.select_columns("image") for rows in splits.values()]), names)
     headers = {}
-    for split, rows in splits.items():
-        pictures = [row["image"] for row in rows.select_columns("image")]
-        if args.verify_images:
-            names = [
-                (picture or {}).get("path") or f"row {row} of the {split} split" for row, picture in enumerate(pictures)
-            ]
-            check_images(rows, names)
-        files = [picture for picture in pictures if picture and picture["bytes"] is None]
-        headers[split] = read_headers(files, [picture["path"] for picture in files])
+    for split, pictures in files.items():
+        pictures = [picture for picture in pictures if picture and picture["bytes"] is None]
+        headers[split] = read_headers(pictures, [picture["path"] for picture in pictures])
     tell_of([header for some in headers.values() for header in some], annotated)
     return headers

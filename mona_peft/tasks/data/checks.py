@@ -5,14 +5,18 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset
 from tqdm import tqdm
 
-from mona_peft.tasks.data.stored import UNREADABLE, Header, Source, check_content, read_header
+from mona_peft.tasks.data.stored import UNREADABLE, Header, Source, are_files, check_content, read_header
 from mona_peft.tasks.messages import first_of
+
+AT_ONCE = 256
+"""How many pictures are in memory while they are looked at."""
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -53,8 +57,13 @@ def _all_of(read: Callable[[Any], Result], pictures: Iterable[Any], names: Seque
         except UNREADABLE as error:
             return None, f"{type(error).__name__}: {error}"
 
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        found = list(tqdm(pool.map(attempt, pictures), title, len(names), disable=None))
+    found: list[tuple[Result | None, str | None]] = []
+    left = iter(pictures)
+    with ThreadPoolExecutor() as pool, tqdm(total=len(names), desc=title, disable=None) as bar:
+        # Pillow decodes outside the interpreter's lock. Not all at once: pictures of a table lie in memory meanwhile.
+        while some := list(islice(left, AT_ONCE)):
+            found += pool.map(attempt, some)
+            bar.update(len(some))
     broken = [f"{name}: {reason}" for name, (_, reason) in zip(names, found, strict=True) if reason]
     if broken:
         listed = first_of(broken, separator="\n  ")
@@ -83,16 +92,16 @@ def tell_of(headers: Sequence[Header], annotated: bool) -> None:
         logger.warning("%d of %d images have several pages or frames: the first one is taken.", several, len(headers))
 
 
-def tell_of_leaks(splits: Mapping[str, Sequence[Source | None]]) -> dict[tuple[str, str], list[str]]:
+def tell_of_leaks(splits: Mapping[str, Dataset]) -> dict[tuple[str, str], list[str]]:
     """Finds images that stand in two splits, byte for byte, and says so.
 
     Args:
-        splits: The images of each split, not decoded; those that are no files are not looked at.
+        splits: Rows of `image`, not decoded; those that are no files are not looked at.
 
     Returns:
         The files of the second of two splits that stand in the first too, by the names of both.
     """
-    files = [(split, path) for split, pictures in splits.items() for path in map(_file_of, pictures) if path]
+    files = [(split, path) for split, rows in splits.items() for path in _files_of(rows) if path]
     leaks: dict[tuple[str, str], list[str]] = defaultdict(list)
     for same in _same_bytes(files):
         first, _ = same[0]
@@ -118,7 +127,9 @@ def tell_of_contradictions(rows: Dataset) -> int:
     Args:
         rows: Of `image`, not decoded, and `label`.
     """
-    files = [(str(label), path) for path, label in zip(_files_of(rows), rows["label"][:], strict=True) if path]
+    paths = _files_of(rows)
+    labels = rows["label"][:] if paths else []
+    files = [(str(label), path) for path, label in zip(paths, labels, strict=True) if path]
     contradicting = [path for same in _same_bytes(files) for _, path in same]
     if contradicting:
         logger.warning(
@@ -130,7 +141,7 @@ def tell_of_contradictions(rows: Dataset) -> int:
 
 
 def _files_of(rows: Dataset) -> list[str | None]:
-    return [_file_of(row["image"]) for row in rows.select_columns("image")]
+    return [_file_of(row["image"]) for row in rows.select_columns("image")] if are_files(rows) else []
 
 
 def _file_of(picture: Source | None) -> str | None:

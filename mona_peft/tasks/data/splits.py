@@ -137,7 +137,7 @@ def hold_out(splits: DatasetDict, args: SplitArguments, seed: int, strata: Strat
         if most is not None and most < len(rows):
             parts[role] = rows.select(draw(strata(rows), most, seed))
     if not args.only_evaluated:
-        tell_of_leaks({role: [row["image"] for row in rows.select_columns("image")] for role, rows in parts.items()})
+        tell_of_leaks(parts)
     return DatasetDict(parts)
 
 

@@ -139,6 +139,13 @@ def picture_rows(**columns: Sequence[dict[str, Any]]) -> Dataset:
     return Dataset.from_dict({name: list(stored) for name, stored in columns.items()}, features=features)
 
 
+def are_files(rows: Dataset, column: str = "image") -> bool:
+    """Tells by the first of the pictures whether they are files; those of a table of the hub lie in it."""
+    pictures = (row[column] for row in rows.select_columns(column))
+    first = next((picture for picture in pictures if picture is not None), None)
+    return first is not None and first["bytes"] is None
+
+
 def picture_files(paths: Sequence[Path]) -> Dataset:
     """Returns files of images as rows of `image`, not decoded."""
     return picture_rows(image=[stored_file(path) for path in paths])

@@ -16,7 +16,7 @@ from transformers import (
 
 from mona_peft.tasks.data.augmentation import LEVELS, augmentation
 from mona_peft.tasks.data.objects.detection import augment_objects
-from mona_peft.tasks.training.setup import find_training
+from mona_peft.tasks.training.setup import find_training, prepare_images
 from tests.tiny_runs import TASKS, dataset
 
 SQUARE = {"size": {"height": 48, "width": 48}}
@@ -35,7 +35,7 @@ def pixels(task: str, level: str, epochs: int) -> list[torch.Tensor]:
     args = training.data_arguments(dataset=str(dataset(task)), augmentation=level)
     if task == "semantic-segmentation":
         args = replace(args, image_size=48, crop_size=32)
-    images = training.prepare_images(training.load_data(args, 0), PROCESSORS[task](**SQUARE), args, 0)["train"]
+    images = prepare_images(training, training.load_data(args, 0), PROCESSORS[task](**SQUARE), args, 0)["train"]
     found = []
     for epoch in range(epochs):
         images.epoch.fill_(epoch)

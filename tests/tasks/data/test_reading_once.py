@@ -10,10 +10,11 @@ from PIL import Image, ImageFile
 
 from mona_peft.tasks.data import dataset as reader
 from mona_peft.tasks.data.augmentation import Augmentation
+from mona_peft.tasks.data.checks import AT_ONCE, _all_of
 from mona_peft.tasks.data.decoding import read_image
 from mona_peft.tasks.data.segmentation.dataset import AnnotatedImages, ScaleAndCrop
 from mona_peft.tasks.data.stored import picture_rows, stored_file
-from mona_peft.tasks.training.setup import find_training
+from mona_peft.tasks.training.setup import find_training, prepare_images
 from scripts.data_formats.images import folders
 from scripts.data_formats.masks import masks
 from scripts.data_formats.objects import coco
@@ -61,7 +62,7 @@ def test_the_check_before_training_reads_heads_unless_all_is_to_be_verified(deco
 @pytest.mark.parametrize("task", TASKS)
 def test_no_image_is_decoded_more_often_than_once_an_epoch(decoded, task, level):
     training, args, data = loaded(task, augmentation=level)
-    images = training.prepare_images(data, PROCESSORS[task](**SQUARE), args, 0)
+    images = prepare_images(training, data, PROCESSORS[task](**SQUARE), args, 0)
     for split, rows in data.splits.items():
         decoded.clear()
         for number in range(len(rows)):
@@ -99,7 +100,7 @@ def test_large_photographs_are_read_at_a_part_of_their_size_to_train_and_what_is
     if task == "semantic-segmentation":
         args = replace(args, image_size=16, crop_size=16)
         nothing = ScaleAndCrop(16, (1.0, 1.0), 16, False, 1.0, (0, 0, 0))
-    images = training.prepare_images(data, PROCESSORS[task](**SMALL[task]), args, 0)
+    images = prepare_images(training, data, PROCESSORS[task](**SMALL[task]), args, 0)
     train = images["train"]
     train.augmentation = nothing
     inputs = train[0]
@@ -133,3 +134,17 @@ def test_a_mask_of_another_size_is_refused_where_its_image_is_read_at_that_size(
     Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="24 × 20 pixels, its image 48 × 40"):
         images.pair(0, least=20)
+
+
+def test_pictures_of_a_table_are_not_all_in_memory_while_they_are_checked():
+    """A dataset of the hub may be larger than the memory."""
+    done, ahead = [], []
+
+    def pictures():
+        for number in range(5 * AT_ONCE):
+            ahead.append(number - len(done))
+            yield number
+
+    _all_of(done.append, pictures(), range(5 * AT_ONCE), "")
+    assert len(done) == 5 * AT_ONCE
+    assert max(ahead) <= AT_ONCE

@@ -90,7 +90,7 @@ def image_sizes(split: AnnotatedSplit) -> list[tuple[int, int]]:
     Raises:
         ValueError: An image can't be read, or has another size than its annotation says; names it.
     """
-    headers = read_headers([row["image"] for row in split.pictures], [image.where for image in split.images])
+    headers = read_headers((row["image"] for row in split.pictures), [image.where for image in split.images])
     for image, header in zip(split.images, headers, strict=True):
         if image.size is not None and tuple(image.size) != header.size:
             raise ValueError(

@@ -14,7 +14,7 @@ from mona_peft.tasks.data.segmentation.arguments import SegmentationDataArgument
 from mona_peft.tasks.data.segmentation.class_tables import MAX_CLASSES, ClassTable
 from mona_peft.tasks.data.segmentation.dataset import AnnotatedImages
 from mona_peft.tasks.data.segmentation.masks import UNCOUNTED, MaskReading, MaskSurvey, hex_name, mask_pixels
-from mona_peft.tasks.data.stored import UNREADABLE, Header
+from mona_peft.tasks.data.stored import UNREADABLE, Header, are_files
 from mona_peft.tasks.messages import first_of
 
 BACKGROUND, FOREGROUND = "background", "foreground"
@@ -39,6 +39,8 @@ def check_sizes(splits: DatasetDict, headers: Mapping[str, Sequence[Header]]) ->
         ValueError: One is not, or can't be read; names it.
     """
     for split, images in headers.items():
+        if not are_files(splits[split], "mask"):
+            continue
         masks = [row["mask"] for row in splits[split].select_columns("mask")]
         files = [mask for mask in masks if mask is not None and mask["bytes"] is None]
         if not len(files) == len(images) == len(masks):
