@@ -1,5 +1,6 @@
 """Links, copies, empty folders, rows that contradict each other: nothing is lost or mixed up without a word."""
 
+import json
 import os
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 
 from scripts.data_formats.images import folders, picture, text
 from scripts.data_formats.loading import load
-from scripts.data_formats.objects import voc, yolo
+from scripts.data_formats.objects import BOXES, coco, voc, yolo
 
 CLASSIFICATION = "image-classification"
 
@@ -89,3 +90,47 @@ def test_classes_of_yolo_that_are_not_there_are_told_with_those_that_are(tmp_pat
     text(tmp_path / "data.yaml", "train: images/train\nval: images/val\nnames: {1: cat, 2: dog}\n")
     with pytest.raises(ValueError, match=r"there is no class 0\. There are: 1, 2\."):
         counts(tmp_path, "object-detection")
+
+
+def coco_with(folder, change, **options):
+    """COCO's format after a change of the training split."""
+    coco(("train", "val"), "annotations/instances_{split}.json", "{split}")(folder)
+    path = folder / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return load("object-detection", ["--dataset", str(folder), *options.get("options", [])])[0]["train"]
+
+
+def test_boxes_that_are_cut_off_are_counted(tmp_path, caplog):
+    rows = coco_with(tmp_path, lambda content: content["annotations"][0].update(bbox=[-5, -4, 20, 20]))
+    assert rows[0]["objects"]["bbox"][0] == [0, 0, 15, 16]
+    assert "train split: 1 of 6 boxes reach outside of their images and are cut off at the edges" in caplog.text
+
+
+def test_corners_in_files_are_read_as_the_message_says(tmp_path):
+    def corners(content):
+        for entry in content["annotations"]:
+            x, y, w, h = entry["bbox"]
+            entry["bbox"] = [x, y, x + w, y + h]
+
+    with pytest.raises(ValueError, match="say --box_format xyxy"):
+        coco_with(tmp_path / "asked", corners)
+    path = tmp_path / "told" / "annotations" / "instances_val.json"
+    coco(("train", "val"), "annotations/instances_{split}.json", "{split}")(tmp_path / "told")
+    content = json.loads(path.read_text())
+    corners(content)
+    path.write_text(json.dumps(content))
+    rows = coco_with(tmp_path / "told", corners, options=["--box_format", "xyxy", "--validation_split", "none"])
+    assert rows[0]["objects"]["bbox"] == [list(box) for box in BOXES.values()]
+
+
+def test_a_file_that_stands_for_two_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"images\[3\] \(id 77\) is the file of .*images\[0\] \(id 0\) once more"):
+        coco_with(tmp_path, lambda content: content["images"].append({**content["images"][0], "id": 77}))
+
+
+def test_corners_are_not_for_formats_that_say_what_boxes_are(tmp_path):
+    voc(lists=True)(tmp_path)
+    with pytest.raises(ValueError, match="--box_format xyxy: Pascal VOC's format says itself"):
+        counts(tmp_path, "object-detection", "--box_format", "xyxy")

@@ -128,9 +128,12 @@ def read_coco(path: Path, folder: Path) -> AnnotatedSplit:
     images: dict[Any, AnnotatedImage] = {}
     listed = list(_entries(content, "images", {"id": int, "file_name": str}, path))
     files = _find_files(path, folder, [entry["file_name"] for entry, _ in listed])
+    seen: dict[Path, str] = {}
     for (entry, where), file in zip(listed, files, strict=True):
         if entry["id"] in images:
             raise ValueError(f"{where}: another image has this id.")
+        if (other := seen.setdefault(file, where)) != where:
+            raise ValueError(f"{where} is the file of {other} once more. Join the two, or remove one.")
         size = (entry.get("width"), entry.get("height"))
         if not all(side is None or isinstance(side, (int, float)) for side in size):
             raise ValueError(f"{where}: width and height must be numbers, not {size[0]!r} and {size[1]!r}.")

@@ -65,7 +65,9 @@ class ObjectDataArguments(SharedDataArguments):
     )
     box_format: Literal["xywh", "xyxy"] = field(
         default="xywh",
-        metadata={"help": "Boxes of a dataset of the hub: (x, y, width, height) or (left, top, right, bottom)."},
+        metadata={
+            "help": "Of boxes on the hub, or in COCO's files: (x, y, width, height) or (left, top, right, bottom)."
+        },
     )
 
 
@@ -165,13 +167,12 @@ def warn_of_surplus_objects(rows: Dataset, num_queries: int | None) -> None:
 def _read(args: ObjectDataArguments) -> dict[str, AnnotatedSplit]:
     """Reads the wanted splits, whatever their format."""
     found = _find(args)
-    if found:
-        chosen = choose_splits(list(found), args)
-        return {role: found[name]() for role, name in chosen.items()}
-    dataset = load_named_dataset(args.dataset, args)
-    chosen = choose_splits(dataset, args)
+    dataset = {} if found else load_named_dataset(args.dataset, args)
     splits = {}
-    for role, name in chosen.items():
+    for role, name in choose_splits(list(found or dataset), args).items():
+        if found:
+            splits[role] = found[name]()
+            continue
         if has_instance_maps(dataset[name], args.image_column) and args.objects_column is None:
             splits[role] = read_instance_maps(dataset[name], name, args.image_column, args.reduce_labels)
         else:
@@ -260,6 +261,13 @@ def _rows(split: AnnotatedSplit, classes: dict[Any, str], name: str, with_masks:
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
     check.check_boxes_are_in_pixels(name)
+    if check.num_outside:
+        logger.warning(
+            "%s split: %d of %d boxes reach outside of their images and are cut off at the edges.",
+            name,
+            check.num_outside,
+            check.num_boxes,
+        )
     for reason, count in check.skipped.items():
         logger.warning("%s split: %d of %d objects are left out: %s.", name, count, check.num_boxes, reason)
     features = objects_features(names, with_masks)
