@@ -24,8 +24,9 @@ from mona_peft.functional.folding import HALF_DTYPES, FoldedWeights
 _NUM_WEIGHTS = len(FoldedWeights._fields)
 _WEIGHTS = ", ".join(f"Tensor? {name}" for name in FoldedWeights._fields)
 _CALL = "SymInt height, SymInt width, float dropout, Tensor? seed, bool with_input"
-# A captured CUDA graph would repeat one dropout mask for ever. The tag is there from PyTorch 2.9 on.
-_TAGS = tuple(getattr(torch.Tag, name) for name in ["cudagraph_unsafe"] if hasattr(torch.Tag, name))
+# A captured CUDA graph would repeat one dropout mask for ever. The tag is there from PyTorch 2.9 on, and `custom_op` of
+# the oldest supported takes none.
+_TAGS = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 
 
 def mona_opaque(
@@ -53,7 +54,7 @@ def mona_opaque(
     "mona_peft::mona",
     mutates_args=(),
     schema=f"(Tensor x, {_WEIGHTS}, {_CALL}) -> (Tensor, Tensor, Tensor, Tensor)",
-    tags=_TAGS,
+    **_TAGS,
 )
 def _mona(x: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     """Return the result (B, N, C), p (B, N, n), and mean and deviation (B * N, 1), empty where there is no norm."""
@@ -81,7 +82,7 @@ def _(x: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
         f"(Tensor grad, Tensor kept, bool keeps_input, Tensor p, Tensor mean, Tensor rstd, {_WEIGHTS}, {_CALL}, "
         "bool[] needs) -> Tensor[]"
     ),
-    tags=_TAGS,
+    **_TAGS,
 )
 def _mona_backward(
     grad: torch.Tensor,
