@@ -65,9 +65,7 @@ class ObjectDataArguments(SharedDataArguments):
     )
     box_format: Literal["xywh", "xyxy"] = field(
         default="xywh",
-        metadata={
-            "help": "Of boxes on the hub, or in COCO's files: (x, y, width, height) or (left, top, right, bottom)."
-        },
+        metadata={"help": "Boxes of the hub, or of COCO's files: (x, y, width, height) or (left, top, right, bottom)."},
     )
 
 
@@ -200,6 +198,10 @@ def _find(args: ObjectDataArguments) -> Found:
         first, *others = by_format
         if others:
             logger.warning("%s has annotations in the formats %s; %s is read.", folder, " and ".join(by_format), first)
+        if first != "COCO" and args.box_format != "xywh":
+            raise ValueError(
+                f"--box_format {args.box_format}: {first}'s format says itself what boxes are. Leave it out."
+            )
         return by_format[first]
     if any(folder.rglob("*.parquet")) or any(folder.rglob("metadata.*")):
         return {}
