@@ -43,12 +43,12 @@ MIN_CROP = 96
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/distilled_backbone",
-    "max_steps": 3000,
+    "max_steps": 1100,
     "per_device_train_batch_size": 48,
     "learning_rate": 1.5e-3,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 100,
-    "save_steps": 100,
+    "save_steps": 50,
 }
 
 CARD = """---
