@@ -4,6 +4,7 @@
     python -m scripts.benchmark --autocast bfloat16
     python -m scripts.benchmark loader               images a second, without a model
     python -m scripts.benchmark training_run         a training as typed beside the bare loop
+    python -m scripts.benchmark --cases swin-tiny:224:2 --methods Mona --compile inductor
     python -m scripts.benchmark --cases swin-tiny:224:8 --methods Mona --rounds 5 --output mine.json
 
 A case is SIZE:IMAGE_SIZE:BATCH_SIZE. All methods of a case run in one process, in turns; ratios are taken within a
@@ -39,6 +40,7 @@ CASES = (
     "swin-tiny:448:1",
     "swin-base:224:2",
     "swin-large:224:1",
+    "convnext-tiny:224:2",
     "dinov2-small:224:2",
     "dinov2-small:518:1",
     "dinov2-base:224:2",
@@ -65,6 +67,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--autocast", choices=["bfloat16", "float16"])
     parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"])
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
+    parser.add_argument(
+        "--compile", metavar="BACKEND", help="torch.compile the models, by 'inductor' or another backend"
+    )
     parser.add_argument("--no_step", action="store_true", help="leave out the training step")
     parser.add_argument("--no_inference", action="store_true", help="leave out inference")
     parser.add_argument("--no_peak", action="store_true", help="leave out peak memory")
@@ -111,20 +116,37 @@ class Case:
     def measure(self) -> dict[str, Any]:
         """Measures everything."""
         models = {name: build(name, self.base) for name in self.args.methods}
-        results: dict[str, dict[str, Any]] = {
-            name: {"kept_bytes": kept_bytes(model, self.pixel_values, self.autocast)} for name, model in models.items()
-        }
+        results: dict[str, dict[str, Any]] = {name: {} for name in models}
+        if self.args.compile:
+            torch.compiler.reset()
+            models = {name: torch.compile(model, backend=self.args.compile) for name, model in models.items()}
+            if not self.args.no_step:
+                for name, model in models.items():
+                    results[name]["first_seconds"] = self.first_steps(model)
+        for name, model in models.items():
+            results[name]["kept_bytes"] = kept_bytes(model, self.pixel_values, self.autocast)
         if not self.args.no_step:
             for name, summary in self.steps(models).items():
                 results[name]["step"] = summary
-        if not self.args.no_peak:
+        if not self.args.no_peak and not self.args.compile:
             for name, model in models.items():
                 results[name]["peak_bytes"] = self.peak(name, model)
-        if not self.args.no_inference and blocks_of(self.base):
+        if not self.args.no_inference and blocks_of(self.base) and not self.args.compile:
             for name, summary in self.inference(models).items():
                 results.setdefault(name, {})["inference"] = summary
         size = {"size": self.size, "image_size": self.image_size, "batch_size": self.batch_size}
-        return {**size, "methods": results}
+        return {**size, "compile": self.args.compile, "methods": results}
+
+    def first_steps(self, model: nn.Module) -> float:
+        """Time the first two steps, in which a model is compiled, with the compilers that they start.
+
+        The next model finds kernels of this one in the compiler's caches; `TORCHINDUCTOR_FORCE_DISABLE_CACHES=1` in the
+        environment switches these off.
+        """
+        clock = Clock(self.device, with_children=True)
+        return sum(
+            clock.time(partial(training_step, model, self.pixel_values, self.labels, self.autocast)) for _ in range(2)
+        )
 
     def steps(self, models: dict[str, nn.Module]) -> dict[str, dict[str, Any]]:
         """Times training steps, without the optimiser's."""
@@ -184,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.peak_of:
         print(Case(args.cases[0], args).peak_in_this_process(args.peak_of))
         return
-    names = ("rounds", "warmup", "device", "dtype", "autocast", "attention", "threads")
+    names = ("rounds", "warmup", "device", "dtype", "autocast", "attention", "threads", "compile")
     record = {
         "settings": {"seed": SEED, "reference": REFERENCE, **{name: getattr(args, name) for name in names}},
         "software": software(),

@@ -19,17 +19,22 @@ class Clock:
 
     On a CPU it is the processor time of this process, which other processes disturb less than they disturb wall time;
     on a GPU the time between two events.
+
+    Args:
+        device: The device.
+        with_children: Whether to count processor time of this process and of those that it starts, on a GPU too.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, with_children: bool = False) -> None:
         self.device = device
+        self.with_children = with_children
 
     def time(self, work: Callable[[], object]) -> float:
         """Run `work` and return how long it took."""
-        if self.device.type != "cuda":
-            start = time.process_time()
+        if self.with_children or self.device.type != "cuda":
+            start = self._processor_time()
             work()
-            return time.process_time() - start
+            return self._processor_time() - start
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(self.device)
         start.record()
@@ -37,6 +42,12 @@ class Clock:
         end.record()
         torch.cuda.synchronize(self.device)
         return start.elapsed_time(end) / 1e3
+
+    def _processor_time(self) -> float:
+        if not self.with_children:
+            return time.process_time()
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def interleaved(

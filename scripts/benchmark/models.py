@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from functools import partial
 from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
     Dinov2Config,
     Dinov2ForImageClassification,
     PreTrainedModel,
@@ -30,6 +31,7 @@ SIZES = {
     "swin-tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
     "swin-base": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]},
     "swin-large": {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48]},
+    "convnext-tiny": {"hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 9, 3]},
     "dinov2-small": {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12},
     "dinov2-base": {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12},
 }
@@ -41,7 +43,10 @@ def stock_model(size: str, image_size: int, attention: str = "sdpa") -> PreTrain
     """Build a classifier with random weights."""
     torch.manual_seed(0)
     # A dropped branch would make a step cheaper by chance.
-    settings = SIZES[size] | {"num_labels": 100, "drop_path_rate": 0.0, "attn_implementation": attention}
+    settings = SIZES[size] | {"num_labels": 100, "drop_path_rate": 0.0}
+    if size.startswith("convnext"):
+        return ConvNextForImageClassification(ConvNextConfig(**settings))
+    settings["attn_implementation"] = attention
     if size.startswith("dinov2"):
         return Dinov2ForImageClassification(Dinov2Config(image_size=image_size, patch_size=14, **settings))
     # On small images without the stages whose map is smaller than a window.
@@ -98,6 +103,14 @@ def bitfit(model: PreTrainedModel) -> nn.Module:
     return _train_only(model, [parameter for name, parameter in model.named_parameters() if name.endswith(".bias")])
 
 
+def lora(model: PreTrainedModel) -> nn.Module:
+    """PEFT's LoRA on query and value; on the two pointwise convolutions of a ConvNeXt, which has neither."""
+    if isinstance(model, ConvNextForImageClassification):
+        config = LoraConfig(r=methods.PAPER_DIM, target_modules=["pwconv1", "pwconv2"], modules_to_save=["classifier"])
+        return get_peft_model(model, config)
+    return methods.METHODS["lora"].adapt(model, bottleneck_dim=methods.PAPER_DIM)
+
+
 def mona(model: PreTrainedModel, **settings: bool) -> nn.Module:
     """Mona of this package."""
     return get_peft_model(model, MonaConfig(modules_to_save=TASK_HEAD, init_weights="paper", **settings))
@@ -139,7 +152,7 @@ METHODS: dict[str, Callable[[PreTrainedModel], nn.Module]] = {
     "head only": methods.METHODS["fixed"].adapt,
     "norm-tuning": norm_tuning,
     "BitFit": bitfit,
-    "LoRA": partial(methods.METHODS["lora"].adapt, bottleneck_dim=methods.PAPER_DIM),
+    "LoRA": lora,
     "plain adapter": plain_adapter,
     "Mona, formula": mona_formula_only,
     "Mona": mona,

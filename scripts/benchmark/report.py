@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _title(case: Mapping[str, Any]) -> str:
-    return f"{case['size']}, {case['image_size']} px, batch size {case['batch_size']}"
+    compiled = ", compiled" if case.get("compile") else ""
+    return f"{case['size']}, {case['image_size']} px, batch size {case['batch_size']}{compiled}"
 
 
 def _largest(cases: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -71,6 +72,18 @@ def step_table(cases: Sequence[Mapping[str, Any]]) -> str:
     ]
     header = [_title(case), "step / LoRA (quartiles)", "kept", "kept / LoRA", "kept / norm-tuning"]
     return table(header, rows)
+
+
+def kept_table(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what is kept in every case, each once."""
+    names = ["LoRA", "norm-tuning", "Mona"]
+    header = ["kept for the backward pass, in MB", *names, "Mona / LoRA", "Mona / norm-tuning"]
+    rows = {}
+    for case in _with([case for case in cases if not case.get("compile")], "kept_bytes", names):
+        lora, norm, mona = (case["methods"][name]["kept_bytes"] for name in names)
+        figures = [f"{kept / 1e6:.1f}" for kept in (lora, norm, mona)]
+        rows.setdefault(_title(case), [*figures, f"{mona / lora:.3f}", f"{mona / norm:.3f}"])
+    return table(header, [[title, *figures] for title, figures in rows.items()])
 
 
 def inference_table(cases: Sequence[Mapping[str, Any]]) -> str:
@@ -115,7 +128,26 @@ def scaling_table(cases: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows)
 
 
-TABLES = {"step": step_table, "inference": inference_table, "peak": peak_table, "scaling": scaling_table}
+def compiled_table(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Returns how a compiled Mona compares with a compiled LoRA; where no code was generated, in memory alone."""
+    header = ["", "kept / LoRA", "step / LoRA", "first two steps / LoRA's"]
+    rows = []
+    for case in _with([case for case in cases if case.get("compile")], "kept_bytes", ["LoRA", "Mona"]):
+        mona, lora = (case["methods"][name] for name in ("Mona", "LoRA"))
+        step = _ratio(mona["step"]) if "step" in mona else "-"
+        first = f"{mona['first_seconds'] / lora['first_seconds']:.2f}" if "first_seconds" in mona else "-"
+        rows.append([_title(case), f"{mona['kept_bytes'] / lora['kept_bytes']:.3f}", step, first])
+    return table(header, rows)
+
+
+TABLES = {
+    "step": step_table,
+    "kept": kept_table,
+    "compiled": compiled_table,
+    "inference": inference_table,
+    "peak": peak_table,
+    "scaling": scaling_table,
+}
 
 
 def provenance(records: Mapping[Path, Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from scripts.benchmark.__main__ import main
 from scripts.benchmark.measure import interleaved, ratios
 from scripts.benchmark.models import METHODS, SIZES, build, stock_model
 from scripts.benchmark.profile_block import main as profile_block
+from scripts.benchmark.report import compiled_table
 from scripts.benchmark.report import main as report
 
 
@@ -108,7 +109,7 @@ def test_command(tiny, tmp_path):
     assert record["settings"]["threads"] == 1
 
     page, plot = tmp_path / "page.md", tmp_path / "plot.png"
-    marks = ["step", "inference", "peak", "scaling", "provenance"]
+    marks = ["step", "kept", "compiled", "inference", "peak", "scaling", "provenance"]
     page.write_text(
         "before\n" + "".join(f"<!-- benchmark: {name} -->\nstale\n<!-- end -->\n" for name in marks) + "after"
     )
@@ -119,6 +120,16 @@ def test_command(tiny, tmp_path):
     assert "stale" not in text
     assert f"torch {torch.__version__}" in text
     assert plot.stat().st_size > 1000
+
+
+def test_command_compiled(tiny, tmp_path):
+    path = tmp_path / "record.json"
+    main(["--cases", "tiny:64:1", "--methods", "Mona", "--rounds", "2", "--compile", "eager", "--output", str(path)])
+    case = json.loads(path.read_text())["cases"]["tiny:64:1"]
+    for method in ("LoRA", "Mona"):
+        assert case["methods"][method].keys() == {"first_seconds", "kept_bytes", "step"}
+    (*_, row) = compiled_table([case]).splitlines()
+    assert row.startswith("| tiny, 64 px, batch size 1, compiled |")
 
 
 def test_profile_of_a_block(tiny, capsys):
