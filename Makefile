@@ -9,6 +9,7 @@
 #   make test-triton              those of the kernels in Triton: on a GPU where there is one, else by its interpreter
 #   make test-deepspeed           that of DeepSpeed's ZeRO-2, on two processes of a CPU
 #   make benchmark                time and memory beside other ways of fine-tuning; ARGS go to the command
+#   make benchmark-gpu            on a GPU: the tests of the kernels in Triton, then the benchmark, eager, compiled, Triton
 #   make compare                  compare all methods; ARGS go to the runs, TASK=object_detection is about another task
 #   make docs                     the pages in docs/ as a site, in build/site; warnings are errors
 #   make quality                  ruff's checks, as CI runs them
@@ -28,7 +29,7 @@ CODE := $(wildcard mona_peft scripts tests notebooks)
 # transformers and PEFT, oldest and newest supported; pyproject.toml has the range.
 VERSIONS := 5.9.0+0.20.0 5.24.0+0.21.2
 
-.PHONY: demo benchmark compare test test-versions test-quantization test-torchvision test-triton test-deepspeed docs quality style clean
+.PHONY: demo benchmark benchmark-gpu compare test test-versions test-quantization test-torchvision test-triton test-deepspeed docs quality style clean
 
 demo: $(VENV)/demo.stamp
 	$(RUN) -m scripts.demo --data $(DATA) $(ARGS)
@@ -37,6 +38,9 @@ benchmark: $(VENV)/demo.stamp
 	$(RUN) -m scripts.benchmark $(ARGS)
 	$(if $(ARGS),,$(RUN) -m scripts.benchmark loader)
 	$(if $(ARGS),,$(RUN) -m scripts.benchmark training_run)
+
+benchmark-gpu: $(VENV)/demo.stamp $(VENV)/triton.stamp
+	$(RUN) -m scripts.benchmark.gpu $(ARGS)
 
 compare: $(VENV)/demo.stamp
 	$(RUN) -m scripts.compare_methods run --jobs 2 $(TASK:%=--task %) $(ARGS)

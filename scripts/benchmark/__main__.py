@@ -30,7 +30,7 @@ from torch import nn
 from mona_peft.tasks.comparison.memory import kept_bytes
 from mona_peft.tasks.training.records import hardware, software, write_json
 from scripts.benchmark.measure import Clock, interleaved, peak_bytes, ratios, training_step
-from scripts.benchmark.models import METHODS, SIZES, blocks_of, build, stock_model
+from scripts.benchmark.models import LEFT_OUT, METHODS, SIZES, blocks_of, build, stock_model
 
 CASES = (
     "swin-tiny:224:4",
@@ -115,7 +115,8 @@ class Case:
 
     def measure(self) -> dict[str, Any]:
         """Measures everything."""
-        models = {name: build(name, self.base) for name in self.args.methods}
+        left_out = LEFT_OUT.get(self.size, ())
+        models = {name: build(name, self.base) for name in self.args.methods if name not in left_out}
         results: dict[str, dict[str, Any]] = {name: {} for name in models}
         if self.args.compile:
             torch.compiler.reset()

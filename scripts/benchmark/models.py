@@ -35,6 +35,8 @@ SIZES = {
     "dinov2-small": {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12},
     "dinov2-base": {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12},
 }
+LEFT_OUT = {"convnext-tiny": ("Mona, MLP recomputed",)}
+"""Methods that a size can't be trained by: a ConvNeXt has no MLP branch beside another residual."""
 SMALLEST_MAP = 7
 """Side of the smallest map that a Swin's windows fit; smaller images get a model without its last stages."""
 
