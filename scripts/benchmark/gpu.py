@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch finds no GPU here; --device cpu tries the command, with small cases.")
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    tests = subprocess.run([sys.executable, "-m", "pytest", "-m", "triton", "tests", "-k", args.tests], check=False)
+    tests = subprocess.run(
+        [sys.executable, "-m", "pytest", "-m", "triton", "tests/functional", "-k", args.tests], check=False
+    )
     eager, compiled = (args.output_dir / f"{name}.json" for name in ("eager", "compiled"))
     # On another device than CUDA there are no kernels in Triton to be measured.
     methods = [name for name in METHODS if name != "Mona, Triton" or args.device == "cuda"]

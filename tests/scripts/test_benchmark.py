@@ -12,6 +12,7 @@ from scripts.benchmark.__main__ import main
 from scripts.benchmark.measure import interleaved, ratios
 from scripts.benchmark.models import METHODS, SIZES, build, stock_model
 from scripts.benchmark.profile_block import main as profile_block
+from scripts.benchmark.profile_step import main as profile_step
 from scripts.benchmark.report import compiled_table
 from scripts.benchmark.report import main as report
 
@@ -138,6 +139,15 @@ def test_profile_of_a_block(tiny, capsys):
     assert "Mona: " in printed
     assert "x the block with trained norms" in printed
     assert "aten::mm" in printed
+
+
+def test_profile_of_a_step(tiny, capsys):
+    profile_step(["--case", "tiny:64:1", "--rounds", "1"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    shares = {kind: [float(share) for share in figures] for kind, *figures in rows[-10:]}
+    assert min(shares["matrix products"] + shares["depthwise filters"]) > 0
+    forward, backward, together = shares["together"]
+    assert abs(forward + backward - together) < 0.2
 
 
 @pytest.mark.parametrize("case", ["swin-tiny", "swin-tiny:224", "swin-huge:224:4", "swin-tiny:a:4"])
