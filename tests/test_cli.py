@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 from mona_peft import __version__
 from mona_peft.cli import COMMANDS, run
@@ -35,7 +36,8 @@ def test_unknown_subcommand_names_those_there_are(capsys):
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"), [(ValueError, 2), (OSError, 2), (KeyboardInterrupt, 130), (BrokenPipeError, 0)]
+    ("raised", "code"),
+    [(ValueError, 2), (OSError, 2), (RuntimeError, 2), (KeyboardInterrupt, 130), (BrokenPipeError, 0)],
 )
 def test_error_of_a_subcommand_is_a_message_and_a_code(raised, code, monkeypatch, capsys):
     class Command:
@@ -55,3 +57,14 @@ def test_missing_package_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr("mona_peft.cli.import_module", lambda name: __import__("no_such_package"))
     assert run(["train"]) == 2
     assert 'pip install "mona-peft[train]"' in capsys.readouterr().err
+
+
+def test_too_little_memory_says_what_to_make_smaller(monkeypatch, capsys):
+    class Command:
+        @staticmethod
+        def run(argv):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("mona_peft.cli.import_module", lambda name: Command)
+    assert run(["train", "x"]) == 2
+    assert "--per_device_train_batch_size" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
         return import_module(f"{__name__}.{name}").run(arguments) or 0
     except BrokenPipeError:  # who reads our output has read enough
         return 0
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:  # the last are PyTorch's
         if debug:
             raise
         print(
@@ -68,7 +68,12 @@ def _message(error: Exception) -> str:
 
 
 def _hint(error: Exception) -> str:
-    """Returns what to install where a package is missing."""
+    """Returns what to install where a package is missing, and what to change where memory is."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            " Give smaller batches: in a training --per_device_train_batch_size with more "
+            "--gradient_accumulation_steps, or --activation_checkpointing; elsewhere --batch_size."
+        )
     missing = isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mona_peft")
     return '. The command wants more than the library: pip install "mona-peft[train]".' if missing else ""
 

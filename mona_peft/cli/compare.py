@@ -32,30 +32,41 @@ def parser(tasks: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def parse(argv: Sequence[str]) -> tuple["Comparison", argparse.Namespace]:  # noqa: F821 (imported late)
+    """Returns what the command line asks for, and its arguments.
+
+    Raises:
+        ValueError: The arguments can't be used.
+    """
+    from mona_peft.tasks.comparison.command import check_own, make_comparison
+    from mona_peft.tasks.comparison.study import STUDIES
+
+    args, defaults = parser(list(STUDIES)).parse_known_args(argv)
+    check_own(defaults)
+    study = STUDIES[args.task]
+    # Results are those after the last epoch: of a checkpoint that is picked by its accuracy this would be too high.
+    shared = ["--dataset", args.dataset, "--load_best_model_at_end", "false", *defaults]
+    return make_comparison(study, args, args.models, shared, study.rows), args
+
+
 def run(argv: Sequence[str]) -> None:
     """Runs the subcommand.
 
     Raises:
         ValueError: The arguments can't be used, or some trainings failed; the others have run.
     """
-    from mona_peft.tasks.comparison.command import check_own, make_comparison
     from mona_peft.tasks.comparison.report import report
     from mona_peft.tasks.comparison.run import run_all
-    from mona_peft.tasks.comparison.study import STUDIES
 
-    args, defaults = parser(list(STUDIES)).parse_known_args(argv)
-    check_own(defaults)
-    study, results = STUDIES[args.task], args.output_dir / "runs"
-    # Results are those after the last epoch: of a checkpoint that is picked by its accuracy this would be too high.
-    shared = ["--dataset", args.dataset, "--load_best_model_at_end", "false", *defaults]
-    comparison = make_comparison(study, args, args.models, shared, study.rows)
+    wanted, args = parse(argv)
+    results = args.output_dir / "runs"
     try:
-        run_all(comparison, results, args.jobs, args.threads)
+        run_all(wanted, results, args.jobs, args.threads)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Interrupted. The same command goes on.") from None
     except RuntimeError as error:
         raise ValueError(error) from error
     page = args.output_dir / "comparison.md"
-    for warning in report(study, results, page):
+    for warning in report(wanted.study, results, page):
         print(f"Note: {warning}")
     print(f"{page} has the tables.")

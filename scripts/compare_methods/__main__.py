@@ -4,12 +4,9 @@
     python -m scripts.compare_methods report             makes tables and pictures
     python -m scripts.compare_methods pack               makes one compressed file of all records, when no run goes on
 
-With `--task semantic_segmentation`, `object_detection` or `instance_segmentation`, both are about another task. On your
-own images and model; all arguments of the task's training script are taken, for all runs alike:
-
-    python -m scripts.compare_methods run --results outputs/mine --rows mona lora full \\
-        --models microsoft/swin-tiny-patch4-window7-224 --dataset path/to/images --num_train_epochs 20
-    python -m scripts.compare_methods report --results outputs/mine
+With `--task semantic_segmentation`, `object_detection` or `instance_segmentation`, all are about another task. All
+arguments of the task's training script are taken, for all runs alike. Its data are the demonstration's: your own images
+are what `mona-peft compare` is for.
 """
 
 import argparse
@@ -20,7 +17,6 @@ from mona_peft.tasks.comparison.command import add_run_arguments, check_own, mak
 from mona_peft.tasks.comparison.experiments import Comparison, backbone_name, parse_defaults
 from mona_peft.tasks.comparison.records import PACKED, pack
 from mona_peft.tasks.comparison.report import report
-from mona_peft.tasks.comparison.rows import METHOD_ROWS, ROWS
 from mona_peft.tasks.comparison.run import run_all
 from scripts.compare_methods.studies import STUDIES
 
@@ -32,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", allow_abbrev=False, help="run what is missing")
     add_run_arguments(run)
     run.add_argument(
-        "--models",
+        "--model",
+        dest="models",
         nargs="+",
         help="pre-trained, or with --model_type backbones of new models; all rows run on the first one, fixed, full "
         "and mona on the others. Without it: the task's demonstration model",
@@ -61,24 +58,18 @@ def comparison(args: argparse.Namespace, defaults: Sequence[str]) -> Comparison:
         defaults: For the training script.
 
     Raises:
-        ValueError: An argument for the training script is one that the comparison gives, there is no folder for
-            results on other data, or two rows are the same.
+        ValueError: An argument for the training script is one that the comparison gives, or about other data, or two
+            rows are the same.
     """
-    arguments = check_own(defaults)
     study = STUDIES[args.task]
-    own_data = {"--preset", "--dataset"} & arguments
-    if own_data and args.results is None:
+    if given := {"--preset", "--dataset"} & check_own(defaults):
         raise ValueError(
-            f"--results: with {' and '.join(sorted(own_data))}, give a folder for the records; {study.results} holds "
-            "those of the demonstration."
+            f"{' and '.join(sorted(given))}: this compares on the demonstration's data. On your own images it is "
+            f"`mona-peft compare {study.task.command} --dataset DATA --model NAME_OR_FOLDER --output_dir OUT`."
         )
-    if not own_data:
-        defaults = ["--preset", study.preset, *study.options, *defaults]
-    if not args.models and own_data:
-        raise ValueError("--models: which pre-trained ones? On your own data there is no demonstration model.")
+    defaults = ["--preset", study.preset, *study.options, *defaults]
     models = args.models or [parse_defaults(study, tuple(defaults))[0].base_model]
-    rows = [name for name in study.rows if not own_data or ROWS[name] in METHOD_ROWS]
-    return make_comparison(study, args, models, defaults, rows)
+    return make_comparison(study, args, models, defaults, study.rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

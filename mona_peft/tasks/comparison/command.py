@@ -60,7 +60,7 @@ def check_own(defaults: Sequence[str]) -> set[str]:
     arguments = {argument.split("=")[0].replace("-", "_").replace("__", "--", 1) for argument in defaults}
     if given := [name for name in OWN if name in arguments]:
         raise ValueError(
-            f"{', '.join(given)}: the comparison gives these itself; see --rows, --models, --rates, --seeds."
+            f"{', '.join(given)}: the comparison gives these itself; see --rows, --model, --rates, --seeds."
         )
     return arguments
 
@@ -84,7 +84,7 @@ def make_comparison(
     folders = [backbone_name(model) for model in models]
     if len(set(folders)) < len(folders):
         raise ValueError(
-            f"--models {' '.join(models)}: results are kept by the last part of the name; give each another."
+            f"--model {' '.join(models)}: results are kept by the last part of the name; give each another."
         )
     names = args.rows or rows
     wanted = Comparison(

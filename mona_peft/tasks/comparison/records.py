@@ -118,7 +118,7 @@ def check_settings(path: Path, record: Record, experiment: Experiment) -> None:
         listed = ", ".join(f"{name}={value!r} (now {settings.get(name)!r})" for name, value in other.items())
         raise ValueError(
             f"{path} ran with other settings than this comparison: {listed}. Give the arguments that it was started "
-            "with, or another --results folder."
+            "with, or another folder for the results."
         )
 
 

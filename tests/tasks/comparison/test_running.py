@@ -26,13 +26,15 @@ from transformers import (
     default_data_collator,
 )
 
-from mona_peft.tasks.comparison import run
+from mona_peft.cli.compare import parse
+from mona_peft.cli.compare import run as main
+from mona_peft.tasks.comparison import run, study
 from mona_peft.tasks.comparison.costs import CostCallback
 from mona_peft.tasks.comparison.experiments import best_rate, rates_to_try, settings_of
 from mona_peft.tasks.comparison.report import report
 from mona_peft.tasks.comparison.rows import ROWS
-from scripts import train_image_classification
-from scripts.compare_methods.__main__ import comparison, main, parser
+from scripts.compare_methods.__main__ import comparison, parser
+from scripts.compare_methods.__main__ import main as of_the_demonstration
 from scripts.compare_methods.studies import STUDIES
 from tests.folders import write_masks
 from tests.models import FOUR_STAGES, upernet
@@ -49,7 +51,8 @@ def results(tmp_path) -> Path:
 def arguments(swin_folder, image_folder, results) -> list[str]:
     """Runs of four steps."""
     return [
-        *("run", "--results", str(results), "--models", str(swin_folder), "--dataset", str(image_folder)),
+        *("image-classification", "--output_dir", str(results.parent)),
+        *("--model", str(swin_folder), "--dataset", str(image_folder)),
         *("--bottleneck_dim", "4", "--num_train_epochs", "2", "--per_device_train_batch_size", "14", "--use_cpu"),
         *("--validation_fraction", "0.25", "--logging_steps", "1", "--rates", "0.001", "0.01", "0.1"),
     ]
@@ -92,20 +95,18 @@ def test_every_row_is_run_once_and_reported(arguments, results, tmp_path, capsys
     main(arguments)  # nothing is missing
     assert contents(results) == before
 
-    page = tmp_path / "page.md"
-    main(["report", "--results", str(results), "--page", str(page)])
-    text = page.read_text()
+    text = (tmp_path / "comparison.md").read_text()
     assert "| Full fine-tuning | " in text
     assert "| all | 9 | " in text
     for picture in ("results.png", "curves.png"):
-        assert f"(page/{picture})" in text
-        with Image.open(tmp_path / "page" / picture) as image:
+        assert f"(comparison/{picture})" in text
+        with Image.open(tmp_path / "comparison" / picture) as image:
             assert image.width > 500
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(arguments, results, monkeypatch):
     arguments = [*arguments, "--rows", "mona", "--rates", "0.01", "--seeds", "0"]
-    main([*arguments, "--results", str(results.with_name("straight"))])
+    main([*arguments, "--output_dir", str(results.with_name("straight"))])
     original, counter = Trainer.training_step, itertools.count()
 
     def training_step(self, *args, **kwargs):
@@ -114,13 +115,13 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(arguments, results, monk
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "training_step", training_step)
-    with pytest.raises(SystemExit, match=r"Interrupted. The same command goes on."):
+    with pytest.raises(KeyboardInterrupt, match=r"Interrupted. The same command goes on."):
         main(arguments)
     assert not contents(results)
     main(arguments)
     assert next(counter) == 4 + 2  # the second epoch alone was done again
     (record,), (straight,) = (
-        map(json.loads, contents(folder).values()) for folder in (results, results.with_name("straight"))
+        map(json.loads, contents(folder).values()) for folder in (results, results.with_name("straight") / "runs")
     )
     assert without_times(record) == without_times(straight)
     seconds = [entry["seconds"] for entry in record["history"]]
@@ -129,8 +130,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(arguments, results, monk
 
 
 def test_two_processes_share_the_work(arguments, results, capfd, monkeypatch):
-    args, defaults = parser().parse_known_args(arguments)
-    assert pickle.loads(pickle.dumps(comparison(args, defaults))) == comparison(args, defaults)  # for new processes
+    assert pickle.loads(pickle.dumps(parse(arguments)[0])) == parse(arguments)[0]  # for new processes
     monkeypatch.setattr(run, "START_METHOD", "fork")  # quicker: nothing is imported anew
     main([*arguments, "--rows", "fixed", "--seeds", "0", "1", "--jobs", "2"])
     finished = [line.split(":")[0] for line in capfd.readouterr().out.splitlines() if "(validation)" in line]
@@ -167,15 +167,15 @@ def test_a_run_in_other_hands_is_waited_for_and_a_dead_processs_taken_over(
 
 
 def test_an_experiment_that_fails_does_not_stop_the_others(arguments, results, monkeypatch, capsys):
-    original = train_image_classification.train
+    original = study.train
 
-    def train(model_args, data_args, method_args, args, callbacks):
+    def train(training, model_args, data_args, method_args, args, callbacks):
         if args.learning_rate == 0.01:
             raise MemoryError("too large")
-        return original(model_args, data_args, method_args, args, callbacks)
+        return original(training, model_args, data_args, method_args, args, callbacks)
 
-    monkeypatch.setattr(train_image_classification, "train", train)
-    with pytest.raises(RuntimeError, match=r"1 experiments have failed, such as .*/fixed/rate-0.01-seed-0"):
+    monkeypatch.setattr(study, "train", train)
+    with pytest.raises(ValueError, match=r"1 experiments have failed, such as .*/fixed/rate-0.01-seed-0"):
         main([*arguments, "--rows", "fixed", "--seeds", "0"])
     assert "MemoryError: too large" in capsys.readouterr().out
     assert len(contents(results)) == 2
@@ -190,7 +190,7 @@ def test_a_rate_that_destroys_a_model_does_not_stop_the_others(arguments, result
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "training_step", training_step)
-    with pytest.raises(RuntimeError, match=r"1 experiments have failed, such as .*/fixed/rate-0.01-seed-0"):
+    with pytest.raises(ValueError, match=r"1 experiments have failed, such as .*/fixed/rate-0.01-seed-0"):
         main([*arguments, "--rows", "fixed", "--seeds", "0"])
     assert "rate-0.01-seed-0 failed:\nTraceback" in capsys.readouterr().out
     assert len(contents(results)) == 2
@@ -200,8 +200,8 @@ def test_a_row_that_does_not_go_with_the_model_is_tried_once(arguments, results,
     config = ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)
     ConvNextForImageClassification(config).save_pretrained(tmp_path / "convnext")
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "convnext")
-    argv = [*arguments, "--models", str(tmp_path / "convnext"), "--max_steps", "1", "--seeds", "0"]
-    with pytest.raises(RuntimeError, match="3 experiments have failed, such as convnext/adaptformer"):
+    argv = [*arguments, "--model", str(tmp_path / "convnext"), "--max_steps", "1", "--seeds", "0"]
+    with pytest.raises(ValueError, match="3 experiments have failed, such as convnext/adaptformer"):
         main([*argv, "--rows", "adaptformer", "fixed"])
     output = capsys.readouterr().out
     assert output.count("can't run: sites=('mlp',): the chosen blocks (ConvNextLayer) have one residual each") == 1
@@ -213,7 +213,7 @@ def test_equal_seeds_mean_equal_heads_and_orders_for_all_methods(arguments, resu
     config = SwinConfig(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, drop_path_rate=0)
     SwinForImageClassification(config).save_pretrained(tmp_path / "plain")
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "plain")
-    arguments = [*arguments, "--models", str(tmp_path / "plain"), "--rates", "0.001", "--max_steps", "1"]
+    arguments = [*arguments, "--model", str(tmp_path / "plain"), "--rates", "0.001", "--max_steps", "1"]
     main([*arguments, "--rows", "fixed", "full", "mona", "--seeds", "0"])
     main([*arguments, "--rows", "fixed", "--seeds", "1"])
     first = {}
@@ -228,9 +228,7 @@ def test_records_of_other_settings_and_broken_ones_are_named(arguments, results)
     arguments = [*arguments, "--rows", "fixed", "--rates", "0.001", "--seeds", "0"]
     main(arguments)
     (name,) = contents(results)
-    with pytest.raises(
-        ValueError, match=rf"{name} ran with other settings .*max_steps=-1 \(now 1\).*another --results"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} ran with other settings .*max_steps=-1 \(now 1\).*another folder"):
         main([*arguments, "--max_steps", "1"])
     for options, message in (
         (["--adam_beta2", "0.5"], r"adam_beta2=0\.999 \(now 0\.5\)"),
@@ -239,12 +237,12 @@ def test_records_of_other_settings_and_broken_ones_are_named(arguments, results)
         with pytest.raises(ValueError, match=message):
             main([*arguments, *options])
     with pytest.raises(ValueError, match=r"is of another task than object detection\. Give its --task"):
-        main(["report", "--results", str(results), "--task", "object_detection"])
+        of_the_demonstration(["report", "--results", str(results), "--task", "object_detection"])
     whole = (results / name).read_bytes()
     (results / name).write_bytes(whole[:100])
-    for command in (arguments, ["report", "--results", str(results)]):
+    for command, argv in ((main, arguments), (of_the_demonstration, ["report", "--results", str(results)])):
         with pytest.raises(ValueError, match=rf"{name} holds no record of a run .*Remove it"):
-            main(command)
+            command(argv)
     misplaced = results / name.replace("seed-0", "seed-7")
     (results / name).rename(misplaced)
     misplaced.write_bytes(whole)
@@ -260,8 +258,8 @@ def test_wrong_arguments_are_known_before_anything_runs(arguments, results, opti
 
 
 def test_models_whose_results_would_go_to_one_place_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"--models a/model b/model: results are kept by the last part of the name"):
-        main([*arguments, "--models", "a/model", "b/model"])
+    with pytest.raises(ValueError, match=r"--model a/model b/model: results are kept by the last part of the name"):
+        main([*arguments, "--model", "a/model", "b/model"])
 
 
 @pytest.mark.parametrize(
@@ -280,10 +278,10 @@ def test_numbers_that_are_none_are_refused(arguments, options, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_own_data_need_a_folder_of_their_own(arguments):
-    at = arguments.index("--results")
-    with pytest.raises(ValueError, match=r"--results: with --dataset, give a folder .* holds those of the demonst"):
-        main([*arguments[:at], *arguments[at + 2 :]])
+@pytest.mark.parametrize("argument", ["--dataset", "--preset"])
+def test_own_data_are_what_the_package_s_command_is_for(argument):
+    with pytest.raises(ValueError, match=r"On your own images it is `mona-peft compare image-classification --dataset"):
+        of_the_demonstration(["run", argument, "mine"])
 
 
 @pytest.mark.parametrize("argument", ["--learning_rate", "--learning-rate", "--seed=3", "--method"])
@@ -324,15 +322,15 @@ def test_of_equal_accuracies_the_lower_loss_wins_then_the_lower_rate():
 
 
 def test_further_backbones_run_the_main_rows_alone():
-    args, defaults = parser().parse_known_args(["run", "--models", "first", "second"])
+    args, defaults = parser().parse_known_args(["run", "--model", "first", "second"])
     rows = {(e.backbone, e.row.name) for e in comparison(args, defaults).missing({})}
     assert {row for backbone, row in rows if backbone == "first"} == set(ROWS)
     assert {row for backbone, row in rows if backbone == "second"} == {"full", "fixed", "mona"}
 
 
 def test_on_own_data_methods_are_compared_and_no_ablations():
-    args, defaults = parser().parse_known_args(["run", "--results", "runs", "--dataset", "data", "--models", "swin"])
-    rows = {e.row.name for e in comparison(args, defaults).missing({})}
+    wanted, _ = parse(["image-classification", "--output_dir", "out", "--dataset", "data", "--model", "swin"])
+    rows = {e.row.name for e in wanted.missing({})}
     assert {"full", "lora", "mona"} < rows
     assert not rows & {"mona-half-width", "mona-v1", "mona-paper-init", "full-long"}
 
@@ -373,19 +371,10 @@ def test_the_committed_comparison_is_complete_and_of_the_settings_that_hold():
 
 
 def test_new_models_are_built_around_the_backbones_given():
-    own = ["--results", "runs", "--dataset", "data", "--model_type", "rt_detr"]
-    argv = ["run", "--task", "object_detection", *own, "--models", "swin"]
-    args, defaults = parser().parse_known_args(argv)
-    model_args, *_ = comparison(args, defaults).missing({})[0].arguments("outputs")
+    own = ["--output_dir", "out", "--dataset", "data", "--model_type", "rt_detr", "--model", "swin"]
+    wanted, _ = parse(["object-detection", *own])
+    model_args, *_ = wanted.missing({})[0].arguments("outputs")
     assert (model_args.model_name_or_path, model_args.backbone) == (None, "swin")
-
-
-def test_own_data_without_a_model_are_refused_where_there_is_none_for_them():
-    args, defaults = parser().parse_known_args(
-        ["run", "--task", "object_detection", "--results", "runs", "--dataset", "data"]
-    )
-    with pytest.raises(ValueError, match=r"--models: which pre-trained ones"):
-        comparison(args, defaults)
 
 
 def test_a_dense_task_is_compared_by_its_own_metrics(results, tmp_path):
@@ -394,12 +383,12 @@ def test_a_dense_task_is_compared_by_its_own_metrics(results, tmp_path):
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "swin")
     config = {"hidden_size": 8, "auxiliary_channels": 8, "pool_scales": [1, 2]}
     argv = [
-        *("--task", "semantic_segmentation", "--dataset", str(tmp_path / "data"), "--validation_split", "val"),
-        *("--model_type", "upernet", "--models", str(tmp_path / "swin"), "--model_config", json.dumps(config)),
+        *("semantic-segmentation", "--dataset", str(tmp_path / "data"), "--validation_split", "val"),
+        *("--model_type", "upernet", "--model", str(tmp_path / "swin"), "--model_config", json.dumps(config)),
         *("--image_size", "32", "--crop_size", "32", "--max_steps", "1", "--per_device_train_batch_size", "2"),
         *("--bottleneck_dim", "4", "--rates", "0.001", "--seeds", "0", "--use_cpu", "--rows", "fixed", "mona"),
     ]
-    main(["run", "--results", str(results), *argv])
+    main([*argv, "--output_dir", str(results.parent)])
     fixed, mona = (json.loads(content) for _, content in sorted(contents(results).items()))
     assert fixed["parameters"]["adapter"] == 0 < mona["parameters"]["adapter"]
     assert 0 < fixed["kept_bytes"] < mona["kept_bytes"]
