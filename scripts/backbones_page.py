@@ -1,23 +1,25 @@
 """Write docs/backbones.md: which backbones can be adapted, measured on the rows that the tests run on.
 
-Models are built and run on the meta device, in the size that a row names: nothing is downloaded and nothing computed.
+What the families cost is in docs/backbones.json, which `python -m scripts.backbone_costs` measures.
 
     python -m scripts.backbones_page
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
-from torch import nn
+from peft import get_peft_model
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from mona_peft import MonaConfig
 from mona_peft.blocks import KNOWN_BLOCKS, REFUSED_BLOCKS, Layout
-from mona_peft.host.block import AdaptedBlock
-from mona_peft.tasks.models.architectures import ARCHITECTURES, AUTO_CLASSES
+from mona_peft.tasks.models.architectures import ARCHITECTURES, AUTO_CLASSES, EOMT, PLAIN_BACKBONES
+from scripts.backbone_costs import COSTS, blocks_of, describe
 from tests.backbones import BACKBONES, Backbone
 from tests.composed import COMPOSED
 from tests.composed import build as build_composed
@@ -35,7 +37,24 @@ Blocks, prefix tokens and trainable share are those of the size named, with `Mon
 tokens (class token, registers, queries) have no place in the grid of an image: they take Mona's linear path and skip
 its convolutions. Where blocks differ, the number is given as a range.
 
+*kept / LoRA* is what the forward pass keeps in memory for the backward pass, beside LoRA of rank 64 (on query and
+value, or `qkv`), for one image of the model's own size; it is exact. *step / LoRA* compares the multiplications of
+forward and backward pass; [measured times](performance.md) are about a tenth above, as Mona moves more memory. Where
+both are empty there is no such layer, or it was not measured (`python -m scripts.backbone_costs NAME`). *tasks*: those
+with a head by `mona-peft train`, or [by prompts](tasks/promptable_segmentation.md).
+
 """
+SWIN_TASKS = ("semantic segmentation", "detection", "instances")
+DENSE_TASKS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("swin", "swinv2"), SWIN_TASKS),
+    "maskformer-swin": ("semantic segmentation", "instances"),
+    **dict.fromkeys((*PLAIN_BACKBONES, "segformer", "dpt", "convnext"), ("semantic segmentation",)),
+    **dict.fromkeys(EOMT, ("semantic segmentation", "instances")),
+    **dict.fromkeys(("rf_detr_dinov2", "lw_detr_vit", "rt_detr_resnet", "hgnet_v2"), ("detection",)),
+    **dict.fromkeys(("sam_vision_model", "sam2_hiera_det_model", "sam3_vit_model"), ("masks by prompts",)),
+}
+"""By type of backbone, tasks whose heads the training commands or the script for SAM take."""
+
 NOTES = """
 - ConvNeXt blocks have one residual, so there is one Mona a block, at the site `"mlp"`. So have the blocks of plain
   convolutional nets (ResNet, RegNet, HGNetV2): Mona follows the residual stream after each block, behind its
@@ -126,45 +145,28 @@ argument, of a module around the blocks, that holds their sizes.
 """
 
 
-def adapt(row: Backbone) -> PeftModel:
-    """Build the standard size of a row on the meta device and adapt it."""
-    with torch.device("meta"):
-        return get_peft_model(row.standard[1](), MonaConfig(modules_to_save=[])).eval()
+def family_row(row: Backbone, costs: dict[str, Any]) -> str:
+    """Return the line of a family, with what it costs beside LoRA where that is known."""
+    costs = {**describe(row), **costs}
+    beside_lora = [f"{costs[name]:.2f}" if name in costs else "" for name in ("kept", "multiplications")]
+    cells = [
+        row.family,
+        code(costs["classes"]),
+        row.standard[0],
+        costs["blocks"],
+        " to ".join(map(str, costs["prefix_tokens"])),
+        f"{costs['trainable']:,}",
+        f"{costs['share']:.1%}",
+        *beside_lora,
+        tasks_of(costs["model_type"]),
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
-def blocks_of(model: nn.Module) -> list[AdaptedBlock]:
-    """Return the adapted blocks of a model."""
-    return [module for module in model.modules() if isinstance(module, AdaptedBlock)]
-
-
-def count_prefix_tokens(model: PeftModel) -> list[int]:
-    """Run an image through an adapted model; return the number of prefix tokens that each block's last Mona sees."""
-    counts = []
-
-    def count(mona: nn.Module, args: tuple) -> None:
-        tokens, (height, width) = args
-        counts.append(tokens.shape[1] - height * width)
-
-    for block in blocks_of(model):
-        block.mona.mona_mlp["default"].register_forward_pre_hook(count)
-    size = getattr(model.base_model.model.config, "image_size", 224)
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    with torch.no_grad(), torch.device("meta"):
-        model(torch.empty(1, 3, height, width))
-    return counts
-
-
-def family_row(row: Backbone) -> str:
-    """Return the line of a family."""
-    model = adapt(row)
-    blocks = blocks_of(model)
-    trainable, total = model.get_nb_trainable_parameters()
-    prefix = sorted(set(count_prefix_tokens(model)))
-    classes = ", ".join(dict.fromkeys(f"`{type(block).__name__}`" for block in blocks))
-    return (
-        f"| {row.family} | {classes} | {row.standard[0]} | {len(blocks)} | {' to '.join(map(str, prefix))} "
-        f"| {trainable:,} | {trainable / total:.1%} |"
-    )
+def tasks_of(model_type: str) -> str:
+    """Return the tasks whose heads stand on a backbone, by the training commands or the script for SAM."""
+    tasks = ["classification"] if model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES else []
+    return ", ".join([*tasks, *DENSE_TASKS.get(model_type, ())])
 
 
 def composed_row(name: str) -> str:
@@ -202,10 +204,11 @@ def packed_rows() -> list[str]:
 
 def page() -> str:
     """Return the text of the page."""
+    costs = json.loads(COSTS.read_text())
     lines = [
-        "| family | block | size | blocks | prefix tokens | trainable | share |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
-        *map(family_row, BACKBONES.values()),
+        "| family | block | size | blocks | prefix tokens | trainable | share | kept / LoRA | step / LoRA | tasks |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        *(family_row(row, costs.get(name, {})) for name, row in BACKBONES.items()),
     ]
     timm = [f"| `{name.rpartition('.')[2]}` | `{name}` |" for name in KNOWN_BLOCKS if name.startswith("timm.")]
     refused = [f"| `{name}` | {reason} |" for name, reason in REFUSED_BLOCKS.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from tests import naive_blocks as naive
 from tests.backbones import Backbone
+from tests.backbones.row import CONVOLUTIONS
 
 SWIN = {"img_size": (64, 96), "embed_dim": 16, "depths": (2, 1), "num_heads": (2, 4), "window_size": 4}
 VIT = {"embed_dim": 16, "depth": 2, "num_heads": 2, "dynamic_img_size": True, "global_pool": "avg"}
@@ -57,6 +59,32 @@ def convnext_branch(b: nn.Module, h: torch.Tensor, grid: naive.Grid) -> torch.Te
     return b.drop_path((branch if b.gamma is None else branch * b.gamma).permute(0, 3, 1, 2))
 
 
+def resnet_block(b: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    shortcut = x if b.downsample is None else b.downsample(x)
+    out = b.act1(b.bn1(b.conv1(x)))
+    out = b.bn2(b.conv2(out))
+    if hasattr(b, "bn3"):
+        return b.act3(b.bn3(b.conv3(b.act2(out))) + shortcut)
+    return b.act2(out + shortcut)
+
+
+def regnet_block(b: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return b.act3(b.conv3(b.se(b.conv2(b.conv1(x)))) + b.downsample(x))
+
+
+def convolutional(
+    name: str, block: Callable[[nn.Module, torch.Tensor], torch.Tensor], depths: tuple[int, ...], **settings: Any
+) -> Backbone:
+    return Backbone(
+        f"timm {name}",
+        lambda: timm.create_model(name, num_classes=0, **settings),
+        naive.NaiveBlock(None, None, residual=block, **naive.CHANNELS_FIRST),
+        tuple(4 * 2**stage for stage, depth in enumerate(depths) for _ in range(depth)),
+        (name, lambda: timm.create_model(name)),
+        **CONVOLUTIONS,
+    )
+
+
 MAP = {"finish": lambda b, out, grid: out.unflatten(1, grid)}
 NAIVE_SWIN = naive.NaiveBlock(naive.until("norm2"), lambda b, h, grid: b.drop_path2(b.mlp(b.norm2(h))), **MAP)
 NAIVE_SWINV2 = naive.NaiveBlock(naive.until("mlp"), lambda b, h, grid: b.drop_path2(b.norm2(b.mlp(h))), **MAP)
@@ -76,4 +104,11 @@ TIMM_BACKBONES = {
         make=lambda: timm.create_model("convnext_tiny", dims=(16, 16, 32, 32), depths=(1, 2, 1, 1), **DROP),
         strides=(4, 8, 8, 16, 32),
     ),
+    "timm-resnet-basic": convolutional(
+        "resnet18", resnet_block, (1, 1, 1, 1), layers=(1, 1, 1, 1), channels=(16, 16, 32, 32)
+    ),
+    "timm-resnet": convolutional(
+        "resnet50", resnet_block, (1, 1, 1, 1), layers=(1, 1, 1, 1), channels=(16, 16, 32, 32)
+    ),
+    "timm-regnet": convolutional("regnety_002", regnet_block, (1, 1, 4, 7)),
 }

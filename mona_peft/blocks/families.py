@@ -191,6 +191,9 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "timm.models.vision_transformer.Block": _TIMM_VIT,
     "timm.models.eva.EvaBlock": _TIMM_VIT,
     "timm.models.convnext.ConvNeXtBlock": replace(_CONVNEXT, norm="norm"),
+    "timm.models.resnet.BasicBlock": _residual("bn2"),
+    "timm.models.resnet.Bottleneck": _residual("bn3"),
+    "timm.models.regnet.Bottleneck": _residual("conv3.bn"),
 }
 """Anatomy by the name of the block's class, or by its module and name where the name alone says too little."""
 
