@@ -44,7 +44,10 @@ def run(argv: Sequence[str]) -> None:
         raise ValueError(f"--batch_size {args.batch_size}: must be a whole number, at least 1.")
     output_dir = args.output_dir or Path(args.run)
     if args.output_dir is None and not output_dir.is_dir():
-        raise ValueError(f"{args.run} is no folder here: say where the report is to be written, by --output_dir.")
+        raise ValueError(
+            f"{args.run} is no folder here. Check its name; if it is on the hub, say where the report is to be "
+            "written, by --output_dir."
+        )
 
     from mona_peft.tasks.evaluation import evaluate_run
 
