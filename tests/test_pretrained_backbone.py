@@ -21,7 +21,8 @@ from tests.models import FOUR_STAGES, HEADED, images, upernet
 from tests.test_detectors import DETECTORS
 
 MODELS = {name: HEADED[name] for name in ("upernet", "mask2former", "maskformer")}
-MODELS |= {name: make for name, make in DETECTORS.items() if not name.endswith(("resnet", "hgnet-v2", "dinov3"))}
+OWN_BACKBONE = ("resnet", "hgnet-v2", "dinov3", "rf-detr", "lw-detr")  # none of Swin's
+MODELS |= {name: make for name, make in DETECTORS.items() if not name.endswith(OWN_BACKBONE)}
 MODELS["swinv2"] = lambda: upernet(Swinv2Config(**FOUR_STAGES))
 
 
