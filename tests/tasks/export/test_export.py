@@ -27,7 +27,7 @@ from mona_peft.tasks.export.program import TensorsOut, export_program
 from mona_peft.tasks.export.run import export_model
 from mona_peft.tasks.export.verification import verify
 from tests.script_runs import run_installed
-from tests.trained_runs import KINDS, write_run
+from tests.trained_runs import KINDS
 
 OUTPUTS = {
     "image-classification": ["logits"],
@@ -35,12 +35,6 @@ OUTPUTS = {
     "object-detection": ["logits", "pred_boxes"],
     "instance-segmentation": ["class_queries_logits", "masks_queries_logits"],
 }
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("runs")
-    return {task: write_run(folder / task, task) for task in KINDS}
 
 
 @pytest.fixture(scope="module")
