@@ -80,6 +80,20 @@ def test_with_a_given_configuration(name, saved):
     assert_same_outputs(model, expected)
 
 
+def test_a_weight_that_loading_forgot_is_no_number(monkeypatch, tmp_path):
+    """Adapters are not initialised where a checked file follows; none could pass for trained, though."""
+    trained("swin").save_pretrained(tmp_path)
+    monkeypatch.setattr("peft.peft_model.set_peft_model_state_dict", lambda *_, **__: nn.Module().load_state_dict({}))
+    forgotten = PeftModel.from_pretrained(build("swin"), tmp_path)
+    weights = [parameter for key, parameter in forgotten.named_parameters() if ".mona_" in key]
+    assert weights
+    assert all(weight.isnan().all() for weight in weights)
+    assert outputs(forgotten, images())[0].isnan().any()
+    # Where a file need not fit, what it lacks starts as a fresh adapter's does.
+    partial = PeftModel.from_pretrained(build("swin"), tmp_path, ignore_mismatched_sizes=True)
+    assert not any(parameter.isnan().any() for parameter in partial.parameters())
+
+
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 def test_injection_and_state_dict(name, saved, low_cpu_mem_usage):
     _, expected = saved

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,14 +58,14 @@ class GridArguments:
             ValueError: If `forward` has no such argument.
         """
         stock_class = getattr(block, "stock_class", type(block))  # of a block that is adapted already
-        arguments = list(inspect.signature(stock_class.forward).parameters)[2:]
+        arguments = _arguments_of(stock_class.forward)
         missing = [name for name in names if name not in arguments]
         if missing:
             raise ValueError(
                 f"The anatomy of {type(block).__name__} takes the grid from the argument(s) {missing}, but its forward "
-                f"has {arguments}. Register the right one: `mona_peft.register_block(...)`."
+                f"has {list(arguments)}. Register the right one: `mona_peft.register_block(...)`."
             )
-        return cls(names, tuple(arguments.index(name) for name in names))
+        return cls(names, tuple(map(arguments.index, names)))
 
     def keywords(self, hidden_states: torch.Tensor) -> dict[str, Grid]:
         """Nothing has to be handed in."""
@@ -84,6 +85,12 @@ class GridArguments:
         ]
         height, width = values[0] if len(values) == 1 else values
         return height, width
+
+
+@cache
+def _arguments_of(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the arguments of a block's `forward` behind the hidden states."""
+    return tuple(inspect.signature(forward).parameters)[2:]
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from functools import cache
 
 from torch import nn
 
@@ -25,8 +26,12 @@ def register_block(class_name: str, anatomy: BlockAnatomy) -> None:
 
 def _row(block: nn.Module) -> str | None:
     """Return the key of the row for `block`; subclasses of a known block are known too."""
-    names = (name for cls in type(block).__mro__ for name in (f"{cls.__module__}.{cls.__qualname__}", cls.__name__))
-    return next((name for name in names if name in KNOWN_BLOCKS), None)
+    return next((name for name in _names_of(type(block)) if name in KNOWN_BLOCKS), None)
+
+
+@cache
+def _names_of(block_class: type[nn.Module]) -> tuple[str, ...]:
+    return tuple(name for cls in block_class.__mro__ for name in (f"{cls.__module__}.{cls.__qualname__}", cls.__name__))
 
 
 def _runs_known_forward(block: nn.Module, class_name: str) -> bool:

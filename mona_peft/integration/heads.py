@@ -87,8 +87,9 @@ def _check_same_head(model: nn.Module, config: MethodConfig) -> None:
 
 def is_list(module: nn.Module) -> bool:
     """Whether a module is a mere list of others: never called, so that PEFT cannot wrap it, and without parameters."""
-    is_called = type(module).forward is not nn.Module.forward  # as parametrisations are
-    return isinstance(module, (nn.ModuleList, nn.ModuleDict)) and not is_called and not module._parameters
+    if not isinstance(module, (nn.ModuleList, nn.ModuleDict)) or module._parameters:
+        return False
+    return type(module).forward is nn.Module.forward  # parametrisations have one of their own
 
 
 def modules_that_end(model: nn.Module, endings: Sequence[str]) -> dict[str, nn.Module]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -87,12 +90,8 @@ class ResidualAdapterLayer(FreeTunerLayer):
     def update_layer(self, adapter_name: str, config: ResidualAdapterConfig, block: nn.Module) -> None:
         """Add the adapters called `adapter_name` at the sites that `config` names, on the device of `block`."""
         self.recompute_mlp[adapter_name] = config.recompute_mlp
-        device, dtype = _device_and_dtype(block)
         for site in config.sites_in(self.anatomy):
-            adapter = config.make_adapter(self.dim).train(block.training)
-            adapter.reset_parameters(config.init_weights)
-            if next(adapter.parameters()).device.type != "meta":
-                adapter = adapter.to(device, dtype)
+            adapter = _new_adapter(config, self.dim, *_device_and_dtype(block)).train(block.training)
             self._adapters_by_site()[site][adapter_name] = adapter
 
     @classmethod
@@ -208,6 +207,38 @@ class ResidualAdapterLayer(FreeTunerLayer):
     def unmerge(self) -> None:
         """Refuse: nothing can have been merged."""
         raise NotImplementedError(MERGE_MESSAGE)
+
+
+_blanks: ContextVar[dict[Any, nn.Module] | None] = ContextVar("_blanks", default=None)
+"""Where weights follow: an adapter without weights for each width, device and type."""
+
+
+@contextmanager
+def weights_follow() -> Iterator[None]:
+    """Leave out the initialisation of adapters that are attached within: their weights are loaded right after.
+
+    Until then these are not numbers, so that one which were forgotten could not pass for trained.
+    """
+    token = _blanks.set({})
+    try:
+        yield
+    finally:
+        _blanks.reset(token)
+
+
+def _new_adapter(config: ResidualAdapterConfig, dim: int, device: torch.device | None, dtype: torch.dtype) -> nn.Module:
+    blanks, key = _blanks.get(), (dim, device, dtype)
+    if blanks is None or key not in blanks:
+        adapter = config.make_adapter(dim)
+        adapter.reset_parameters(config.init_weights)
+        if next(adapter.parameters()).device.type != "meta":
+            adapter = adapter.to(device, dtype)
+        if blanks is None:
+            return adapter
+        for parameter in filter(torch.is_floating_point, adapter.parameters()):
+            nn.init.constant_(parameter, torch.nan)
+        blanks[key] = adapter
+    return copy.deepcopy(blanks[key])
 
 
 def _device_and_dtype(block: nn.Module) -> tuple[torch.device | None, torch.dtype]:

@@ -90,11 +90,10 @@ def _check_before_loading(from_pretrained: Callable[..., PeftModel]) -> Callable
         if saved is None:
             return from_pretrained(cls, model, model_id, adapter_name, is_trainable, config, *args, **kwargs)
         check_adapter_name(adapter_name)
-        config, tensors = config or saved.config, saved.tensors
-        if isinstance(config, MethodConfig) and not kwargs.get("ignore_mismatched_sizes"):
-            tensors = fit(model, config, tensors)
+        config = config or saved.config
+        is_whole = isinstance(config, MethodConfig) and not kwargs.get("ignore_mismatched_sizes")
         elsewhere = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
-        with checked_folder(saved.config, tensors) as folder:
+        with checked_folder(model, config, saved, is_whole) as folder:
             return from_pretrained(cls, model, folder, adapter_name, is_trainable, config, *args, **elsewhere)
 
     return from_pretrained_checked

@@ -13,7 +13,6 @@ from typing import Any
 from mona_peft.files.saving import move_into_place, unfinished_folder
 from mona_peft.files.weights import WEIGHTS_NAME, add_digest
 from mona_peft.integration.card import write_card
-from mona_peft.integration.fit import fit
 from mona_peft.integration.saved_adapter import HUB_ARGUMENTS, CheckedFolder, checked_folder, read_adapter
 from mona_peft.integration.tuner import check_adapter_name
 
@@ -78,11 +77,10 @@ class MethodPeftModel:
         saved = None if isinstance(model_id, CheckedFolder) else read_adapter(model_id, kwargs)
         if saved is None:
             return super().load_adapter(str(model_id), adapter_name, *args, **kwargs)
-        tensors = saved.tensors
-        if not kwargs.get("ignore_mismatched_sizes"):
-            tensors = fit(self.get_base_model(), self.peft_config.get(adapter_name, saved.config), tensors)
+        config = self.peft_config.get(adapter_name, saved.config)
+        is_whole = not kwargs.get("ignore_mismatched_sizes")
         elsewhere = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
-        with checked_folder(saved.config, tensors) as folder:
+        with checked_folder(self.get_base_model(), config, saved, is_whole) as folder:
             return super().load_adapter(folder, adapter_name, *args, **elsewhere)
 
     def create_or_update_model_card(self, output_dir: str | Path) -> None:

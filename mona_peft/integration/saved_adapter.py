@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,24 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import save_file
+from torch import nn
 
 from mona_peft.config import MethodConfig
 from mona_peft.files.state import CONFIG_NAME, SavedState, read_state
 from mona_peft.files.weights import WEIGHTS_NAME
+from mona_peft.integration.fit import fit
+from mona_peft.integration.layer import weights_follow
 
 HUB_ARGUMENTS = ("subfolder", "revision", "cache_dir", "token", "force_download", "local_files_only")
 
 
 @dataclass(frozen=True)
 class SavedAdapter:
-    """An adapter of ours as it was saved: its configuration and its tensors."""
+    """An adapter of ours as it was saved: its configuration, its tensors, and the file that these stand in, if any."""
 
     config: MethodConfig
     tensors: dict[str, torch.Tensor]
+    content: bytes = b""
 
 
 class CheckedFolder(str):
@@ -60,7 +64,7 @@ def read_adapter(model_id: str | Path, arguments: Mapping[str, Any]) -> SavedAda
         return None
     state = read_state(config_file, local / WEIGHTS_NAME) if local.is_dir() else _from_hub(model_id, where)
     config = config_cls.from_peft_type(**config_cls.check_kwargs(**state.config))
-    return SavedAdapter(config, state.tensors())
+    return SavedAdapter(config, state.tensors(), state.content)
 
 
 def _config_class(file: Path) -> type[MethodConfig] | None:
@@ -87,9 +91,25 @@ def _from_hub(model_id: str | Path, where: Mapping[str, Any]) -> SavedState:
 
 
 @contextmanager
-def checked_folder(config: MethodConfig, tensors: Mapping[str, torch.Tensor]) -> Iterator[CheckedFolder]:
-    """Provide a folder of an adapter that nobody else writes to, for PEFT, which reads adapters from files alone."""
-    with tempfile.TemporaryDirectory(prefix="mona_peft_") as folder:
-        config.save_pretrained(folder)
-        save_file(dict(tensors), Path(folder, WEIGHTS_NAME), metadata={"format": "pt"})
+def checked_folder(
+    model: nn.Module, config: MethodConfig, saved: SavedAdapter, is_whole: bool = True
+) -> Iterator[CheckedFolder]:
+    """Provide a folder of an adapter that nobody else writes to, for PEFT, which reads adapters from files alone.
+
+    Args:
+        model: The model that the adapter is for, without PEFT's wrapper.
+        config: Configuration that the adapter is to have.
+        saved: The adapter.
+        is_whole: Whether it has to fit the model. Then nothing that is attached within is initialised first.
+
+    Raises:
+        ValueError: If it has to fit and does not.
+    """
+    tensors = fit(model, config, saved.tensors) if is_whole else saved.tensors
+    with tempfile.TemporaryDirectory(prefix="mona_peft_") as folder, weights_follow() if is_whole else nullcontext():
+        saved.config.save_pretrained(folder)
+        if saved.content and tensors.keys() == saved.tensors.keys():
+            Path(folder, WEIGHTS_NAME).write_bytes(saved.content)
+        else:
+            save_file(tensors, Path(folder, WEIGHTS_NAME), metadata={"format": "pt"})
         yield CheckedFolder(folder)

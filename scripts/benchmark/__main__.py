@@ -29,6 +29,7 @@ from torch import nn
 
 from mona_peft.tasks.comparison.memory import kept_bytes
 from mona_peft.tasks.training.records import hardware, software, write_json
+from scripts.benchmark.attaching import ATTACHED, time_attaching
 from scripts.benchmark.measure import Clock, interleaved, peak_bytes, ratios, training_step
 from scripts.benchmark.models import LEFT_OUT, METHODS, SIZES, blocks_of, build, stock_model
 
@@ -73,6 +74,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no_step", action="store_true", help="leave out the training step")
     parser.add_argument("--no_inference", action="store_true", help="leave out inference")
     parser.add_argument("--no_peak", action="store_true", help="leave out peak memory")
+    parser.add_argument("--no_attach", action="store_true", help="leave out get_peft_model and from_pretrained")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark.json"))
     parser.add_argument("--peak_of", choices=METHODS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
@@ -135,6 +137,9 @@ class Case:
         if not self.args.no_inference and blocks_of(self.base) and not self.args.compile:
             for name, summary in self.inference(models).items():
                 results.setdefault(name, {})["inference"] = summary
+        if not self.args.no_attach and not self.args.compile and set(ATTACHED) <= set(models):
+            for name, summary in time_attaching(self.base, self.args.rounds, self.args.warmup, REFERENCE).items():
+                results[name] |= summary
         size = {"size": self.size, "image_size": self.image_size, "batch_size": self.batch_size}
         return {**size, "compile": self.args.compile, "methods": results}
 

@@ -165,10 +165,15 @@ if torch.cuda.is_available() and find_spec("triton"):
     METHODS["Mona, Triton"] = mona_triton
 
 
-def build(method: str, base: PreTrainedModel) -> nn.Module:
-    """Build a model for a method, in training mode, on a copy of `base` that shares the memory of its weights."""
+def copy_of(base: PreTrainedModel) -> PreTrainedModel:
+    """Copy a model without the memory of its weights, which both share."""
     shared = {id(parameter): nn.Parameter(parameter.data) for parameter in base.parameters()}
-    model = copy.deepcopy(base, shared | {id(buffer): buffer for buffer in base.buffers()})
+    return copy.deepcopy(base, shared | {id(buffer): buffer for buffer in base.buffers()})
+
+
+def build(method: str, base: PreTrainedModel) -> nn.Module:
+    """Build a model for a method, in training mode, on a copy of `base`."""
+    model = copy_of(base)
     torch.manual_seed(1)
     return METHODS[method](model).to(base.device).train()
 

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -140,6 +141,16 @@ def compiled_table(cases: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows)
 
 
+def attach_table(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Returns how long it takes to attach and to load an adapter."""
+    header = ["", "get_peft_model / LoRA's (quartiles)", "seconds", "from_pretrained / LoRA's (quartiles)", "seconds"]
+    rows = []
+    for case in _with(cases, "load", ["LoRA", "Mona"]):
+        ways = [case["methods"]["Mona"][way] for way in ("attach", "load")]
+        rows.append([_title(case), *(v for way in ways for v in (_ratio(way), f"{median(way['seconds']):.2f}"))])
+    return table(header, rows)
+
+
 TABLES = {
     "step": step_table,
     "kept": kept_table,
@@ -147,6 +158,7 @@ TABLES = {
     "inference": inference_table,
     "peak": peak_table,
     "scaling": scaling_table,
+    "attach": attach_table,
 }
 
 

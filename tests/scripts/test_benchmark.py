@@ -106,11 +106,13 @@ def test_command(tiny, tmp_path):
     assert methods["LoRA"]["step"]["ratio"] == 1
     assert len(methods["Mona"]["step"]["seconds"]) == 2
     assert methods["Mona"]["inference"]["ratio"] > 0
+    assert methods["LoRA"]["load"]["ratio"] == 1
+    assert len(methods["Mona"]["attach"]["seconds"]) == 2
     assert record["software"]["torch"] == torch.__version__
     assert record["settings"]["threads"] == 1
 
     page, plot = tmp_path / "page.md", tmp_path / "plot.png"
-    marks = ["step", "kept", "compiled", "inference", "peak", "scaling", "provenance"]
+    marks = ["step", "kept", "compiled", "inference", "peak", "scaling", "attach", "provenance"]
     page.write_text(
         "before\n" + "".join(f"<!-- benchmark: {name} -->\nstale\n<!-- end -->\n" for name in marks) + "after"
     )
