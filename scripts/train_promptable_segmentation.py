@@ -35,7 +35,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from mona_peft import MonaConfig
 from mona_peft.tasks.data.arguments import keep_decoding
 from mona_peft.tasks.data.augmentation import Sample, augmentation
-from mona_peft.tasks.data.dataset import EpochCallback, ImageDataset
+from mona_peft.tasks.data.dataset import ImageDataset
 from mona_peft.tasks.data.objects.check import decode_masks
 from mona_peft.tasks.data.objects.loading import ObjectDataArguments, load_objects
 from mona_peft.tasks.training.trainer import WholeModelTrainer
@@ -229,7 +229,6 @@ def train(prompt_args: PromptArguments, data_args: ObjectDataArguments, args: Tr
         eval_dataset=PromptedMasks(splits["validation"], **common),
         data_collator=collate,
         compute_metrics=mean_overlap,
-        callbacks=[EpochCallback(images)],
     )
     before = trainer.evaluate()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)

@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
@@ -16,7 +17,7 @@ from mona_peft.integration.selection import (
 )
 
 
-def checkpoint_backbone(model: PreTrainedModel, args: TrainingArguments) -> None:
+def checkpoint_backbone(model: PeftModel | PreTrainedModel, args: TrainingArguments) -> None:
     """Makes `--gradient_checkpointing` mean the backbone, in which nearly all memory is.
 
     `Trainer` asks the whole model, and UPerNet, Mask2Former, RT-DETR and others refuse.
@@ -37,6 +38,7 @@ def checkpoint_backbone(model: PreTrainedModel, args: TrainingArguments) -> None
                 f"--{name}_kwargs: with use_reentrant what is trained in a frozen backbone would get no "
                 "gradient. Leave it out."
             )
+        model = model.get_base_model() if isinstance(model, PeftModel) else model
         enable_checkpointing(model.get_submodule(backbone_of(model)), kind)
         args.gradient_checkpointing = args.activation_checkpointing = False  # the old name and the new one
 

@@ -97,7 +97,7 @@ def model_card(record: dict[str, Any], task: Task) -> ModelCard:
     """Returns the card of a run.
 
     Args:
-        record: Record of the run, as `run_training` writes it.
+        record: Record of the run, as a `Run` writes it.
         task: What was trained for.
     """
     title = f"{METHODS[record['method']['method']].title} for {record['base_model']}"

@@ -13,7 +13,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCa
 
 from mona_peft.tasks.data.arguments import SharedDataArguments, keep_decoding
 from mona_peft.tasks.data.augmentation import augmentation
-from mona_peft.tasks.data.dataset import EpochCallback, ImageDataset
+from mona_peft.tasks.data.dataset import ImageDataset
 from mona_peft.tasks.data.segmentation.masks import MaskReading
 from mona_peft.tasks.models.arguments import ModelArguments
 from mona_peft.tasks.reporting.pictures import PredictionPictures
@@ -138,7 +138,7 @@ def make_trainer(
         eval_dataset=images["validation"],
         data_collator=training.collate,
         processing_class=image_processor,
-        callbacks=[EpochCallback(images["train"]), *callbacks],
+        callbacks=list(callbacks),
         **(training.trainer_options(data, data_args, image_processor) if training.trainer_options else {}),
     )
 

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from mona_peft.integration.selection import in_backbone
+from mona_peft.tasks.data.dataset import EpochCallback, ImageDataset
 from mona_peft.tasks.messages import first_of
+from mona_peft.tasks.models.backbones import checkpoint_backbone
 from mona_peft.tasks.training.losses import counted_over_processes
 from mona_peft.tasks.training.run_directory import complete_checkpoints
 
@@ -34,8 +36,11 @@ class WholeModelTrainer(Trainer):
     Weight decay spares norms, biases and whatever else has a single axis: a rule of ours, which Trainer's by names is
     not, as the gammas and norms of adapters have names of their own. The authors' logs have no decay for norms either.
 
+    Training images are told which epoch it is, `early_stopping_patience` stops the training, and
+    `gradient_checkpointing` means the backbone.
+
     Raises:
-        ValueError: There are several GPUs and one process.
+        ValueError: There are several GPUs and one process, or checkpointing is of a kind that frozen backbones refuse.
     """
 
     def __init__(self, model: nn.Module, args: TrainingArguments, **keyword_arguments: Any) -> None:
@@ -44,10 +49,17 @@ class WholeModelTrainer(Trainer):
                 f"One process and {args.n_gpu} GPUs: between them labels of images would be shared out wrongly. Start "
                 f"with `torchrun --nproc_per_node {args.n_gpu} -m ...`, or set CUDA_VISIBLE_DEVICES=0."
             )
-        if keyword_arguments.get("train_dataset") is not None:
-            keyword_arguments["train_dataset"] = NumberedImages(keyword_arguments["train_dataset"])
+        images, callbacks = keyword_arguments.get("train_dataset"), list(keyword_arguments.pop("callbacks", None) or [])
+        if isinstance(images, ImageDataset):
+            callbacks.insert(0, EpochCallback(images))
+        if images is not None:
+            keyword_arguments["train_dataset"] = NumberedImages(images)
             keyword_arguments["data_collator"] = NumberedBatches(keyword_arguments["data_collator"])
-        super().__init__(model, args, **keyword_arguments)
+        patience = getattr(args, "early_stopping_patience", None)
+        if patience is not None:
+            callbacks.append(EarlyStoppingCallback(patience))
+        checkpoint_backbone(model, args)
+        super().__init__(model, args, callbacks=callbacks, **keyword_arguments)
         self.model_accepts_loss_kwargs = False
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

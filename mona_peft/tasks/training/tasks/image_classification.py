@@ -1,9 +1,9 @@
 """Image classification: data, model, dataset and Trainer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from transformers import BaseImageProcessor, PreTrainedModel, default_data_collator
+from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, default_data_collator
 
 from mona_peft.tasks.data.classification import DataArguments, class_names, is_multi_label, load_image_classification
 from mona_peft.tasks.data.dataset import ImageClassificationDataset
@@ -13,6 +13,7 @@ from mona_peft.tasks.models.loading import load_classifier
 from mona_peft.tasks.task import IMAGE_CLASSIFICATION, MULTI_LABEL_CLASSIFICATION
 from mona_peft.tasks.training.balance import ClassificationTrainer
 from mona_peft.tasks.training.metrics import classification_metrics, multi_label_metrics
+from mona_peft.tasks.training.mixing import Kind
 from mona_peft.tasks.training.setup import Data, TaskTraining
 
 
@@ -30,12 +31,20 @@ def load_model(
     return load_classifier(model_args, classes), load_image_processor(model_args)
 
 
-def trainer_options(data: Data, args: DataArguments, image_processor: BaseImageProcessor) -> dict[str, Any]:
-    """Returns how classes are balanced and images mixed, and the metrics of one class an image, or of several."""
+def metrics_of(data: Data) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Returns what computes the metrics of one class an image, or of several."""
     several = data.task == MULTI_LABEL_CLASSIFICATION
-    metrics = multi_label_metrics() if several else classification_metrics(len(data.classes))
-    mixing = args.mixing or ("both" if args.augmentation == "strong" else "none")
-    return {"balance": args.class_balance, "mixing": mixing, "compute_metrics": metrics}
+    return multi_label_metrics() if several else classification_metrics(len(data.classes))
+
+
+def mixing_of(args: DataArguments) -> Kind:
+    """Returns how images are mixed: as it was said, or as the augmentation wants it."""
+    return args.mixing or ("both" if args.augmentation == "strong" else "none")
+
+
+def trainer_options(data: Data, args: DataArguments, image_processor: BaseImageProcessor) -> dict[str, Any]:
+    """Returns how classes are balanced and images mixed, and the metrics."""
+    return {"balance": args.class_balance, "mixing": mixing_of(args), "compute_metrics": metrics_of(data)}
 
 
 TRAINING = TaskTraining(
