@@ -37,7 +37,7 @@ def test_unknown_subcommand_names_those_there_are(capsys):
 
 @pytest.mark.parametrize(
     ("raised", "code"),
-    [(ValueError, 2), (OSError, 2), (RuntimeError, 2), (KeyboardInterrupt, 130), (BrokenPipeError, 0)],
+    [(ValueError, 2), (OSError, 2), (RuntimeError, 3), (KeyboardInterrupt, 130), (BrokenPipeError, 0)],
 )
 def test_error_of_a_subcommand_is_a_message_and_a_code(raised, code, monkeypatch, capsys):
     class Command:
@@ -47,9 +47,11 @@ def test_error_of_a_subcommand_is_a_message_and_a_code(raised, code, monkeypatch
 
     monkeypatch.setattr("mona_peft.cli.import_module", lambda name: Command)
     assert run(["train", "x"]) == code
-    assert ("so it is" in capsys.readouterr().err) == (code > 0)
-    if raised is ValueError:
-        with pytest.raises(ValueError, match="so it is"):
+    said = capsys.readouterr().err
+    assert ("so it is" in said) == (code > 0)
+    assert ("unexpected RuntimeError" in said) == ("report it" in said) == (raised is RuntimeError)
+    if raised in (ValueError, RuntimeError):
+        with pytest.raises(raised, match="so it is"):
             run(["train", "x", "--debug"])
 
 

@@ -2,6 +2,7 @@
 
 A module has `run(argv)`, which takes the arguments behind the subcommand's name and may return an exit code. It raises
 `ValueError`, `OSError` or `ImportError` for what a user can mend: one message, exit code 2, with `--debug` a traceback.
+A `RuntimeError`, PyTorch's or ours, is none of these unless memory is at its end: it is said to be unexpected, code 3.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ COMMANDS = {
 
 PROGRAM = "mona-peft"
 USER_ERROR = 2
+UNEXPECTED = 3
 INTERRUPTED = 130
+
+WHAT_NOW = (
+    "This is a fault of the program, or of PyTorch, and not known to come of anything that you gave. The same command "
+    "with --debug shows the traceback: please report it, with the command."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,14 +55,14 @@ def run(argv: Sequence[str]) -> int:
         return import_module(f"{__name__}.{name}").run(arguments) or 0
     except BrokenPipeError:  # who reads our output has read enough
         return 0
-    except (ValueError, OSError, ImportError, RuntimeError) as error:  # the last are PyTorch's
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         if debug:
             raise
-        print(
-            f"{PROGRAM} {name}: {_message(error)}{_hint(error)}\n(--debug shows where this comes from.)",
-            file=sys.stderr,
-        )
-        return USER_ERROR
+        unexpected = isinstance(error, RuntimeError) and not _is_out_of_memory(error)
+        said = f"unexpected {type(error).__name__}: " if unexpected else ""
+        where = WHAT_NOW if unexpected else "(--debug shows where this comes from.)"
+        print(f"{PROGRAM} {name}: {said}{_message(error)}{_hint(error)}\n{where}", file=sys.stderr)
+        return UNEXPECTED if unexpected else USER_ERROR
     except KeyboardInterrupt as error:
         print(error or "Interrupted.", file=sys.stderr)
         return INTERRUPTED
@@ -69,13 +76,17 @@ def _message(error: Exception) -> str:
 
 def _hint(error: Exception) -> str:
     """Returns what to install where a package is missing, and what to change where memory is."""
-    if type(error).__name__ == "OutOfMemoryError":
+    if _is_out_of_memory(error):
         return (
             " Give smaller batches: in a training --per_device_train_batch_size with more "
             "--gradient_accumulation_steps, or --activation_checkpointing; elsewhere --batch_size."
         )
     missing = isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mona_peft")
     return '. The command wants more than the library: pip install "mona-peft[train]".' if missing else ""
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for a message
 
 
 def usage() -> str:

@@ -64,8 +64,6 @@ def run(argv: Sequence[str]) -> None:
         run_all(wanted, results, args.jobs, args.threads)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Interrupted. The same command goes on.") from None
-    except RuntimeError as error:
-        raise ValueError(error) from error
     page = args.output_dir / "comparison.md"
     for warning in report(wanted.study, results, page):
         print(f"Note: {warning}")

@@ -52,8 +52,8 @@ def run_all(comparison: Comparison, results: Path, jobs: int, threads: int) -> N
         threads: Of each process, on a CPU.
 
     Raises:
-        ValueError: An argument is wrong, or a record in the folder can't be read or ran with other settings.
-        RuntimeError: Some experiments failed; the others have run.
+        ValueError: An argument is wrong, or a record in the folder can't be read or ran with other settings, or
+            some experiments failed; the others have run.
     """
     for experiment in comparison.missing(records_of(comparison, results)):
         settings_of(experiment)  # arguments that are wrong are so for all, and known before anything runs
@@ -68,7 +68,7 @@ def run_all(comparison: Comparison, results: Path, jobs: int, threads: int) -> N
             process.join()
     missing = comparison.missing(read_records(results))
     if missing:
-        raise RuntimeError(
+        raise ValueError(
             f"{len(missing)} experiments have failed, such as {missing[0].name}; their errors are above. Once that is "
             "mended, or with the --rows that can run, the same command goes on."
         )
