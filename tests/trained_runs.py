@@ -79,15 +79,16 @@ def randomize(model: nn.Module) -> None:
         norm.eval().momentum = 0.1
 
 
-def write_run(folder: Path, task: str, **config: Any) -> Path:
+def write_run(folder: Path, task: str, kind: Kind | None = None, **config: Any) -> Path:
     """Writes a pre-trained model to FOLDER/base and what was trained to FOLDER/run, which is returned.
 
     Args:
         folder: To write to.
         task: Name of the task on the command line.
+        kind: The model; without it the one of `KINDS`.
         config: Settings of the model's config that are changed.
     """
-    kind, base, run = KINDS[task], folder / "base", folder / "run"
+    kind, base, run = kind or KINDS[task], folder / "base", folder / "run"
     torch.manual_seed(0)
     model = kind.build().eval()
     names = dict(enumerate(kind.labels))

@@ -11,6 +11,9 @@ from torch import nn
 OUTPUTS = ("logits", "pred_boxes", "class_queries_logits", "masks_queries_logits")
 """What of a model's output is exported, where it has it: all that the image processors' post-processing takes."""
 
+BRANCHED_ON = ("attn_mask_probs",)
+"""Names of buffers that models' code compares with numbers to decide what is computed: EoMT's, of its last blocks."""
+
 INPUT = "pixel_values"
 MAX_BATCH = 1024
 
@@ -63,7 +66,7 @@ def export_program(model: TensorsOut, example: torch.Tensor) -> torch.export.Exp
     reasons = []
     for strict in (False, True):
         try:
-            with quiet(), torch.no_grad():
+            with quiet(), torch.no_grad(), known_numbers(model):
                 return torch.export.export(model, (example,), dynamic_shapes=shapes, strict=strict)
         except Exception as error:  # what a model's code raises when it is traced, and torch's own
             reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
@@ -72,6 +75,26 @@ def export_program(model: TensorsOut, example: torch.Tensor) -> torch.export.Exp
         f"{type(getattr(base, 'model', base)).__name__} can't be exported: torch.export can't follow its code "
         f"({reasons[0]}; in strict mode {reasons[1]})."
     )
+
+
+@contextlib.contextmanager
+def known_numbers(model: nn.Module) -> Iterator[None]:
+    """Makes Python's numbers of the buffers `BRANCHED_ON`, of which a graph would not know which way to go."""
+    found = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name in BRANCHED_ON
+    ]
+    try:
+        for module, name, buffer in found:
+            delattr(module, name)
+            setattr(module, name, buffer.tolist())
+        yield
+    finally:
+        for module, name, buffer in found:
+            delattr(module, name)
+            module.register_buffer(name, buffer)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,12 @@ from mona_peft.tasks.training.records import write_json
 
 DESCRIPTION = "preprocessing.json"
 
+REFUSED = {
+    "retinanet": "torchvision finds its boxes image by image, as many as pass a threshold, and a graph has fixed "
+    "numbers of both. `mona-peft predict` uses it; for a file choose another detector, such as rt_detr.",
+}
+"""Why models can't be exported that torch.export would only refuse after minutes and in words of its own, by type."""
+
 
 class Disagreement(Exception):
     """The exported file does not give what the model gives."""
@@ -59,7 +65,9 @@ def export_model(
         ValueError: Something is missing, the output directory has such a file already, or the model can't be exported.
         Disagreement: The file gives something else than the model, and is removed.
     """
-    kind = FORMATS[format]
+    kind, model_type = FORMATS[format], model.config.model_type
+    if model_type in REFUSED:
+        raise ValueError(f"A model of type {model_type} can't be exported: {REFUSED[model_type]}")
     if precision not in kind.precisions:
         raise ValueError(f"--precision {precision}: --format {format} knows {', '.join(kind.precisions)}.")
     kind.check()
