@@ -15,6 +15,7 @@ import torch
 
 from mona_peft import cli
 from mona_peft.blocks import KNOWN_BLOCKS
+from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.task import TASKS
 from mona_peft.tasks.training.presets import find_preset
 from tests.documents import HUB_MODEL, README, ROOT, commands, snippets
@@ -53,6 +54,12 @@ def test_own_backbone_and_own_method_run(run_page, monkeypatch):
     loaded.base_model.model.load_state_dict(model.base_model.model.state_dict())
     torch.testing.assert_close(loaded(images), model(images))
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == 3 * 2 * 32 + 330
+
+
+def test_methods_are_counted():
+    variants = sum(bool(method.overrides) for method in METHODS.values())
+    counts = re.search(r"`--method`: (\d+) methods, and (\d+) variants", (DOCS / "other_tools.md").read_text())
+    assert counts.groups() == (str(len(METHODS) - variants), str(variants))
 
 
 @cache

@@ -87,8 +87,13 @@ def find_masks(
         queries, numbers = torch.unique(places // probabilities.shape[1], return_inverse=True)
         encoded, certainties = [], [scores[:0]]
         for few in queries.split(max(1, PIXELS_AT_ONCE // math.prod(scored_size))):
-            binary, certainty = _score_masks(masks[few], scored_size)
-            encoded += _encode(_resize_nearest(binary, size))
+            if scored_size == size:  # then the masks can be made down the columns from the start
+                binary, certainty = _score_masks(masks[few].transpose(1, 2), size[::-1])
+                columns = binary.view(torch.uint8)
+            else:
+                binary, certainty = _score_masks(masks[few], scored_size)
+                columns = _resize_nearest(binary, size)
+            encoded += _encode(columns)
             certainties.append(certainty)
         scores = scores * torch.cat(certainties)[numbers]
         boxes = [mask_api.toBbox(mask).tolist() for mask in encoded]
@@ -106,8 +111,8 @@ def find_masks(
 def _score_masks(logits: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns masks, (N, *size) bool, and how sure the model is on average of their pixels, (N,)."""
     logits = functional.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
-    binary = logits > 0
     inside = functional.threshold_(logits.sigmoid_(), 0.5, 0.0)
+    binary = inside.bool()  # on a CPU a fifth of the time of `logits > 0`
     total = inside.sum((1, 2))
     # Counted as floats, in place: sums of bool go by way of eight bytes a pixel.
     return binary, total / (inside.ceil_().sum((1, 2)) + 1e-6)
@@ -117,14 +122,12 @@ def _resize_nearest(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resizes masks to (height, width) as `interpolate(mode="nearest")`, which would take a float for every pixel.
 
     Args:
-        masks: (N, h, w) bool.
+        masks: (N, h, w) bool, of another size.
         size: (height, width)
 
     Returns:
         (N, width, height) uint8: down the columns, as COCO's encoding goes.
     """
-    if masks.shape[1:] == size:
-        return masks.view(torch.uint8).transpose(1, 2).contiguous()
     rows, columns = (
         functional.interpolate(torch.arange(old, dtype=torch.float32)[None, None], size=new, mode="nearest")[
             0, 0
