@@ -12,7 +12,9 @@ from transformers.models.vit.modeling_vit import ViTLayer
 from mona_peft import MonaConfig
 from mona_peft.blocks import anatomy_of
 from mona_peft.host.block import may_be_overwritten
+from mona_peft.methods.mona import Mona
 from scripts.benchmark.models import FormulaMona
+from tests import backbones as vision_backbones
 from tests.models import BACKBONES, build, images, largest_difference, outputs
 
 
@@ -184,3 +186,16 @@ def test_backward_hooks_on_all_modules():
     assert {"Mona", "MonaLayer", "SwinLayer"} <= set(seen)
     for our, their in zip(ours, expected, strict=True):
         torch.testing.assert_close(our, their)
+
+
+@pytest.mark.parametrize("name", ["siglip", "ijepa", "vit"])
+def test_tokens_that_a_projection_leaves_channel_by_channel(name, monkeypatch):
+    """Without a class token, nothing but the host brings them in the order in which an adapter can add in place."""
+    row = vision_backbones.BACKBONES[name]
+    model = get_peft_model(vision_backbones.build(name), MonaConfig(modules_to_save=[])).train()
+    original, ways = Mona.forward, []
+    monkeypatch.setattr(
+        Mona, "forward", lambda self, *args, **given: (ways.append(given), original(self, *args, **given))[1]
+    )
+    model(vision_backbones.image(row.image), **row.arguments)
+    assert ways == [{"in_place": True}] * 2 * len(row.strides)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mona_peft.blocks import PATCH_GRID
+from mona_peft.blocks import PATCH_GRID, Layout, anatomy_of, norm_of
 from mona_peft.functional.dispatch import is_transformed, trains_compiled
 from mona_peft.host.class_swap import is_own_forward
 from mona_peft.host.per_sample import rows_by_adapter
@@ -53,6 +53,16 @@ def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
         return False
     producer = whole.grad_fn
     return not whole.requires_grad if producer is None else producer.name() == "AddBackward0"
+
+
+def _lies_by_channel(block: nn.Module, hidden_states: torch.Tensor) -> bool:
+    """Whether tokens lie channel by channel, as a patch projection without a class token leaves them, for no good.
+
+    All residual sums behind them would lie so too, and no adapter could add to one in place. LayerNorm reads them row
+    by row anyway; a norm that is put together of single operations (RMSNorm) rounds otherwise then.
+    """
+    by_rows = hidden_states.is_contiguous()
+    return not by_rows and anatomy_of(block).layout is Layout.BNC and isinstance(norm_of(block), nn.LayerNorm)
 
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -152,6 +162,8 @@ class AdaptedBlock:
         if adapter_names is not None:  # raises unless there is a name for each sample
             rows_by_adapter(adapter_names, adapter_layer.token_map.batch_size(hidden_states))
         anatomy = adapter_layer.anatomy
+        if _lies_by_channel(self, hidden_states):
+            hidden_states = hidden_states.contiguous()
         grid = adapter_layer.token_map.source.read(hidden_states, args, kwargs)
         placement = adapter_layer.config_cls.placement(adapter_layer, grid, adapter_names)
         stand_ins = recomputed_branch(self, anatomy.whole_mlp_branch) if adapter_layer.recomputes_mlp else {}
