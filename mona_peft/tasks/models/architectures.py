@@ -10,9 +10,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MA
 
 from mona_peft.tasks.models import linear_segmenter, retinanet  # noqa: F401 (makes the auto classes know them)
 from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.feature_pyramid import STAGES as FOUR_STAGES
+from mona_peft.tasks.models.feature_pyramid import FeaturePyramidConfig
 from mona_peft.tasks.task import INSTANCE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 
-FOUR_STAGES = ("stage1", "stage2", "stage3", "stage4")
 PLAIN_BACKBONES = ("dinov2", "dinov2_with_registers", "dinov3_vit")
 """Types of backbones that keep one stride and one width throughout."""
 
@@ -30,13 +31,13 @@ class Architecture:
     Attributes:
         stages: Stages of the backbone whose feature maps it takes.
         settings: From channels and strides of these feature maps to what the model's config says of them.
-        plain: Whether its feature maps may all be of one stride, so that the backbone may be a plain ViT (DINOv2); they
-            are those of a quarter, half, three quarters and all of the blocks.
+        takes_tokens: Whether it takes the last map of a plain ViT (DINOv2) as it is. Others are given ViTDet's feature
+            pyramid around the ViT.
     """
 
     stages: tuple[str, ...]
     settings: Callable[[list[int], list[int]], dict[str, Any]] = lambda channels, strides: {}
-    plain: bool = False
+    takes_tokens: bool = False
 
 
 AUTO_CLASSES: dict[str, dict[str, str]] = {
@@ -63,8 +64,8 @@ _RT_DETR = Architecture(
     FOUR_STAGES[1:], lambda channels, strides: {"encoder_in_channels": channels, "feat_strides": strides}
 )
 ARCHITECTURES = {
-    "upernet": Architecture(FOUR_STAGES, lambda channels, strides: {"auxiliary_in_channels": channels[2]}, plain=True),
-    "linear_segmenter": Architecture(FOUR_STAGES[3:], plain=True),
+    "upernet": Architecture(FOUR_STAGES, lambda channels, strides: {"auxiliary_in_channels": channels[2]}),
+    "linear_segmenter": Architecture(FOUR_STAGES[3:], takes_tokens=True),
     "mask2former": Architecture(
         FOUR_STAGES, lambda channels, strides: {"feature_strides": strides, "common_stride": strides[0]}
     ),
@@ -120,29 +121,39 @@ def new_config(auto_classes: Mapping[str, str], args: DenseModelArguments, label
             f"--backbone {args.backbone}: a model of type {backbone.model_type}, not a Swin or SwinV2, nor one of "
             f"{', '.join(PLAIN_BACKBONES)}."
         )
-    if _is_plain(backbone) and not architecture.plain:
-        plain = [kind for kind in kinds if ARCHITECTURES[kind].plain]
-        raise ValueError(
-            f"--backbone {args.backbone}: {args.model_type} takes feature maps of several strides, and a "
-            f"{backbone.model_type} has one. "
-            + (f"Give --model_type {' or '.join(plain)}, or a Swin." if plain else "Give a Swin or SwinV2.")
-        )
     given = _settings(args.model_config)
     backbone.update(given.pop("backbone_config", {}))
-    levels = [FOUR_STAGES.index(stage) for stage in architecture.stages]
-    if _is_plain(backbone):
-        stages = [f"stage{backbone.num_hidden_layers * (level + 1) // 4}" for level in levels]
-        channels, strides = [backbone.hidden_size] * len(levels), [backbone.patch_size] * len(levels)
-    else:
-        stages = list(architecture.stages)
-        channels = [backbone.embed_dim * 2**level for level in levels]
-        strides = [backbone.patch_size * 2**level for level in levels]
-    backbone.update({"out_features": stages})
+    backbone, channels, strides = _with_maps(backbone, architecture, given)
     settings = {**architecture.settings(channels, strides), **given}
     config = AutoConfig.for_model(args.model_type, **settings, **labels, backbone_config=backbone)
     if unknown := [name for name in given if name not in type(config)().to_dict()]:
         raise ValueError(f"--model_config: the config of {args.model_type} has no {', '.join(unknown)}.")
     return config
+
+
+def _with_maps(
+    backbone: PreTrainedConfig, architecture: Architecture, given: dict[str, Any]
+) -> tuple[PreTrainedConfig, list[int], list[int]]:
+    """Returns the config of a backbone that gives the maps of an architecture, their channels and their strides.
+
+    Args:
+        backbone: Config of a Swin or of a plain ViT.
+        architecture: That takes its maps.
+        given: Settings of the model; those of the feature pyramid are taken out.
+    """
+    stages = list(architecture.stages)
+    levels = [FOUR_STAGES.index(stage) for stage in stages]
+    if not _is_plain(backbone):
+        backbone.update({"out_features": stages})
+        side = backbone.patch_size
+        return backbone, [backbone.embed_dim * 2**level for level in levels], [side * 2**level for level in levels]
+    backbone.update({"out_features": [f"stage{backbone.num_hidden_layers}"]})
+    if architecture.takes_tokens:
+        return backbone, [backbone.hidden_size], [backbone.patch_size]
+    sizes = {name: given.pop(name) for name in ("pyramid_channels",) if name in given}
+    pyramid = FeaturePyramidConfig(backbone, out_features=stages, **sizes)
+    # Those of patches of 16. Heads ask only how many steps of two lie between them.
+    return pyramid, [pyramid.pyramid_channels] * len(levels), [4 * 2**level for level in levels]
 
 
 def _is_plain(backbone: PreTrainedConfig) -> bool:

@@ -37,8 +37,8 @@ class RetinaNetConfig(PreTrainedConfig):
         score_threshold: From this score on, a box is a detection.
         nms_threshold: Of two detections of a class whose intersection over union is larger, the surer one stays.
         detections_per_image: As many are kept, those of highest score.
-        size_divisor: Images are filled up with zeros, below and to the right, to a multiple of it. 32 is the stride of
-            a Swin's last map.
+        size_divisor: Images are filled up with zeros, below and to the right, to a multiple of it. None is the stride of
+            the backbone's last map: 32 of a Swin's, twice the side of a patch behind a plain ViT.
         kwargs: As every config takes them, such as `id2label`.
     """
 
@@ -52,7 +52,7 @@ class RetinaNetConfig(PreTrainedConfig):
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
         detections_per_image: int = 100,
-        size_divisor: int = 32,
+        size_divisor: int | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(backbone_config, PreTrainedConfig):
@@ -62,7 +62,8 @@ class RetinaNetConfig(PreTrainedConfig):
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.detections_per_image = detections_per_image
-        self.size_divisor = size_divisor
+        plain = getattr(backbone_config, "backbone_config", None)  # of a feature pyramid
+        self.size_divisor = size_divisor or (32 if plain is None else 2 * plain.patch_size)
         super().__init__(**kwargs)
 
 

@@ -91,14 +91,12 @@ PLAIN = {
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_segmenter_around_a_plain_vit(tmp_path, name):
-    """UPerNet on maps of a quarter, half, three quarters and all of the blocks, for images of any size."""
+    """The linear head on the map of the last block, for images of any size."""
     backbone_class, build = PLAIN[name]
     torch.manual_seed(0)
     build().save_pretrained(tmp_path)
-    settings = '{"hidden_size": 16, "pool_scales": [1, 2], "auxiliary_channels": 16}'
-    model = load(DenseModelArguments(backbone=str(tmp_path), model_type="upernet", model_config=settings), CLASSES)
-    stages = ["stage1", "stage2", "stage3", "stage4"]
-    expected = features(backbone_class.from_pretrained(tmp_path, out_features=stages))
+    model = load(DenseModelArguments(backbone=str(tmp_path), model_type="linear_segmenter"), CLASSES)
+    expected = features(backbone_class.from_pretrained(tmp_path, out_features=["stage4"]))
     for ours, theirs in zip(features(model.backbone), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     segmenter = Segmenter(SegformerImageProcessorPil(), len(CLASSES))
@@ -114,13 +112,6 @@ def test_segmenter_around_a_plain_vit(tmp_path, name):
     assert torch.equal(padded[..., :20, :30], pixels)
     assert torch.isfinite(loss)
     assert [class_map.shape for class_map in maps] == [(20, 30)] * 2
-
-
-def test_plain_vit_where_several_strides_are_wanted(tmp_path):
-    Dinov2Config(**FOUR_BLOCKS).save_pretrained(tmp_path)
-    args = DenseModelArguments(backbone=str(tmp_path), model_type="mask2former")
-    with pytest.raises(ValueError, match=r"several strides, and a dinov2 has one\. Give --model_type upernet"):
-        load(args, CLASSES)
 
 
 @pytest.mark.parametrize(
