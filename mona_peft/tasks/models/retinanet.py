@@ -37,8 +37,8 @@ class RetinaNetConfig(PreTrainedConfig):
         score_threshold: From this score on, a box is a detection.
         nms_threshold: Of two detections of a class whose intersection over union is larger, the surer one stays.
         detections_per_image: As many are kept, those of highest score.
-        size_divisor: Images are filled up with zeros, below and to the right, to a multiple of it. None is the stride of
-            the backbone's last map: 32 of a Swin's, twice the side of a patch behind a plain ViT.
+        size_divisor: Images are filled up with zeros, below and to the right, to a multiple of it. None is the stride
+            of the backbone's last map: 32 of a Swin's, twice the side of a patch behind a plain ViT.
         kwargs: As every config takes them, such as `id2label`.
     """
 
