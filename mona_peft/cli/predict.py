@@ -83,6 +83,7 @@ def run(argv: Sequence[str]) -> int:
     if args.coco_annotations is not None and args.format != "coco":
         raise ValueError("--coco_annotations goes with --format coco.")
 
+    import torch
     from accelerate import PartialState
 
     from mona_peft.tasks.messages import first_of
@@ -93,7 +94,8 @@ def run(argv: Sequence[str]) -> int:
     from mona_peft.tasks.trained import load_run
 
     inputs = find_inputs(args.images)
-    state = PartialState(cpu=args.use_cpu)
+    # Without a GPU processes know of each other only if the CPU is asked for; each would predict all images.
+    state = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available())
     trained = load_run(args.run, base_model=args.base_model)
     task, kind = trained.task.command, PREDICTORS[trained.task.command]
     if args.tile_size is not None and not kind.in_windows:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from mona_peft.tasks.data.splits import ROLES
@@ -67,7 +68,7 @@ def evaluate_run(
             unused,
             per_device_eval_batch_size=batch_size,
             dataloader_num_workers=num_workers,
-            use_cpu=use_cpu,
+            use_cpu=use_cpu or not torch.accelerator.is_available(),
             remove_unused_columns=False,
             report_to="none",
         )

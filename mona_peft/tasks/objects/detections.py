@@ -86,7 +86,8 @@ def find_masks(
         categories = (places % probabilities.shape[1]).tolist()
         queries, numbers = torch.unique(places // probabilities.shape[1], return_inverse=True)
         encoded, certainties = [], [scores[:0]]
-        for few in queries.split(max(1, PIXELS_AT_ONCE // math.prod(scored_size))):
+        at_once = max(1, PIXELS_AT_ONCE // math.prod(scored_size))
+        for few in queries.split(at_once) if len(queries) else ():
             if scored_size == size:  # then the masks can be made down the columns from the start
                 binary, certainty = _score_masks(masks[few].transpose(1, 2), size[::-1])
                 columns = binary.view(torch.uint8)

@@ -162,6 +162,11 @@ def test_nothing_found_counts_as_nothing():
     assert metrics["mask_ap"] == metrics["box_ap"] == 0
 
 
+def test_no_mask_is_sure_enough():
+    outputs = {"masks_queries_logits": torch.ones(2, 3, 8, 8), "class_queries_logits": torch.zeros(2, 3, 6)}
+    assert find_masks(Mask2FormerImageProcessorPil(), outputs, (32, 32), [(32, 32), (9, 7)], threshold=0.9) == [[], []]
+
+
 @pytest.mark.parametrize("kind", PROCESSORS)
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 def test_masks_are_those_of_the_image_processor(kind, threshold):
