@@ -181,6 +181,9 @@ class ResidualAdapterConfig(MethodConfig):
     recompute_mlp: bool = field(
         default=False, metadata={"help": "Recompute the MLP branches in the backward pass: less memory, more time."}
     )
+    recompute_attention: bool = field(
+        default=False, metadata={"help": "Recompute the attention branches in the backward pass, too."}
+    )
 
     adapts = "whole blocks"
     placement: ClassVar[type[Placement]] = AfterResidual
@@ -200,12 +203,18 @@ class ResidualAdapterConfig(MethodConfig):
             raise ValueError(f"sites={self.sites!r}: choose from {self.placement.sites}.")
         self.sites = sites
         self._check_choice("init_weights", INIT_WEIGHTS)
-        self._check_choice("recompute_mlp", (True, False))
+        for site in SITES:
+            self._check_choice(f"recompute_{site}", (True, False))
 
     @classmethod
     def child(cls) -> str:
         """Return the name of the block's child with the adapters."""
         return cls.child_name or cls.method
+
+    @property
+    def recomputed(self) -> tuple[str, ...]:
+        """The sites whose branches are recomputed in the backward pass."""
+        return tuple(site for site in SITES if getattr(self, f"recompute_{site}"))
 
     def sites_in(self, anatomy: BlockAnatomy) -> tuple[str, ...]:
         """Return the sites at which a block of this anatomy gets an adapter."""

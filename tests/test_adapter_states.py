@@ -200,12 +200,12 @@ def test_deletion_leaves_nothing_of_an_adapter(active):
     model.set_adapters(["default", "gone"], [0.5, 2.0])
     if not active:
         model.set_adapter("default")
-    assert {"mona_attn", "recompute_mlp", "peft_config"} <= set(holders_of("gone", model, *layers(model)))
+    assert {"mona_attn", "recomputed", "peft_config"} <= set(holders_of("gone", model, *layers(model)))
     model.delete_adapter("gone")
     assert model.active_adapters == ["default"]
     assert not list(holders_of("gone", model, *layers(model)))
     assert not [key for key in model.state_dict() if "gone" in key]
-    assert not any(layer.recomputes_mlp for layer in layers(model))
+    assert not any(layer.recomputed_sites() for layer in layers(model))
 
 
 @pytest.mark.parametrize("with_head", [(True, False, True), (False, True, False)])

@@ -1,10 +1,11 @@
-"""Recomputing the MLP branch: the same gradients, fewer bytes, and no silence where it cannot be done."""
+"""Recomputing frozen branches: the same gradients, fewer bytes, and no silence where it cannot be done."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from peft import get_peft_model
+from torch import nn
 
 from mona_peft import BlockAnatomy, MonaConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS
@@ -53,6 +54,46 @@ def test_same_gradients_in_vision_transformers(name):
         torch.testing.assert_close(recomputed, plain, rtol=1e-4, atol=1e-4 * plain.abs().max().item())
 
 
+def recomputed_everywhere(name: str, recompute: bool):
+    torch.manual_seed(2)
+    config = MonaConfig(init_weights=False, modules_to_save=[], recompute_mlp=recompute, recompute_attention=recompute)
+    model = get_peft_model(vision_backbones.build(name), config).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.1
+    return model
+
+
+@pytest.mark.parametrize("name", ["swin", "swinv2", "donut-swin", "deit", "dinov2", "dinov3-vit", "clip", "siglip"])
+def test_both_branches_give_the_same_bits_from_fewer_bytes(name):
+    row = vision_backbones.BACKBONES[name]
+    found, kept = [], []
+    for recompute in (False, True):
+        model = recomputed_everywhere(name, recompute)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.nbytes) or t, lambda t: t):
+            torch.manual_seed(3)
+            loss = model(vision_backbones.image(row.image), **row.arguments)[0].square().sum()
+        loss.backward()
+        kept.append(sum(sizes))
+        found.append([parameter.grad for parameter in model.parameters() if parameter.requires_grad])
+    assert kept[1] < 0.9 * kept[0]
+    assert all(torch.equal(plain, recomputed) for plain, recomputed in zip(*found, strict=True))
+
+
+def test_compiled():
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(2)
+        config = MonaConfig(init_weights=False, dropout=0.0, recompute_mlp=recompute, recompute_attention=recompute)
+        block = get_peft_model(build("swin"), config).train().base_model.model.encoder.layers[1].blocks[1]
+        torch.manual_seed(3)
+        hidden = torch.randn(2, 64, 32, requires_grad=True)
+        run = torch.compile(block, fullgraph=True, backend="aot_eager") if recompute else block
+        gradients.append(torch.autograd.grad(run(hidden, (8, 8))[0].pow(2).sum(), hidden)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["swin", "swinv2", "maskformer-swin", "donut-swin"])
 def test_keeps_less(name):
     kept = {recompute: kept_bytes(adapted(name, recompute), images()) for recompute in (False, True)}
@@ -91,5 +132,7 @@ def test_unknown_branch_is_refused_before_anything_changes(monkeypatch):
     )
     with pytest.raises(ValueError, match=r"lacks \['ffn'\]"):
         get_peft_model(model, MonaConfig(recompute_mlp=True))
+    with pytest.raises(ValueError, match=r"recompute_attention=True: .* SwinLayer says attention_path=\(\)"):
+        get_peft_model(model, MonaConfig(recompute_attention=True))
     with pytest.raises(ValueError, match="recompute_mlp='yes': choose one of"):
         MonaConfig(recompute_mlp="yes")

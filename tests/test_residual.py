@@ -35,6 +35,9 @@ def test_what_may_be_overwritten():
     assert not may_be_overwritten(x.exp()), "exp keeps its result"
     assert not may_be_overwritten((x + 1)[:, 1:])
     assert not may_be_overwritten((x + 1).transpose(1, 2))
+    channels_last = (x + 1).unflatten(1, (2, 3)).permute(0, 3, 1, 2)
+    assert may_be_overwritten(channels_last)
+    assert not may_be_overwritten(channels_last.contiguous() + 1), "a map that is channels first in memory"
     assert not may_be_overwritten((x + 1)[:0])
 
 
@@ -59,6 +62,27 @@ def test_equals_a_host_that_adds_deltas(name, training):
     for our, their in zip(ours_grads, _gradients(model, pixel_values), strict=True):
         torch.testing.assert_close(our, their, rtol=1e-7, atol=1e-9)
     assert torch.equal(pixel_values, images().double())
+
+
+@pytest.mark.parametrize("name", ["convnext", "convnextv2", "dinov3-convnext"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_equals_a_host_of_maps_that_adds_deltas(name, channels_last):
+    """Likewise where hidden states are maps, however these lie in memory."""
+    row = vision_backbones.BACKBONES[name]
+    config = MonaConfig(init_weights=False, dropout=0.0, modules_to_save=[])
+    model = get_peft_model(vision_backbones.build(name), config).double().eval()
+    if not channels_last:
+        for module in model.modules():
+            if type(module).__name__ == "ConvNextLayer":
+                module.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    pixel_values = vision_backbones.image(row.image).double()
+    ours, ours_grads = outputs(model, pixel_values, output_hidden_states=True), _gradients(model, pixel_values)
+    for module in model.modules():
+        if type(module).__name__ == "Mona":
+            module.__class__ = FormulaMona
+    assert largest_difference(ours, outputs(model, pixel_values, output_hidden_states=True)) < 1e-10
+    for our, their in zip(ours_grads, _gradients(model, pixel_values), strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-7, atol=1e-9)
 
 
 def _gradients(model, pixel_values) -> list[torch.Tensor]:

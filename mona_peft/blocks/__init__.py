@@ -3,10 +3,10 @@
 from mona_peft.blocks.anatomy import ATTENTION, MLP, SITES, BlockAnatomy
 from mona_peft.blocks.families import KNOWN_BLOCKS, REFUSED_BLOCKS
 from mona_peft.blocks.grid import PATCH_GRID
-from mona_peft.blocks.layout import Grid, Layout
+from mona_peft.blocks.layout import Grid, Layout, is_dense, shaped_like, tokens_of
 from mona_peft.blocks.lookup import (
     anatomy_of,
-    check_mlp_branch,
+    check_branch,
     is_known_block,
     norm_of,
     refusals,
@@ -30,15 +30,18 @@ __all__ = [
     "Maps",
     "TokenMap",
     "anatomy_of",
-    "check_mlp_branch",
+    "check_branch",
     "check_token_map",
     "forget_patch_grids",
+    "is_dense",
     "is_known_block",
     "is_one_map",
     "norm_of",
     "on_each_map",
     "refusals",
     "register_block",
+    "shaped_like",
     "token_map_of",
+    "tokens_of",
     "width_of",
 ]

@@ -32,6 +32,9 @@ class BlockAnatomy:
             outputs) is what the block adds to its input, but for dropout, stochastic depth and the order of tokens;
             without it no adapter can stand on the output of the branch. Its batch may be windows, those of a sample
             together.
+        attention_path: Names of submodules of the attention branch through which hidden states go one after the other
+            and through nothing else, the attention last: (norm, attention), or the attention alone where the block
+            rearranges tokens before it; without them the branch cannot be recomputed (`recompute_attention`).
         fresh_sums: Whether `h` and `out` are sums that the block itself has just made, and the tensor that `mlp_entry`
             receives is the one to which the block adds its MLP branch. An adapter may then add to them in place.
         grid_arguments: Names of the arguments of the block's `forward` that hold (H, W): one that holds the pair, or
@@ -72,6 +75,7 @@ class BlockAnatomy:
     windows_a_side: str | None = None
     mlp_branch: tuple[str, ...] = ()
     attention_branch: str | None = None
+    attention_path: tuple[str, ...] = ()
     fresh_sums: bool = False
 
     def __post_init__(self) -> None:
@@ -81,7 +85,8 @@ class BlockAnatomy:
                 object.__setattr__(self, field, Layout.of(field, getattr(self, field)))
         if self.mlp_branch[:1] == (self.mlp_entry,):
             object.__setattr__(self, "mlp_branch", tuple(self.mlp_branch[1:]))
-        tapped = (self.mlp_entry, *self.mlp_branch, self.attention_branch, self.mlp_exit, self.post_norm_mlp_entry)
+        branches = (self.mlp_entry, *self.mlp_branch, *self.attention_path, self.attention_branch)
+        tapped = (*branches, self.mlp_exit, self.post_norm_mlp_entry)
         inner = [name for name in tapped if name is not None and "." in name]
         if inner:
             raise ValueError(
@@ -106,7 +111,8 @@ class BlockAnatomy:
                 "width."
             )
 
-    @property
-    def whole_mlp_branch(self) -> tuple[str, ...]:
-        """Names of all submodules of the MLP branch, `mlp_entry` first; empty where they are not known."""
+    def branch(self, site: str) -> tuple[str, ...]:
+        """Return the names of the submodules that the branch of a site can be recomputed by; none if not known."""
+        if site == ATTENTION:
+            return self.attention_path
         return (self.mlp_entry, *self.mlp_branch) if self.mlp_branch else ()

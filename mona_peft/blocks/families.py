@@ -13,6 +13,7 @@ _SWIN = BlockAnatomy(
     grid_arguments=("input_dimensions",),
     mlp_branch=("mlp",),
     attention_branch="attention",
+    attention_path=("attention",),
     fresh_sums=True,
 )
 _THREE_PART_SWIN = replace(_SWIN, mlp_branch=("intermediate", "output"))
@@ -22,13 +23,16 @@ _VIT = BlockAnatomy(
     patch_projection="patch_embeddings.projection",
     fresh_sums=True,
 )
-_PLAIN_VIT = replace(_VIT, mlp_branch=("mlp",), attention_branch="attention")
+_PLAIN_VIT = replace(
+    _VIT, mlp_branch=("mlp",), attention_branch="attention", attention_path=("layernorm_before", "attention")
+)
 _DINO = BlockAnatomy(
     mlp_entry="norm2",
     norm="norm1",
     patch_projection="patch_embeddings.projection",
     mlp_branch=("mlp", "layer_scale2"),
     attention_branch="layer_scale1",
+    attention_path=("norm1", "attention"),
     fresh_sums=True,
 )
 _CLIP = BlockAnatomy(
@@ -37,6 +41,7 @@ _CLIP = BlockAnatomy(
     patch_projection="patch_embedding",
     mlp_branch=("mlp",),
     attention_branch="self_attn",
+    attention_path=("layer_norm1", "self_attn"),
     fresh_sums=True,
 )
 _PVT = BlockAnatomy(
@@ -56,7 +61,7 @@ _PACKED = BlockAnatomy(
     attention_branch="attn",
 )
 _SAM = BlockAnatomy(mlp_entry="layer_norm2", norm="layer_norm2", layout=Layout.BHWC, mlp_branch=("mlp",))
-_CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout=Layout.BCHW)
+_CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout=Layout.BCHW, fresh_sums=True)
 _TIMM_SWIN = BlockAnatomy(mlp_entry="norm2", norm="norm1", layout=Layout.BHWC, mlp_entry_layout=Layout.BNC)
 _TIMM_VIT = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embed.proj")
 

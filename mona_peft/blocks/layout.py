@@ -78,6 +78,25 @@ def to_tokens(
     return _join_windows(hidden_states, grid, windows_a_side) if windows_a_side > 1 else hidden_states
 
 
+def tokens_of(hidden_states: torch.Tensor) -> torch.Tensor:
+    """Return tokens (B, N, C) as they are, and a map (B, C, H, W) as tokens, in the same memory if it can be."""
+    return to_tokens(hidden_states, Layout.BCHW, ()) if hidden_states.dim() == 4 else hidden_states
+
+
+def shaped_like(tokens: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Undo `tokens_of(hidden_states)`."""
+    if hidden_states.dim() == 3:
+        return tokens
+    return from_tokens(tokens, Layout.BCHW, grid_of_map(hidden_states, Layout.BCHW))
+
+
+def is_dense(hidden_states: torch.Tensor) -> bool:
+    """Whether `tokens_of(hidden_states)` lie in memory one after the other, where `hidden_states` lie."""
+    return hidden_states.is_contiguous(
+        memory_format=torch.channels_last if hidden_states.dim() == 4 else torch.contiguous_format
+    )
+
+
 def from_tokens(
     tokens: torch.Tensor, layout: Layout, grid: Grid, strides: Strides = (), windows_a_side: int = 1
 ) -> torch.Tensor:

@@ -8,7 +8,7 @@ from functools import cache
 
 from torch import nn
 
-from mona_peft.blocks.anatomy import BlockAnatomy
+from mona_peft.blocks.anatomy import ATTENTION, MLP, BlockAnatomy
 from mona_peft.blocks.families import KNOWN_BLOCKS, REFUSED_BLOCKS
 
 _BUILT_IN = dict(KNOWN_BLOCKS)
@@ -101,20 +101,22 @@ def anatomy_of(block: nn.Module) -> BlockAnatomy:
     return anatomy
 
 
-def check_mlp_branch(block: nn.Module) -> None:
-    """Check that the MLP branch of a known block is known too.
+def check_branch(block: nn.Module, site: str) -> None:
+    """Check that the branch of a site of a known block is known too, so that it can be recomputed.
 
     Raises:
         ValueError: If it is not, or names a submodule that does not exist.
     """
     anatomy = anatomy_of(block)
-    missing = [name for name in anatomy.mlp_branch if _submodule(block, name) is None]
-    if missing or not anatomy.mlp_branch:
+    field = {ATTENTION: "attention_path", MLP: "mlp_branch"}[site]
+    names = getattr(anatomy, field)
+    missing = [name for name in names if _submodule(block, name) is None]
+    if missing or not names:
         raise ValueError(
-            f"recompute_mlp=True: the anatomy of {type(block).__name__} says mlp_branch={anatomy.mlp_branch!r}, which "
-            f"{f'this block lacks {missing} of' if missing else 'names nothing'}. Leave recompute_mlp out, or register "
-            "the block with the names of the submodules of its MLP branch: "
-            "`mona_peft.register_block(..., BlockAnatomy(mlp_branch=(...)))`."
+            f"recompute_{site}=True: the anatomy of {type(block).__name__} says {field}={names!r}, which "
+            f"{f'this block lacks {missing} of' if missing else 'names nothing'}. Leave recompute_{site} out, or "
+            "register the block with the names of the submodules of this branch: "
+            f"`mona_peft.register_block(..., BlockAnatomy({field}=(...)))`."
         )
 
 

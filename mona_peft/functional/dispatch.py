@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.autograd import forward_ad
 
-from mona_peft.blocks import Grid
+from mona_peft.blocks import Grid, is_dense, shaped_like, tokens_of
 from mona_peft.functional import steps
 from mona_peft.functional.fake_tensors import is_fake
 from mona_peft.functional.fast import mona_fast
@@ -50,7 +50,7 @@ def add_mona_(
     weights: Weights,
     settings: Settings,
 ) -> torch.Tensor:
-    """Add `mona_delta` to `hidden_states` in place; arguments as there.
+    """Add `mona_delta` to `hidden_states` in place; arguments as there, or a map (B, C, H, W) for the tokens.
 
     Returns:
         The sum: `hidden_states`, or while compiling a tensor of the same values. What follows should go on with it, as
@@ -58,12 +58,14 @@ def add_mona_(
     """
     if can_fold(settings) and trains_compiled(hidden_states):
         folded = _fold(hidden_states, weights, settings)
-        total = mona_opaque(hidden_states, grid, folded, settings.dropout, with_input=True)
+        total = mona_opaque(tokens_of(hidden_states), grid, folded, settings.dropout, with_input=True)
+        total = shaped_like(total, hidden_states)
         hidden_states.copy_(total)
         return total
-    if not _runs_folded(hidden_states, settings) or _is_followed(hidden_states) or not hidden_states.is_contiguous():
+    if not _runs_folded(hidden_states, settings) or _is_followed(hidden_states) or not is_dense(hidden_states):
         # From a copy: what these ways keep is their input.
-        return hidden_states.add_(mona_delta(hidden_states.clone(), grid, weights, settings))
+        delta = mona_delta(tokens_of(hidden_states.clone()), grid, weights, settings)
+        return hidden_states.add_(shaped_like(delta, hidden_states))
     folded = _fold(hidden_states, weights, settings)
     engine = chosen_engine(hidden_states, folded)
     return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=True, engine=engine)

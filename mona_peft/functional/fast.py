@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from mona_peft.blocks import Grid
+from mona_peft.blocks import Grid, shaped_like, tokens_of
 from mona_peft.functional import steps
 from mona_peft.functional.batched_gradients import for_each_gradient
 from mona_peft.functional.depthwise import depthwise_input_grad, depthwise_kernel_grad
@@ -69,7 +69,8 @@ def mona_fast(
     """Compute delta, or add it to the tokens in place.
 
     Args:
-        hidden_states: Tokens of shape (B, P + H * W, C); contiguous if `in_place`.
+        hidden_states: Tokens of shape (B, P + H * W, C). If `in_place`, they are contiguous, or a map (B, C, H, W) that
+            is channels last in memory.
         grid: (H, W).
         weights: The folded weights.
         dropout: Probability, 0 outside training.
@@ -84,7 +85,8 @@ def mona_fast(
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden_states, *weights)):
         return _Mona.apply(hidden_states, call, *weights)
     with steps.without_autocast(hidden_states.device.type):
-        return call.engine.forward(hidden_states, call, weights)[0]
+        result = call.engine.forward(tokens_of(hidden_states), call, weights)[0]
+    return hidden_states if in_place else result
 
 
 class _Mona(torch.autograd.Function):
@@ -94,12 +96,13 @@ class _Mona(torch.autograd.Function):
         before = x.clone() if in_half else x
         # Autocast had its say when the weights were folded; the norm is none of its business.
         with steps.without_autocast(x.device.type):
-            result, p, statistics = call.engine.forward(x, call, FoldedWeights(*weights))
-        if call.in_place:
-            ctx.mark_dirty(x)
+            result, p, statistics = call.engine.forward(tokens_of(x), call, FoldedWeights(*weights))
         ctx.call = call
         # A tensor among those kept: what gradient checkpointing makes again replaces all of them or none.
-        keeps_input = torch.tensor(steps.loses_input(before, result, statistics)) if in_half else None
+        keeps_input = torch.tensor(steps.loses_input(tokens_of(before), result, statistics)) if in_half else None
+        if call.in_place:
+            ctx.mark_dirty(x)
+            result = x
         kept = before if in_half and keeps_input else x  # which is the result by now, if in place
         ctx.save_for_backward(kept, keeps_input, p, *(statistics or (None, None)), *weights)
         return result
@@ -118,10 +121,15 @@ class _Mona(torch.autograd.Function):
         call = ctx.call._replace(in_place=False) if has_input else ctx.call
         with steps.without_autocast(grad.device.type):
             backward = call.engine.backward(call, FoldedWeights(*weights), FoldedWeights(*needs), needs_x)
-            x_grad = backward(grad.contiguous(), kept.contiguous(), p, statistics)
+            tokens_grad = tokens_of(grad).contiguous()
+            x_grad = backward(tokens_grad, tokens_of(kept).contiguous(), p, statistics)
         if needs_x and has_input:
-            x_grad = x_grad + grad  # the residual's, which the engine leaves out
-        return x_grad, None, *(backward.grads[name] for name in FoldedWeights._fields)
+            x_grad = x_grad + tokens_grad  # the residual's, which the engine leaves out
+        return (
+            None if x_grad is None else shaped_like(x_grad, grad),
+            None,
+            *(backward.grads[name] for name in FoldedWeights._fields),
+        )
 
 
 def _saved(ctx: Any) -> tuple[torch.Tensor | None, ...]:

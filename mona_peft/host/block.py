@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mona_peft.blocks import PATCH_GRID, Layout, anatomy_of, norm_of
+from mona_peft.blocks import PATCH_GRID, Layout, anatomy_of, is_dense, norm_of
 from mona_peft.functional.dispatch import is_transformed, trains_compiled
 from mona_peft.host.class_swap import is_own_forward
 from mona_peft.host.per_sample import rows_by_adapter
@@ -27,7 +27,8 @@ class ResidualAdapter(nn.Module):
     """What an adapter is to the block that hosts it: `forward(hidden_states, grid) -> delta`.
 
     One that needs less memory when it adds `delta` itself says so in `adds_in_place`; its `forward` then takes a third
-    argument, `in_place`, and adds `delta` to `hidden_states`.
+    argument, `in_place`, and adds `delta` to `hidden_states`, which may then be a map (B, C, H, W), channels last in
+    memory.
     """
 
     adds_in_place = False
@@ -49,7 +50,7 @@ def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
         whole = hidden_states._base if hidden_states._is_view() else hidden_states
     except AttributeError:  # no public names
         return False
-    if whole.numel() != hidden_states.numel() or not hidden_states.is_contiguous():
+    if whole.numel() != hidden_states.numel() or not is_dense(hidden_states):
         return False
     producer = whole.grad_fn
     return not whole.requires_grad if producer is None else producer.name() == "AddBackward0"
@@ -166,7 +167,9 @@ class AdaptedBlock:
             hidden_states = hidden_states.contiguous()
         grid = adapter_layer.token_map.source.read(hidden_states, args, kwargs)
         placement = adapter_layer.config_cls.placement(adapter_layer, grid, adapter_names)
-        stand_ins = recomputed_branch(self, anatomy.whole_mlp_branch) if adapter_layer.recomputes_mlp else {}
+        stand_ins = {}
+        for site in adapter_layer.recomputed_sites():
+            stand_ins |= recomputed_branch(self, anatomy.branch(site))
         taps = {name: tap(stand_ins.get(name, getattr(self, name))) for name, tap in placement.taps().items()}
         outputs = self.stock_class.forward(self.view_class(self, stand_ins | taps), hidden_states, *args, **kwargs)
         missed = [name for name, tap in taps.items() if not tap.reached]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mona_peft.blocks import ATTENTION, MLP, SITES, BlockAnatomy, Layout, Maps, anatomy_of, is_one_map
+from mona_peft.blocks import ATTENTION, MLP, SITES, BlockAnatomy, Layout, Maps, anatomy_of, is_dense, is_one_map
 from mona_peft.host.block import change_first, is_watched, may_be_overwritten
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -142,14 +142,14 @@ class AfterResidual(Placement):
         tokens = self.token_map.to_tokens(hidden_states, layout, grid)
         # Only into the very tensor that the block goes on with: `tokens` may be a copy of it in another order.
         if (
-            tokens is hidden_states
+            (tokens is hidden_states or (layout is Layout.BCHW and is_dense(hidden_states)))
             and is_one_map(grid)
             and self.adapter_names is None
             and self.anatomy.fresh_sums
             and may_be_overwritten(hidden_states)
             and not is_watched(self.adapter_layer)
         ):
-            total = self.adapter_layer.add_(tokens, grid, site)
+            total = self.adapter_layer.add_(hidden_states, grid, site)
             if total is not None:
                 return total, None
         delta = self.adapter_layer(tokens, grid, site, adapter_names=self.adapter_names)

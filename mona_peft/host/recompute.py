@@ -1,8 +1,8 @@
-"""Recompute a block's MLP branch in the backward pass instead of keeping what is inside it.
+"""Recompute a block's frozen branches in the backward pass instead of keeping what is inside them.
 
-The branch is frozen, so its backward pass needs one thing alone from within: the input of the activation function, four
-times as wide as the block. That is a third to a half of all that a block keeps, and the first half of the branch gives
-it back from the block's `h`, which is kept anyway.
+An MLP branch needs one thing alone from within: the input of the activation function, four times as wide as the block.
+That is a third to a half of all that a block keeps, and the first half of the branch gives it back from the block's
+`h`, which is kept anyway. An attention branch needs queries, keys, values and its output; all of it is computed again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed_branch(block: nn.Module, names: Sequence[str]) -> dict[str, Callable[..., torch.Tensor]]:
-    """Return stand-ins for the submodules of an MLP branch: the last does the work of all, the others pass on.
+    """Return stand-ins for the submodules of a branch: the last does the work of all, the others pass on.
 
     Args:
         block: The block.
@@ -29,7 +29,7 @@ def recomputed_branch(block: nn.Module, names: Sequence[str]) -> dict[str, Calla
             hidden_states = module(hidden_states)
         return last(hidden_states, *args, **kwargs)
 
-    # SegFormer's last submodule is given the grid besides, that of ViTPose the number of the dataset.
+    # Attention is given masks besides, SegFormer's last submodule the grid, that of ViTPose the dataset's number.
     def recomputed(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if torch.is_grad_enabled() and hidden_states.requires_grad:
             return checkpoint(branch, hidden_states, *args, use_reentrant=False, **kwargs)

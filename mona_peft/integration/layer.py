@@ -63,7 +63,7 @@ class ResidualAdapterLayer(FreeTunerLayer):
     Attributes:
         dim: Width C of the block; `in_features` and `out_features` are the same.
         anatomy: The block's anatomy.
-        recompute_mlp: Whether an adapter asks for the MLP branch to be recomputed, by its name.
+        recomputed: Sites whose branches an adapter asks to be recomputed, by its name.
         adapter_weights: Factor of each active adapter's output; an adapter that is not named has 1.
         trained_heads: The heads of the whole model that PEFT trains and saves.
     """
@@ -72,7 +72,7 @@ class ResidualAdapterLayer(FreeTunerLayer):
     """Configuration of the method."""
 
     # What PEFT deletes of an adapter besides its modules.
-    other_param_names = ("recompute_mlp", "adapter_weights")
+    other_param_names = ("recomputed", "adapter_weights")
 
     def __init__(self, block: nn.Module, token_map: TokenMap) -> None:
         super().__init__()
@@ -83,13 +83,13 @@ class ResidualAdapterLayer(FreeTunerLayer):
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
         self.adapter_weights: dict[str, float] = {}
-        self.recompute_mlp: dict[str, bool] = {}
+        self.recomputed: dict[str, tuple[str, ...]] = {}
         self.trained_heads: list[nn.Module] = []
         self.train(block.training)
 
     def update_layer(self, adapter_name: str, config: ResidualAdapterConfig, block: nn.Module) -> None:
         """Add the adapters called `adapter_name` at the sites that `config` names, on the device of `block`."""
-        self.recompute_mlp[adapter_name] = config.recompute_mlp
+        self.recomputed[adapter_name] = config.recomputed
         for site in config.sites_in(self.anatomy):
             adapter = _new_adapter(config, self.dim, *_device_and_dtype(block)).train(block.training)
             self._adapters_by_site()[site][adapter_name] = adapter
@@ -130,10 +130,9 @@ class ResidualAdapterLayer(FreeTunerLayer):
             return True
         return any(name in adapters for name in self.active_adapters for adapters in self._adapters_by_site().values())
 
-    @property
-    def recomputes_mlp(self) -> bool:
-        """Whether an active adapter asks for the MLP branch to be recomputed in the backward pass."""
-        return any(self.recompute_mlp.get(name, False) for name in self.active_adapters)
+    def recomputed_sites(self) -> list[str]:
+        """Return the sites whose branches an active adapter asks to be recomputed in the backward pass."""
+        return [site for site in SITES if any(site in self.recomputed.get(name, ()) for name in self.active_adapters)]
 
     def forward(
         self,
@@ -172,7 +171,7 @@ class ResidualAdapterLayer(FreeTunerLayer):
         """Add what the active adapter adds at a site to `hidden_states` in place, which needs less memory.
 
         Args:
-            hidden_states: Tokens of shape (B, N, C).
+            hidden_states: Tokens of shape (B, N, C), or a map (B, C, H, W), channels last in memory.
             grid: (H, W).
             site: One of `SITES`.
 

@@ -12,7 +12,7 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import _ExcludedModule
 from torch import nn
 
-from mona_peft.blocks import anatomy_of, check_mlp_branch, forget_patch_grids, token_map_of, width_of
+from mona_peft.blocks import anatomy_of, check_branch, forget_patch_grids, token_map_of, width_of
 from mona_peft.config import ResidualAdapterConfig
 from mona_peft.host.block import AdaptedBlock, ResidualAdapter
 from mona_peft.host.class_swap import restore_class, swap_class
@@ -117,8 +117,8 @@ class ResidualAdapterModel(MethodModel):
                     "The blocks have adapters of another method already, and a block runs with those of one. Take them "
                     f"off with unload() before {config.title} is attached."
                 )
-            if config.recompute_mlp:
-                check_mlp_branch(block)
+            for site in config.recomputed:
+                check_branch(block, site)
         with torch.device("meta"):
             return {width: config.make_adapter(width) for width in {width_of(block) for block in blocks}}
 

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from mona_peft.blocks import Grid
+from mona_peft.blocks import Grid, tokens_of
 from mona_peft.config import ResidualAdapterConfig
 from mona_peft.functional.dispatch import add_mona_, mona_delta
 from mona_peft.functional.folding import can_fold
@@ -128,8 +128,9 @@ class Mona(ResidualAdapter):
         Args:
             hidden_states: Tokens `x` of shape (B, P + H * W, C): P prefix tokens, then the grid, row by row.
             grid: (H, W).
-            in_place: Add it to `hidden_states`. That keeps least for the backward pass, which has the input back from
-                the output: neither may be edited in place before it has run.
+            in_place: Add it to `hidden_states`, which may then be a map (B, C, H, W), channels last in memory. That
+                keeps least for the backward pass, which has the input back from the output: neither may be edited in
+                place before it has run.
 
         Returns:
             `delta` of the shape of `hidden_states`; with `in_place` `hidden_states`, to which it has been added.
@@ -137,7 +138,7 @@ class Mona(ResidualAdapter):
         Raises:
             ValueError: If there are fewer tokens than the grid has places.
         """
-        self._check_grid(hidden_states, grid)
+        self._check_grid(tokens_of(hidden_states), grid)
         compute = add_mona_ if in_place else mona_delta
         return compute(hidden_states, grid, self.weights(), self.settings())
 
@@ -212,6 +213,8 @@ class MonaConfig(ResidualAdapterConfig):
             authors' initialisation. `False`: nothing is zero, for tests.
         recompute_mlp: Recompute the MLP branches of the adapted blocks in the backward pass instead of keeping the
             inputs of their activation functions, four times as wide as the block. Changes memory and time, no result.
+        recompute_attention: Recompute the attention branches too, of blocks that are known to allow it (Swin, ViT,
+            DINOv2, DINOv3, CLIP and others of their kind).
 
     Raises:
         ValueError: If a value is out of range; the message says what is allowed.

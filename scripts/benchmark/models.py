@@ -24,6 +24,7 @@ from mona_peft import Mona, MonaConfig
 from mona_peft.blocks import Grid
 from mona_peft.functional.formula import mona_formula
 from mona_peft.functional.triton import triton_kernels
+from mona_peft.integration.checkpointing import enable_checkpointing
 from mona_peft.integration.selection import TASK_HEAD
 from mona_peft.tasks.models import methods
 
@@ -35,7 +36,7 @@ SIZES = {
     "dinov2-small": {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12},
     "dinov2-base": {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12},
 }
-LEFT_OUT = {"convnext-tiny": ("Mona, MLP recomputed",)}
+LEFT_OUT = {"convnext-tiny": ("Mona, MLP recomputed", "Mona, branches recomputed")}
 """Methods that a size can't be trained by: a ConvNeXt has no MLP branch beside another residual."""
 SMALLEST_MAP = 7
 """Side of the smallest map that a Swin's windows fit; smaller images get a model without its last stages."""
@@ -123,6 +124,18 @@ def mona_recompute(model: PreTrainedModel) -> nn.Module:
     return mona(model, recompute_mlp=True)
 
 
+def mona_recompute_branches(model: PreTrainedModel) -> nn.Module:
+    """Mona with both branches of every block recomputed."""
+    return mona(model, recompute_mlp=True, recompute_attention=True)
+
+
+def mona_checkpointed(model: PreTrainedModel) -> nn.Module:
+    """Mona under transformers' gradient checkpointing, as it is switched on."""
+    model = mona(model)
+    enable_checkpointing(model, {"use_reentrant": False})
+    return model
+
+
 def mona_formula_only(model: PreTrainedModel) -> nn.Module:
     """Mona by its formula."""
     return _replace_monas(mona(model), FormulaMona)
@@ -159,6 +172,8 @@ METHODS: dict[str, Callable[[PreTrainedModel], nn.Module]] = {
     "Mona, formula": mona_formula_only,
     "Mona": mona,
     "Mona, MLP recomputed": mona_recompute,
+    "Mona, branches recomputed": mona_recompute_branches,
+    "Mona, checkpointed": mona_checkpointed,
     "full fine-tuning": methods.METHODS["full"].adapt,
 }
 if torch.cuda.is_available() and find_spec("triton"):

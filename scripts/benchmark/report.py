@@ -19,8 +19,11 @@ from matplotlib.figure import Figure
 
 from mona_peft.tasks.reporting.pages import fill_page, table
 from mona_peft.tasks.reporting.plots import save_figure
+from scripts.benchmark.measure import ratios
 
 Methods = Mapping[str, Mapping[str, Any]]
+NOTCHES = ("Mona", "Mona, MLP recomputed", "Mona, branches recomputed", "Mona, checkpointed")
+"""Ways to keep less, the least saving first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables = {name: make(cases) for name, make in TABLES.items()} | {"provenance": provenance(records)}
     fill_page(args.page, "benchmark", tables)
     draw(_largest(cases), args.plot)
+    curves = _with(cases, "step", NOTCHES)
+    if curves:
+        draw_curves(curves, args.plot.with_stem(f"{args.plot.stem}_recompute"))
 
 
 def _title(case: Mapping[str, Any]) -> str:
@@ -54,6 +60,12 @@ def _with(cases: Sequence[Mapping[str, Any]], field: str, names: Sequence[str]) 
 
 def _ratio(values: Mapping[str, float]) -> str:
     return f"{values['ratio']:.2f} ({values['low']:.2f}-{values['high']:.2f})"
+
+
+def _against(method: Mapping[str, Any], reference: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the ratio of two methods' steps, taken within each round."""
+    seconds = {"method": method["step"]["seconds"], "reference": reference["step"]["seconds"]}
+    return ratios(seconds, "reference")["method"]
 
 
 def step_table(cases: Sequence[Mapping[str, Any]]) -> str:
@@ -111,7 +123,8 @@ def peak_table(cases: Sequence[Mapping[str, Any]]) -> str:
 
 def scaling_table(cases: Sequence[Mapping[str, Any]]) -> str:
     """Returns how Mona compares as the work grows."""
-    header = ["", "step / LoRA, formula", "step / LoRA", "kept / LoRA, formula", "kept / LoRA", "kept / norm-tuning"]
+    steps = ["step / LoRA, formula", "step / LoRA", "step / norm-tuning"]
+    header = ["", *steps, "kept / LoRA, formula", "kept / LoRA", "kept / norm-tuning"]
     rows = []
     for case in _with(cases, "step", ["norm-tuning", "LoRA", "Mona, formula", "Mona"]):
         methods: Methods = case["methods"]
@@ -121,6 +134,7 @@ def scaling_table(cases: Sequence[Mapping[str, Any]]) -> str:
                 _title(case),
                 _ratio(methods["Mona, formula"]["step"]),
                 _ratio(methods["Mona"]["step"]),
+                _ratio(_against(methods["Mona"], methods["norm-tuning"])),
                 f"{kept['Mona, formula'] / kept['LoRA']:.3f}",
                 f"{kept['Mona'] / kept['LoRA']:.3f}",
                 f"{kept['Mona'] / kept['norm-tuning']:.3f}",
@@ -151,6 +165,22 @@ def attach_table(cases: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows)
 
 
+def recompute_table(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what less memory costs, by each way."""
+    rows = []
+    for case in _with(cases, "step", NOTCHES):
+        methods: Methods = {name: case["methods"][name] for name in NOTCHES}
+        for name, method in methods.items():
+            share = method["kept_bytes"] / methods["Mona"]["kept_bytes"]
+            figures = (
+                f"{method['kept_bytes'] / 1e6:.1f} MB",
+                f"{share:.3f}",
+                _ratio(_against(method, methods["Mona"])),
+            )
+            rows.append([_title(case), name, *figures])
+    return table(["", "method", "kept", "kept / Mona", "step / Mona (quartiles)"], rows)
+
+
 TABLES = {
     "step": step_table,
     "kept": kept_table,
@@ -159,6 +189,7 @@ TABLES = {
     "peak": peak_table,
     "scaling": scaling_table,
     "attach": attach_table,
+    "recompute": recompute_table,
 }
 
 
@@ -198,6 +229,24 @@ def draw(case: Mapping[str, Any], path: Path) -> None:
         axes.set(xlabel=label)
         axes.margins(x=0.15)
     kept_axes.invert_yaxis()
+    save_figure(figure, path)
+
+
+def draw_curves(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws kept bytes and step time of each way to keep less, a curve a case."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for case in cases:
+        methods: Methods = case["methods"]
+        mona = methods["Mona"]
+        kept = [methods[name]["kept_bytes"] / mona["kept_bytes"] for name in NOTCHES]
+        steps = [_against(methods[name], mona)["ratio"] for name in NOTCHES]
+        axes.plot(kept, steps, marker="o", label=_title(case))
+        for name, x, y in zip(NOTCHES, kept, steps, strict=True):
+            axes.annotate(name.removeprefix("Mona, "), (x, y), textcoords="offset points", xytext=(5, 5))
+    axes.set(xlabel="kept for the backward pass / Mona", ylabel="time of a step / Mona")
+    axes.margins(x=0.2, y=0.1)
+    axes.legend()
     save_figure(figure, path)
 
 

@@ -73,6 +73,13 @@ def test_kept_bytes_of_swin_tiny():
     assert kept["Mona, MLP recomputed"] <= 0.59 * kept["LoRA"]
 
 
+def test_kept_bytes_of_convnext():
+    """Likewise: the depthwise convolution of the next block keeps Mona's output, so this costs nothing."""
+    base = stock_model("convnext-tiny", 224)
+    kept = {name: kept_bytes(build(name, base), torch.randn(1, 3, 224, 224)) for name in ("norm-tuning", "Mona")}
+    assert kept["Mona"] <= 0.93 * kept["norm-tuning"]
+
+
 @pytest.mark.parametrize("size", ["dinov2-small", "dinov2-base"])
 def test_kept_bytes_of_dinov2(size, monkeypatch):
     """Likewise; of four blocks, as all blocks but the first keep the same."""
