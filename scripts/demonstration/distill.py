@@ -242,9 +242,9 @@ def card_figures(results: dict[str, float]) -> str:
     for name in ("student", "teacher", "letters"):
         found = [
             f"{results[f'{name}_{what}_linear']:.1%} / {results[f'{name}_{what}_neighbours']:.1%}"
-            for what in ("cells", "digits")
+            for what in ("cells", "digits", "plain_digits")
         ]
-        lines.append(f"  {name}: solar cells {found[0]}, digits {found[1]}")
+        lines.append(f"  {name}: solar cells {found[0]}, digits over photographs {found[1]}, on black {found[2]}")
     return "\n".join(lines)
 
 
@@ -258,9 +258,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = find_checkpoint(args)
     pictures = [*photographs("pretraining"), *wallpapers()]
     crops = Crops(pictures, args.seed)
-    tokens = teacher_tokens(
-        crops, args.num_crops, Path(args.output_dir, f"teacher-{args.num_crops}-{args.seed}.safetensors")
-    )
+    # Beside the output directory, so that a run that ends before its first checkpoint leaves that one empty.
+    file = Path(f"{args.output_dir}-teacher-{args.num_crops}-{args.seed}.safetensors")
+    tokens = teacher_tokens(crops, args.num_crops, file)
     set_seed(args.seed)
     size = {"height": STUDENT_SIZE, "width": STUDENT_SIZE}
     trainer = Trainer(

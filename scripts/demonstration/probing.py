@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from PIL import Image
+from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -16,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from scripts.demonstration.cell_inputs import pixel_values
-from scripts.demonstration.digits import handwritten_digits
+from scripts.demonstration.digits import SCANS, digit_stencil, handwritten_digits
 from scripts.demonstration.dinov2 import MEAN, STD
 from scripts.demonstration.solar_cells import load_solar_cells, split, subset
 
@@ -45,7 +46,16 @@ def digits(size: int) -> tuple[Part, Part]:
     )
 
 
-SETS: dict[str, Callable[[int], tuple[Part, Part]]] = {"cells": cells, "digits": digits}
+def plain_digits(size: int) -> tuple[Part, Part]:
+    """Returns the same digits, bright on black and without a photograph, to train and to test on."""
+    scans = load_digits()
+    return tuple(
+        (torch.stack([_on_black(scans.images[scan], size) for scan in SCANS[name]]), scans.target[list(SCANS[name])])
+        for name in ("train", "test")
+    )
+
+
+SETS: dict[str, Callable[[int], tuple[Part, Part]]] = {"cells": cells, "digits": digits, "plain_digits": plain_digits}
 
 
 def as_input(image: Image.Image) -> torch.Tensor:
@@ -80,6 +90,13 @@ def probe(model: nn.Module, size: int) -> dict[str, float]:
         for way, classifier in classifiers.items():
             found[f"{name}_{way}"] = float(classifier.fit(known, labels).score(asked, test_labels))
     return found
+
+
+def _on_black(scan: np.ndarray, size: int) -> torch.Tensor:
+    stencil = digit_stencil(scan)
+    picture = Image.new("L", (2 * max(stencil.size),) * 2)
+    picture.paste(stencil, ((picture.width - stencil.width) // 2, (picture.height - stencil.height) // 2))
+    return as_input(picture.convert("RGB").resize((size, size)))
 
 
 @cache

@@ -70,7 +70,7 @@ def test_the_loss_falls_when_the_student_says_what_the_teacher_does(pictures):
 
 def test_distillation_in_small(pictures, tiny_teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(distill, "wallpapers", lambda: pictures)
-    monkeypatch.setattr(probing, "SETS", {"cells": two_classes, "digits": two_classes})
+    monkeypatch.setattr(probing, "SETS", dict.fromkeys(("cells", "digits", "plain_digits"), two_classes))
     arguments = ["--num_crops", "4", "--max_steps", "2", "--per_device_train_batch_size", "2", "--warmup_steps", "1"]
     arguments += ["--use_cpu", "--bf16", "false", "--dataloader_num_workers", "0", "--disable_tqdm", "true"]
     distill.main([*arguments, "--output_dir", str(tmp_path / "out")])
@@ -85,7 +85,7 @@ def test_distillation_in_small(pictures, tiny_teacher, tmp_path, monkeypatch):
     card = (folder / "README.md").read_text()
     assert "4 crops of 10 pictures" in " ".join(card.split())
     assert "{" not in card
-    (tokens,) = (load_file(file)["tokens"] for file in (tmp_path / "out").glob("teacher-*.safetensors"))
+    (tokens,) = (load_file(file)["tokens"] for file in tmp_path.glob("out-teacher-*.safetensors"))
     assert tokens.shape == (4, 1 + SIZE * SIZE, 12)
     assert tokens[:, 1:].float().std((0, 1)) == pytest.approx(1, abs=0.05)
 
