@@ -22,10 +22,10 @@ MIRRORED = ((), (-1,), (-2,), (-2, -1))
 """Axes along which an image is flipped; the first is the image itself, and the only one outside of training."""
 
 
-def classifier() -> Dinov2ForImageClassification:
-    """Returns DINOv2-small with a new head for two classes; attention that is quick in bfloat16 on a CPU."""
+def classifier(classes: Sequence[str] = CLASSES) -> Dinov2ForImageClassification:
+    """Returns DINOv2-small with a new head for the classes; attention that is quick in bfloat16 on a CPU."""
     return Dinov2ForImageClassification.from_pretrained(
-        dinov2_small(), id2label=dict(enumerate(CLASSES)), attn_implementation="eager"
+        dinov2_small(), id2label=dict(enumerate(classes)), attn_implementation="eager"
     )
 
 

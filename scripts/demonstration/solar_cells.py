@@ -23,6 +23,7 @@ ELPV = Wheel(
     megabytes=91,
 )
 CLASSES = ("functional", "defective")
+LEVELS = ("functional", "functional, unsure", "defective, unsure", "defective")
 NUM_TEST = 656
 """Test cells, as many as in Deitsch et al., who train on the other 1,968. Which ones they took is not published."""
 
@@ -52,6 +53,11 @@ class SolarCells:
     def labels(self) -> np.ndarray:
         """(N,), 1 where the experts said defective, sure or not."""
         return (self.probabilities > 0.5).astype(np.int64)
+
+    @property
+    def levels(self) -> np.ndarray:
+        """(N,), which of `LEVELS` the experts chose."""
+        return np.rint(3 * self.probabilities).astype(np.int64)
 
 
 def load_solar_cells() -> SolarCells:

@@ -18,6 +18,7 @@ from scripts.demonstration.solar_cells import load_solar_cells, split
 from scripts.solar_study.plan import (
     BY_NAME,
     CELLS,
+    LEVELS,
     NUM_EPOCHS,
     REFERENCE,
     ROWS,
@@ -25,6 +26,7 @@ from scripts.solar_study.plan import (
     VARIANTS,
     Key,
     Record,
+    Row,
     chosen_rate,
     key_of,
     scores_of,
@@ -52,10 +54,12 @@ def report(records: Sequence[Record], page: Path) -> None:
     cells = load_solar_cells()
     test = split(cells)[1]
     labels, probabilities = cells.labels[test], cells.probabilities[test]
-    chosen = {number: chosen_records(by_key, number) for number in sorted(NUM_EPOCHS)}
+    chosen = {number: chosen_records(by_key, number, (*ROWS, *VARIANTS)) for number in sorted(NUM_EPOCHS)}
+    of_levels = chosen_records(by_key, CELLS, list(LEVELS.values()))
     parts = {
         "variants": variants_table(labels, chosen[CELLS]),
         "orders": orders_table(probabilities, chosen),
+        "levels": levels_table(probabilities, chosen[CELLS], of_levels),
         "provenance": provenance(records),
     }
     for number, runs in chosen.items():
@@ -66,14 +70,14 @@ def report(records: Sequence[Record], page: Path) -> None:
     draw(chosen, page.with_suffix(".png"))
 
 
-def chosen_records(by_key: dict[Key, Record], cells: int) -> Chosen:
+def chosen_records(by_key: dict[Key, Record], cells: int, rows: Sequence[Row]) -> Chosen:
     """Returns the records at the chosen rates, of the rows whose rate is chosen with that many training cells."""
     found: Chosen = {}
-    for name, row in BY_NAME.items():
-        keys = {seed: (name, cells, chosen_rate(row, cells, by_key), seed) for seed in SEEDS}
+    for row in rows:
+        keys = {seed: (row.name, cells, chosen_rate(row, cells, by_key), seed) for seed in SEEDS}
         runs = {seed: by_key[key] for seed, key in keys.items() if key in by_key}
         if runs:
-            found[name] = runs
+            found[row.name] = runs
     return found
 
 
@@ -108,13 +112,27 @@ def orders_table(probabilities: np.ndarray, chosen: dict[int, Chosen]) -> str:
     """Returns how well scores order the test cells as the experts' four levels do, by the number of training cells."""
     rows = []
     for name, row in BY_NAME.items():
-        cells = []
-        for runs in chosen.values():
-            found = [spearmanr(run["test_scores"], probabilities).statistic for run in runs.get(name, {}).values()]
-            cells.append(_mean(found, 3) if found else "")
+        found = [_orders(runs.get(name, {}), probabilities).values() for runs in chosen.values()]
+        cells = [_mean(list(one), 3) if one else "" for one in found]
         if any(cells):
             rows.append([row.title, *cells])
     return table(["Spearman's rank correlation", *(f"{number:,} cells" for number in chosen)], rows)
+
+
+def levels_table(probabilities: np.ndarray, chosen: Chosen, of_levels: Chosen) -> str:
+    """Returns what training on four levels changes, over the seeds that were trained both ways; Mona minus others."""
+    header = ("", "seeds", "rank correlation, two classes", "four levels", "AUC, two classes", "AUC, four levels")
+    rows = []
+    orders = {name: _orders(runs, probabilities) for name, runs in of_levels.items()}
+    mine = orders.get(LEVELS[REFERENCE].name, {})
+    for name, row in LEVELS.items():
+        if its := orders.get(row.name):
+            runs = {seed: chosen[name][seed] for seed in its}
+            aurocs = (_spread(one, "auc", 1, 3) for one in (runs, of_levels[row.name]))
+            both = (_mean(list(one.values()), 3) for one in (_orders(runs, probabilities), its))
+            within = [mine[seed] - its[seed] for seed in its if seed in mine and row is not LEVELS[REFERENCE]]
+            rows.append([row.title, str(len(its)), *both, *aurocs, _mean(within, 3) if within else ""])
+    return table([*header, "Mona minus it, four levels, rank correlation"], rows) if rows else NOTHING
 
 
 def differences_table(found: dict[str, Difference]) -> str:
@@ -210,6 +228,11 @@ def _draw_results(axes: Axes, runs: Chosen) -> None:
     axes.set_yticks(range(len(names)), [BY_NAME[name].title for name in names])
     axes.set(xlabel=f"AUC, {CELLS} training cells; a dot a seed")
     axes.grid(axis="x", alpha=0.3)
+
+
+def _orders(runs: dict[int, Record], probabilities: np.ndarray) -> dict[int, float]:
+    """Returns Spearman's rank correlation of scores and the experts' levels, by seed."""
+    return {seed: spearmanr(run["test_scores"], probabilities).statistic for seed, run in runs.items()}
 
 
 def _mean_auc(runs: dict[int, Record]) -> float:

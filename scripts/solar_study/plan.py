@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mona_peft.tasks.comparison.experiments import best_rate, rates_to_try
@@ -37,6 +37,7 @@ class Row:
         settings: Of `MethodArguments`, where they are not the defaults.
         first_block: The blocks before it are frozen.
         weight_decay: Of AdamW; spares norms and biases of the backbone.
+        has_levels: Whether it is trained on the experts' four levels, and not on two classes.
         is_sparing: Whether it spares whatever has a single axis, as `mona-peft train` does: norms and gammas of Mona.
     """
 
@@ -49,6 +50,7 @@ class Row:
     weight_decay: float = 0.05
     rate_of: str | None = None
     is_sparing: bool = False
+    has_levels: bool = False
 
 
 ROWS = (
@@ -68,7 +70,17 @@ VARIANTS = (
     Row("mona-16", "Mona, 16 channels", "mona", 1e-3, {"bottleneck_dim": 16}),
     Row("full-12", "Full fine-tuning, all twelve blocks", "full", 1e-4, first_block=0),
 )
-BY_NAME = {row.name: row for row in (*ROWS, *VARIANTS)}
+COMPARED = ("fixed", "full", "lora", "adaptformer", "mona")
+"""Names of the rows that are run on other numbers of cells, and on four levels, too."""
+
+LEVELS = {
+    row.name: replace(row, name=f"{row.name}-levels", rate_of=row.name, has_levels=True)
+    for row in ROWS
+    if row.name in COMPARED
+}
+"""By the row that is trained on two classes, the same trained on the experts' four levels, at the same rate."""
+
+BY_NAME = {row.name: row for row in (*ROWS, *VARIANTS, *LEVELS.values())}
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ def _named(*names: str) -> tuple[Row, ...]:
     return tuple(BY_NAME[name] for name in names)
 
 
-_MAIN = _named("fixed", "full", "lora", "adaptformer", "mona")
+_MAIN = _named(*COMPARED)
 STAGES = (
     Stage(400, ROWS, SEEDS[:3]),
     Stage(400, ROWS, SEEDS),
@@ -99,6 +111,7 @@ STAGES = (
     Stage(100, _MAIN, SEEDS[:3]),
     Stage(400, VARIANTS[:-1], SEEDS[:3]),
     Stage(1468, _MAIN, SEEDS[:1]),
+    Stage(400, tuple(LEVELS.values()), SEEDS[:3]),
     Stage(400, VARIANTS, SEEDS[:2]),
     Stage(1468, _MAIN, SEEDS[:3]),
     Stage(400, VARIANTS, SEEDS),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import expit
+from scipy.special import softmax
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from transformers import Trainer, TrainingArguments, default_data_collator, set_seed
 
@@ -20,7 +20,7 @@ from mona_peft.tasks.training.records import hardware, parameter_counts, softwar
 from mona_peft.tasks.training.trainer import WholeModelTrainer
 from scripts.demonstration.cell_inputs import MIRRORED, SIZE, CellInputs, classifier, pixel_values
 from scripts.demonstration.frozen_prefix import above, tokens_before
-from scripts.demonstration.solar_cells import SPLIT_SEED, SolarCells, load_solar_cells, split, subset
+from scripts.demonstration.solar_cells import CLASSES, LEVELS, SPLIT_SEED, SolarCells, load_solar_cells, split, subset
 from scripts.solar_study.plan import CELLS, NUM_EPOCHS, Run
 
 NUM_VALIDATION, BATCH_SIZE = 500, 16
@@ -88,9 +88,10 @@ def train(bench: Bench, run: Run) -> dict[str, Any]:
     """
     row, drawn = run.row, bench.drawn(run.seed, run.cells)
     inputs = bench.inputs(row.first_block, drawn)
-    parts = {name: CellInputs(inputs, bench.cells.labels, numbers, name == "train") for name, numbers in drawn.items()}
+    classes, answers = (LEVELS, bench.cells.levels) if row.has_levels else (CLASSES, bench.cells.labels)
+    parts = {name: CellInputs(inputs, answers, numbers, name == "train") for name, numbers in drawn.items()}
     set_seed(run.seed)
-    model = classifier().requires_grad_(False)  # the frozen blocks; methods decide on what is above them
+    model = classifier(classes).requires_grad_(False)  # the frozen blocks; methods decide on what is above them
     method_args = MethodArguments(method=row.method, **row.settings)
     with above(model, row.first_block), TemporaryDirectory() as folder:
         adapted = METHODS[row.method](model, method_args)
@@ -109,6 +110,7 @@ def train(bench: Bench, run: Run) -> dict[str, Any]:
         "settings": {
             **{"method": row.method, **METHODS[row.method].settings(method_args)},
             **{"first_block": row.first_block, "size": SIZE, "weight_decay": row.weight_decay},
+            **({"classes": list(LEVELS)} if row.has_levels else {}),
             **({"decays": "what has several axes"} if row.is_sparing else {}),
             **{"epochs": NUM_EPOCHS[run.cells], "batch_size": BATCH_SIZE, "split_seed": SPLIT_SEED},
         },
@@ -148,7 +150,7 @@ def training_arguments(folder: str, run: Run) -> TrainingArguments:
 
 
 def metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Returns area under the ROC curve, balanced accuracy, accuracy and log loss of probabilities of a defect."""
+    """Returns area under the ROC curve, balanced accuracy, accuracy and log loss of scores from 0, functional, to 1."""
     return {
         "auc": round(float(roc_auc_score(labels, scores)), 5),
         "balanced_accuracy": round(float(balanced_accuracy_score(labels, scores > 0.5)), 5),
@@ -158,5 +160,6 @@ def metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 
 def _scores(trainer: Trainer, part: CellInputs) -> np.ndarray:
-    logits = trainer.predict(part).predictions.astype(np.float64)
-    return expit(logits[:, 1] - logits[:, 0])
+    """Returns how defective each cell is said to be, from 0 to 1: the mean of the classes by their probabilities."""
+    probabilities = softmax(trainer.predict(part).predictions.astype(np.float64), axis=1)
+    return probabilities @ np.linspace(0, 1, probabilities.shape[1])

@@ -107,3 +107,8 @@ def test_a_run_in_small_leaves_a_record(tmp_path, monkeypatch):
     spared = training.train(bench, replace(run, row=replace(run.row, is_sparing=True, weight_decay=0.5)))
     assert spared["settings"]["decays"]
     assert spared["test_scores"] != record["test_scores"]
+    levels = training.train(bench, replace(run, row=replace(run.row, has_levels=True)))
+    assert len(levels["settings"]["classes"]) == 4
+    assert levels["parameters"]["trainable"] == record["parameters"]["trainable"] + 2 * (2 * 12 + 1)  # rows of the head
+    assert all(0 < score < 1 for score in levels["test_scores"])
+    assert levels["test_scores"] != record["test_scores"]
