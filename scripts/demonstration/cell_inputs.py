@@ -1,12 +1,14 @@
-"""Solar cells as DINOv2-small takes them, and its frozen blocks run over them once."""
+"""Solar cells as models take them, and frozen blocks of DINOv2-small run over them once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import Dinov2ForImageClassification
+from transformers import AutoModelForImageClassification, Dinov2ForImageClassification, PreTrainedModel
 
 from scripts.demonstration.dinov2 import MEAN, STD, dinov2_small
 from scripts.demonstration.frozen_prefix import tokens_before
@@ -22,10 +24,29 @@ MIRRORED = ((), (-1,), (-2,), (-2, -1))
 """Axes along which an image is flipped; the first is the image itself, and the only one outside of training."""
 
 
-def classifier(classes: Sequence[str] = CLASSES) -> Dinov2ForImageClassification:
-    """Returns DINOv2-small with a new head for the classes; attention that is quick in bfloat16 on a CPU."""
-    return Dinov2ForImageClassification.from_pretrained(
-        dinov2_small(), id2label=dict(enumerate(classes)), attn_implementation="eager"
+@dataclass(frozen=True)
+class Backbone:
+    """What is adapted.
+
+    Attributes:
+        folder: Returns where it is.
+        size: Side of its images in pixels.
+    """
+
+    folder: Callable[[], Path]
+    size: int
+
+
+BACKBONES = {
+    "dinov2": Backbone(lambda: dinov2_small(), SIZE),
+    "swin": Backbone(lambda: Path(__file__).parent / "distilled", 128),
+}
+
+
+def classifier(classes: Sequence[str] = CLASSES, backbone: str = "dinov2") -> PreTrainedModel:
+    """Returns a backbone with a new head for the classes; attention that is quick in bfloat16 on a CPU."""
+    return AutoModelForImageClassification.from_pretrained(
+        BACKBONES[backbone].folder(), id2label=dict(enumerate(classes)), attn_implementation="eager"
     )
 
 

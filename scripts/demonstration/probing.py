@@ -21,7 +21,7 @@ from scripts.demonstration.digits import SCANS, digit_stencil, handwritten_digit
 from scripts.demonstration.dinov2 import MEAN, STD
 from scripts.demonstration.solar_cells import load_solar_cells, split, subset
 
-NUM_TRAINING, NUM_TEST = 600, 400
+NUM_TRAINING, NUM_TEST = 600, 1300
 """Cells, all drawn from those to train on: whatever is chosen by these figures was not chosen by test cells."""
 
 Part = tuple[torch.Tensor, np.ndarray]

@@ -23,6 +23,7 @@ from scripts.solar_study.plan import (
     REFERENCE,
     ROWS,
     SEEDS,
+    SWIN,
     VARIANTS,
     Key,
     Record,
@@ -65,7 +66,12 @@ def report(records: Sequence[Record], page: Path) -> None:
     for number, runs in chosen.items():
         parts[f"results_{number}"] = results_table(runs)
         parts[f"differences_{number}"] = differences_table(differences(labels, runs, [row.name for row in ROWS]))
-        parts[f"rates_{number}"] = rates_table(by_key, number)
+        parts[f"rates_{number}"] = rates_table(by_key, number, (*ROWS, *VARIANTS))
+    swin = list(SWIN.values())
+    runs = chosen_records(by_key, CELLS, swin)
+    parts["results_swin"] = results_table(runs)
+    parts["differences_swin"] = differences_table(differences(labels, runs, list(runs), SWIN[REFERENCE].name))
+    parts["rates_swin"] = rates_table(by_key, CELLS, swin)
     fill_page(page, MARK, parts)
     draw(chosen, page.with_suffix(".png"))
 
@@ -81,13 +87,15 @@ def chosen_records(by_key: dict[Key, Record], cells: int, rows: Sequence[Row]) -
     return found
 
 
-def differences(labels: np.ndarray, chosen: Chosen, names: Sequence[str]) -> dict[str, Difference]:
+def differences(
+    labels: np.ndarray, chosen: Chosen, names: Sequence[str], reference: str = REFERENCE
+) -> dict[str, Difference]:
     """Returns Mona minus each of the named others, over the seeds that both have."""
     found = {}
     for name in names:
-        shared = sorted(chosen.get(REFERENCE, {}).keys() & chosen.get(name, {}).keys())
-        if name != REFERENCE and shared:
-            mine, its = ([np.array(chosen[row][seed]["test_scores"]) for seed in shared] for row in (REFERENCE, name))
+        shared = sorted(chosen.get(reference, {}).keys() & chosen.get(name, {}).keys())
+        if name != reference and shared:
+            mine, its = ([np.array(chosen[row][seed]["test_scores"]) for seed in shared] for row in (reference, name))
             found[name] = difference(labels, mine, its)
     return found
 
@@ -167,9 +175,9 @@ def variants_table(labels: np.ndarray, chosen: Chosen) -> str:
     return table(header, rows) if rows else NOTHING
 
 
-def rates_table(by_key: dict[Key, Record], cells: int) -> str:
+def rates_table(by_key: dict[Key, Record], cells: int, rows_of_table: Sequence[Row]) -> str:
     """Returns the validation AUC of the first seed by rate; the chosen one in bold."""
-    searched = {name: row for name, row in BY_NAME.items() if not row.rate_of}
+    searched = {row.name: row for row in rows_of_table if not row.rate_of}
     scores = {name: scores_of(row, cells, by_key) for name, row in searched.items()}
     tried = sorted({rate for found in scores.values() for rate in found})
     rows = []

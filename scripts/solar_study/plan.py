@@ -35,6 +35,7 @@ class Row:
         start: The learning rate around which the search begins.
         rate_of: Name of a row whose chosen rate is this one's too; without it the rate is searched for.
         settings: Of `MethodArguments`, where they are not the defaults.
+        backbone: Key of `scripts.demonstration.cell_inputs.BACKBONES`.
         first_block: The blocks before it are frozen.
         weight_decay: Of AdamW; spares norms and biases of the backbone.
         has_levels: Whether it is trained on the experts' four levels, and not on two classes.
@@ -46,6 +47,7 @@ class Row:
     method: str
     start: float
     settings: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str = "dinov2"
     first_block: int = 8
     weight_decay: float = 0.05
     rate_of: str | None = None
@@ -80,7 +82,14 @@ LEVELS = {
 }
 """By the row that is trained on two classes, the same trained on the experts' four levels, at the same rate."""
 
-BY_NAME = {row.name: row for row in (*ROWS, *VARIANTS, *LEVELS.values())}
+SWIN = {
+    row.name: replace(row, name=f"{row.name}-swin", backbone="swin", first_block=0)
+    for row in ROWS
+    if row.name in COMPARED
+}
+"""By the row that is trained on DINOv2-small, the same on the distilled Swin, all of it, at a rate of its own."""
+
+BY_NAME = {row.name: row for row in (*ROWS, *VARIANTS, *LEVELS.values(), *SWIN.values())}
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,7 @@ STAGES = (
     Stage(1468, _MAIN, SEEDS[:1]),
     Stage(400, tuple(LEVELS.values()), SEEDS[:3]),
     Stage(400, VARIANTS, SEEDS[:2]),
+    Stage(400, tuple(SWIN.values()), SEEDS[:3]),
     Stage(1468, _MAIN, SEEDS[:3]),
     Stage(400, VARIANTS, SEEDS),
     Stage(100, ROWS, SEEDS),

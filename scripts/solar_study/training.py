@@ -18,10 +18,10 @@ from mona_peft.tasks.models.arguments import MethodArguments
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.training.records import hardware, parameter_counts, software
 from mona_peft.tasks.training.trainer import WholeModelTrainer
-from scripts.demonstration.cell_inputs import MIRRORED, SIZE, CellInputs, classifier, pixel_values
+from scripts.demonstration.cell_inputs import BACKBONES, MIRRORED, CellInputs, classifier, pixel_values
 from scripts.demonstration.frozen_prefix import above, tokens_before
 from scripts.demonstration.solar_cells import CLASSES, LEVELS, SPLIT_SEED, SolarCells, load_solar_cells, split, subset
-from scripts.solar_study.plan import CELLS, NUM_EPOCHS, Run
+from scripts.solar_study.plan import CELLS, NUM_EPOCHS, Row, Run
 
 NUM_VALIDATION, BATCH_SIZE = 500, 16
 TRAINERS = {False: Trainer, True: partial(WholeModelTrainer, data_collator=default_data_collator)}
@@ -35,33 +35,34 @@ class Bench:
     cells: SolarCells
 
     def __post_init__(self) -> None:
-        self.stored: dict[int, torch.Tensor] = {}
-        self.is_stored: dict[int, np.ndarray] = {}
+        self.stored: dict[tuple[str, int], torch.Tensor] = {}
+        self.is_stored: dict[tuple[str, int], np.ndarray] = {}
 
     @cached_property
     def parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the 1,968 cells to draw from and of the 656 test cells."""
         return split(self.cells)
 
-    def inputs(self, first_block: int, drawn: dict[str, np.ndarray]) -> torch.Tensor:
-        """Returns tokens of cells before a block, (N, V, ...): of all drawn, and of those to train in all mirrorings.
+    def inputs(self, row: Row, drawn: dict[str, np.ndarray]) -> torch.Tensor:
+        """Returns what a row's blocks take, (N, V, ...): of all cells drawn, and of those to train in all mirrorings.
 
         What is not drawn, in this call or before, is not there.
         """
-        done = self.is_stored.setdefault(first_block, np.zeros((len(self.cells.images), len(MIRRORED)), bool))
+        key = row.backbone, row.first_block
+        done = self.is_stored.setdefault(key, np.zeros((len(self.cells.images), len(MIRRORED)), bool))
         model = None
         for place, axes in enumerate(MIRRORED):
             wanted = drawn["train"] if place else np.concatenate(list(drawn.values()))
             lacking = wanted[~done[wanted, place]]
             if len(lacking):
-                model = model or classifier()
-                pixels = pixel_values(self.cells.images[lacking]).flip(axes)
-                tokens = tokens_before(model, first_block, pixels).bfloat16()
-                if first_block not in self.stored:
-                    self.stored[first_block] = torch.zeros(*done.shape, *tokens.shape[1:], dtype=tokens.dtype)
-                self.stored[first_block][lacking, place] = tokens
+                model = model or classifier(backbone=row.backbone)
+                pixels = pixel_values(self.cells.images[lacking], BACKBONES[row.backbone].size).flip(axes)
+                tokens = tokens_before(model, row.first_block, pixels).bfloat16()
+                if key not in self.stored:
+                    self.stored[key] = torch.zeros(*done.shape, *tokens.shape[1:], dtype=tokens.dtype)
+                self.stored[key][lacking, place] = tokens
                 done[lacking, place] = True
-        return self.stored[first_block]
+        return self.stored[key]
 
     def drawn(self, seed: int, cells: int) -> dict[str, np.ndarray]:
         """Returns numbers of the training, validation and test cells of a seed; no two parts share one.
@@ -87,11 +88,13 @@ def train(bench: Bench, run: Run) -> dict[str, Any]:
         The record: settings, results by part, the scores of the test cells, parameters, time, versions, machine.
     """
     row, drawn = run.row, bench.drawn(run.seed, run.cells)
-    inputs = bench.inputs(row.first_block, drawn)
+    inputs = bench.inputs(row, drawn)
     classes, answers = (LEVELS, bench.cells.levels) if row.has_levels else (CLASSES, bench.cells.labels)
     parts = {name: CellInputs(inputs, answers, numbers, name == "train") for name, numbers in drawn.items()}
     set_seed(run.seed)
-    model = classifier(classes).requires_grad_(False)  # the frozen blocks; methods decide on what is above them
+    model = classifier(classes, row.backbone).requires_grad_(
+        False
+    )  # the frozen blocks; methods decide on what is above them
     method_args = MethodArguments(method=row.method, **row.settings)
     with above(model, row.first_block), TemporaryDirectory() as folder:
         adapted = METHODS[row.method](model, method_args)
@@ -109,7 +112,8 @@ def train(bench: Bench, run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "settings": {
             **{"method": row.method, **METHODS[row.method].settings(method_args)},
-            **{"first_block": row.first_block, "size": SIZE, "weight_decay": row.weight_decay},
+            **{"backbone": row.backbone, "first_block": row.first_block, "size": BACKBONES[row.backbone].size},
+            **{"weight_decay": row.weight_decay},
             **({"classes": list(LEVELS)} if row.has_levels else {}),
             **({"decays": "what has several axes"} if row.is_sparing else {}),
             **{"epochs": NUM_EPOCHS[run.cells], "batch_size": BATCH_SIZE, "split_seed": SPLIT_SEED},

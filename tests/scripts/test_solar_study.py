@@ -93,11 +93,12 @@ def test_a_run_in_small_leaves_a_record(tmp_path, monkeypatch):
         assert sum(map(len, parts.values())) == len(set(np.concatenate(list(parts.values())))) == total
         assert np.array_equal(parts["validation"], drawn["validation"])
     assert set(fewer["train"]) < set(drawn["train"]) < set(more["train"])
-    alike = bench.inputs(1, drawn)[drawn["test"], 0]
-    assert torch.equal(alike, training.Bench(bench.cells).inputs(1, more)[drawn["test"], 0])
+    row = Row("mona", "Mona", "mona", 1e-3, {"bottleneck_dim": 4}, first_block=1)
+    alike = bench.inputs(row, drawn)[drawn["test"], 0]
+    assert torch.equal(alike, training.Bench(bench.cells).inputs(row, more)[drawn["test"], 0])
     mirrored = cell_inputs.mirrored_inputs(cell_inputs.classifier(), 1, cell_inputs.pixel_values(images))
-    assert torch.allclose(bench.inputs(1, more)[more["train"]].float(), mirrored[more["train"]].float(), atol=0.02)
-    run = Run(Row("mona", "Mona", "mona", 1e-3, {"bottleneck_dim": 4}, first_block=1), 24, 1e-3, 1)
+    assert torch.allclose(bench.inputs(row, more)[more["train"]].float(), mirrored[more["train"]].float(), atol=0.02)
+    run = Run(row, 24, 1e-3, 1)
     record = json.loads(json.dumps(training.train(bench, run)))
     assert key_of(record) == run.key
     assert len(record["test_scores"]) == 24
