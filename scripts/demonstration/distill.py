@@ -43,7 +43,7 @@ MIN_CROP = 96
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/distilled_backbone",
-    "max_steps": 1100,
+    "max_steps": 3000,
     "per_device_train_batch_size": 48,
     "learning_rate": 1.5e-3,
     "lr_scheduler_type": "cosine",
@@ -78,7 +78,7 @@ learnt from DINOv2-small what it says of crops of photographs.
 class DistillationArguments(TrainingArguments):
     """Arguments of this distillation."""
 
-    num_crops: int = field(default=4000, metadata={"help": "Crops that the teacher sees, once each."})
+    num_crops: int = field(default=10_000, metadata={"help": "Crops that the teacher sees, once each."})
 
 
 class Crops:

@@ -140,7 +140,7 @@ def levels_table(probabilities: np.ndarray, chosen: Chosen, of_levels: Chosen) -
             both = (_mean(list(one.values()), 3) for one in (_orders(runs, probabilities), its))
             within = [mine[seed] - its[seed] for seed in its if seed in mine and row is not LEVELS[REFERENCE]]
             rows.append([row.title, str(len(its)), *both, *aurocs, _mean(within, 3) if within else ""])
-    return table([*header, "Mona minus it, four levels, rank correlation"], rows) if rows else NOTHING
+    return table([*header, "Mona minus it, rank correlation, four levels"], rows) if rows else NOTHING
 
 
 def differences_table(found: dict[str, Difference]) -> str:

@@ -83,7 +83,13 @@ LEVELS = {
 """By the row that is trained on two classes, the same trained on the experts' four levels, at the same rate."""
 
 SWIN = {
-    row.name: replace(row, name=f"{row.name}-swin", backbone="swin", first_block=0)
+    row.name: replace(
+        row,
+        name=f"{row.name}-swin",
+        title="All weights" if row.name == "full" else row.title,
+        backbone="swin",
+        first_block=0,
+    )
     for row in ROWS
     if row.name in COMPARED
 }

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, Dinov2Config, Dinov2Model
 
 from scripts.demonstration import distill, probing, wallpapers
+from scripts.demonstration.cell_inputs import classifier, pixel_values
 from scripts.demonstration.distill import Crops, Distillation, TaughtCrops
 
 SIZE = distill.TEACHER_SIZE // 14
@@ -108,3 +110,16 @@ def test_pictures_of_a_package_are_read_and_icons_are_not(pictures, tmp_path):
     subprocess.run(["dpkg-deb", "--build", folder, tmp_path / "some.deb"], check=True, capture_output=True)
     (found,) = wallpapers.pictures_in(tmp_path / "some.deb")
     assert found.size == (1024, 512)
+
+
+@torch.no_grad()
+def test_the_stored_swin_knows_images_apart():
+    folder = Path(distill.__file__).parent / "distilled"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 6_000_000
+    results = json.loads((folder / "training.json").read_text())["results"]
+    assert results["student_cells_linear"] > results["letters_cells_linear"] + 0.03  # why it is stored
+    model = classifier(backbone="swin").eval()
+    black, white = pixel_values(np.stack([np.zeros((60, 60)), np.full((60, 60), 255)]).astype(np.uint8), 128)
+    features = model.swin(torch.stack([black, white])).pooler_output
+    assert torch.nn.functional.cosine_similarity(*features, dim=0) < 0.9
+    assert features.dtype == torch.float32
