@@ -216,6 +216,11 @@ class ResidualAdapterConfig(MethodConfig):
         """The sites whose branches are recomputed in the backward pass."""
         return tuple(site for site in SITES if getattr(self, f"recompute_{site}"))
 
+    @property
+    def needs_frames(self) -> str | None:
+        """The setting that asks for blocks that see whole videos; None: there is none."""
+        return None
+
     def sites_in(self, anatomy: BlockAnatomy) -> tuple[str, ...]:
         """Return the sites at which a block of this anatomy gets an adapter."""
         possible = self.placement.sites_of(anatomy)

@@ -3,7 +3,7 @@
 from mona_peft.blocks.anatomy import ATTENTION, MLP, SITES, BlockAnatomy
 from mona_peft.blocks.families import KNOWN_BLOCKS, REFUSED_BLOCKS
 from mona_peft.blocks.grid import PATCH_GRID
-from mona_peft.blocks.layout import Grid, Layout, is_dense, shaped_like, tokens_of
+from mona_peft.blocks.layout import Grid, Layout, VideoGrid, is_dense, shaped_like, tokens_of
 from mona_peft.blocks.lookup import (
     anatomy_of,
     check_branch,
@@ -15,7 +15,7 @@ from mona_peft.blocks.lookup import (
 )
 from mona_peft.blocks.packed import Maps, is_one_map, on_each_map
 from mona_peft.blocks.patch_grids import forget_patch_grids
-from mona_peft.blocks.token_map import TokenMap, check_token_map, token_map_of
+from mona_peft.blocks.token_map import TokenMap, check_token_map, sees_frames, token_map_of
 
 __all__ = [
     "ATTENTION",
@@ -29,6 +29,7 @@ __all__ = [
     "Layout",
     "Maps",
     "TokenMap",
+    "VideoGrid",
     "anatomy_of",
     "check_branch",
     "check_token_map",
@@ -40,6 +41,7 @@ __all__ = [
     "on_each_map",
     "refusals",
     "register_block",
+    "sees_frames",
     "shaped_like",
     "token_map_of",
     "tokens_of",

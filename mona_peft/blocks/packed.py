@@ -71,7 +71,7 @@ def is_one_map(maps: Maps) -> bool:
 
 
 def on_each_map(
-    compute: Callable[[torch.Tensor, Grid], torch.Tensor], tokens: torch.Tensor, maps: Maps
+    compute: Callable[[torch.Tensor, Grid], torch.Tensor], tokens: torch.Tensor, maps: Maps, whole_videos: bool = False
 ) -> torch.Tensor:
     """Return what `compute(tokens, grid)` gives, for each frame or packed map by itself.
 
@@ -79,6 +79,7 @@ def on_each_map(
         compute: Takes tokens of shape (B, N, C), and their grid (H, W).
         tokens: Of shape (B, N, C).
         maps: What is known of them.
+        whole_videos: `compute` takes the frames of a video together, with their grid (T, H, W).
 
     Raises:
         ValueError: If the tokens of a video or of packed maps are not all there.
@@ -93,6 +94,8 @@ def on_each_map(
             f"A block got {tokens.shape[1]} tokens of a video of {frames} x {height} x {width}. Were tokens dropped "
             "before the block (masked pre-training)? Adapters need whole frames."
         )
+    if whole_videos:
+        return compute(tokens, maps)
     return compute(tokens.unflatten(1, (frames, -1)).flatten(0, 1), (height, width)).view(tokens.shape)
 
 

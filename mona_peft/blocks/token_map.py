@@ -80,6 +80,12 @@ def check_token_map(model: nn.Module, name: str) -> None:
         _unrolling(model, name, anatomy.unroll_schedule)
 
 
+def sees_frames(model: nn.Module, name: str) -> bool:
+    """Whether the tokens of the block called `name` are those of whole videos, frame after frame."""
+    ending = anatomy_of(model.get_submodule(name)).patch_projection
+    return ending is not None and isinstance(_patch_projection(model, name, ending)[0], nn.Conv3d)
+
+
 def token_map_of(model: nn.Module, name: str) -> TokenMap:
     """Return the token map of the block called `name`; a patch projection that it needs gets its hook.
 

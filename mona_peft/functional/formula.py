@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from mona_peft.blocks import Grid
+from mona_peft.blocks import Grid, VideoGrid
 
 NormPosition = Literal["input", "bottleneck", "none"]
 FilterReduction = Literal["mean", "sum"]
@@ -76,14 +76,49 @@ def mona_formula(hidden_states: torch.Tensor, grid: Grid, weights: Weights, sett
     Returns:
         `delta` of the shape of `hidden_states`.
     """
-    w = weights
-    hidden = scaled_norm(hidden_states, w) if settings.norm_position == "input" else hidden_states
-    hidden = F.linear(hidden, w.down_weight, w.down_bias)  # (B, P + H * W, n)
-    hidden = scaled_norm(hidden, w) if settings.norm_position == "bottleneck" else hidden
+    hidden = into_bottleneck(hidden_states, weights, settings)  # (B, P + H * W, n)
     prefix, tokens = hidden.split([hidden.shape[1] - grid[0] * grid[1], grid[0] * grid[1]], dim=1)
-    hidden = torch.cat([prefix, convolve(tokens, grid, w, settings)], dim=1)
-    hidden = F.dropout(F.gelu(hidden), settings.dropout)
-    return F.linear(hidden, w.up_weight, w.up_bias)
+    hidden = torch.cat([prefix, convolve(tokens, grid, weights, settings)], dim=1)
+    return out_of_bottleneck(hidden, weights, settings)
+
+
+def mona_over_time(
+    hidden_states: torch.Tensor, grid: VideoGrid, weights: Weights, settings: Settings, time_weight: torch.Tensor
+) -> torch.Tensor:
+    """Compute what a Mona with a filter over time adds to the tokens of a video.
+
+    The filter, depthwise and with a residual, stands in front of those of each frame: `p = time(p) + p`.
+
+    Args:
+        hidden_states: Tokens of shape (B, T * H * W, C), frame after frame.
+        grid: (T, H, W).
+        weights: The parameters of a Mona of images.
+        settings: The settings.
+        time_weight: (n, 1, k), the filter.
+
+    Returns:
+        `delta` of the shape of `hidden_states`.
+    """
+    frames, height, width = grid
+    hidden = into_bottleneck(hidden_states, weights, settings)
+    video = hidden.unflatten(1, grid).permute(0, 4, 1, 2, 3)  # (B, n, T, H, W)
+    kernel = time_weight[..., None, None]
+    video = F.conv3d(video, kernel, padding=(kernel.shape[2] // 2, 0, 0), groups=kernel.shape[0]) + video
+    images = video.permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1)  # (B * T, H * W, n)
+    hidden = convolve(images, (height, width), weights, settings).unflatten(0, (-1, frames)).flatten(1, 2)
+    return out_of_bottleneck(hidden, weights, settings)
+
+
+def into_bottleneck(hidden_states: torch.Tensor, w: Weights, settings: Settings) -> torch.Tensor:
+    """Return tokens (B, N, n) of the bottleneck, in front of the filters."""
+    hidden = scaled_norm(hidden_states, w) if settings.norm_position == "input" else hidden_states
+    hidden = F.linear(hidden, w.down_weight, w.down_bias)
+    return scaled_norm(hidden, w) if settings.norm_position == "bottleneck" else hidden
+
+
+def out_of_bottleneck(hidden: torch.Tensor, w: Weights, settings: Settings) -> torch.Tensor:
+    """Return what tokens (B, N, n), behind the filters, add to those of the block (B, N, C)."""
+    return F.linear(F.dropout(F.gelu(hidden), settings.dropout), w.up_weight, w.up_bias)
 
 
 def scaled_norm(x: torch.Tensor, w: Weights) -> torch.Tensor:

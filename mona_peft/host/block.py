@@ -28,10 +28,11 @@ class ResidualAdapter(nn.Module):
 
     One that needs less memory when it adds `delta` itself says so in `adds_in_place`; its `forward` then takes a third
     argument, `in_place`, and adds `delta` to `hidden_states`, which may then be a map (B, C, H, W), channels last in
-    memory.
+    memory. One with `sees_time` is given the frames of a video together, with the grid (T, H, W), others one by one.
     """
 
     adds_in_place = False
+    sees_time = False
 
 
 def may_be_overwritten(hidden_states: torch.Tensor) -> bool:

@@ -196,7 +196,7 @@ class ResidualAdapterLayer(FreeTunerLayer):
 
     def _delta(self, adapter: nn.Module, hidden_states: torch.Tensor, grid: Maps | None) -> torch.Tensor:
         inputs = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
-        outputs = adapter(inputs, grid) if grid is None else on_each_map(adapter, inputs, grid)
+        outputs = adapter(inputs, None) if grid is None else on_each_map(adapter, inputs, grid, adapter.sees_time)
         return outputs.to(hidden_states.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

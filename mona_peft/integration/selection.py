@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 
-from mona_peft.blocks import KNOWN_BLOCKS, anatomy_of, check_token_map, is_known_block, refusals
+from mona_peft.blocks import KNOWN_BLOCKS, anatomy_of, check_token_map, is_known_block, refusals, sees_frames
 from mona_peft.config import TASK_HEAD, MethodConfig, ResidualAdapterConfig
 
 IDLE_IN_BACKBONES = {"SwinBackbone": ("swin.layernorm",), "MaskFormerSwinBackbone": ("model.layernorm",)}
@@ -76,6 +76,12 @@ def select_blocks(model: nn.Module, config: ResidualAdapterConfig) -> BlockSelec
         )
     for name in sorted(chosen):
         check_token_map(model, name)
+        if config.needs_frames and not sees_frames(model, name):
+            raise ValueError(
+                f"{config.needs_frames}: {name} is a {type(model.get_submodule(name)).__name__}, which sees single "
+                "images, or images and frames of differing sizes in one sequence. Leave it out. Blocks that see whole "
+                "videos are those of VideoMAE and V-JEPA 2."
+            )
         config.placement.check(model.get_submodule(name), config.sites)
     sites = {site for name in chosen for site in config.placement.sites_of(anatomy_of(model.get_submodule(name)))}
     if not sites & set(config.sites):

@@ -13,11 +13,11 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from mona_peft.blocks import Grid, tokens_of
+from mona_peft.blocks import Grid, VideoGrid, tokens_of
 from mona_peft.config import ResidualAdapterConfig
 from mona_peft.functional.dispatch import add_mona_, mona_delta
 from mona_peft.functional.folding import can_fold
-from mona_peft.functional.formula import FilterReduction, NormPosition, Settings, Weights
+from mona_peft.functional.formula import FilterReduction, NormPosition, Settings, Weights, mona_over_time
 from mona_peft.host.block import ResidualAdapter
 from mona_peft.integration.registration import register_method
 
@@ -54,6 +54,8 @@ class Mona(ResidualAdapter):
         norm_position: Where the scaled norm stands: on the `"input"` (the paper), on the `"bottleneck"` in front of the
             convolutions, or `"none"`; the latter two are the authors' earlier design versions.
         filter_reduction: `"mean"` of the filters (the paper) or their `"sum"` (an earlier version).
+        temporal_kernel_size: Size of a depthwise filter over the frames of a video, `p = time(p) + p` in front of the
+            filters of each frame; zero at the start. None: frames are seen one by one. Not of the paper.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Mona(ResidualAdapter):
         dropout: float = 0.1,
         norm_position: NormPosition = "input",
         filter_reduction: FilterReduction = "mean",
+        temporal_kernel_size: int | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -72,6 +75,7 @@ class Mona(ResidualAdapter):
         self.dropout = dropout
         self.norm_position = norm_position
         self.filter_reduction = filter_reduction
+        self.temporal_kernel_size = temporal_kernel_size
 
         if norm_position != "none":
             norm_dim = dim if norm_position == "input" else bottleneck_dim
@@ -84,6 +88,8 @@ class Mona(ResidualAdapter):
         for size in self.kernel_sizes:
             self.register_parameter(f"dw{size}_weight", nn.Parameter(torch.empty(bottleneck_dim, 1, size, size)))
             self.register_parameter(f"dw{size}_bias", nn.Parameter(torch.empty(bottleneck_dim)))
+        if temporal_kernel_size is not None:
+            self.time_weight = nn.Parameter(torch.empty(bottleneck_dim, 1, temporal_kernel_size))
         self.pw_weight = nn.Parameter(torch.empty(bottleneck_dim, bottleneck_dim, 1, 1))
         self.pw_bias = nn.Parameter(torch.empty(bottleneck_dim))
         self.up_weight = nn.Parameter(torch.empty(dim, bottleneck_dim))
@@ -116,18 +122,20 @@ class Mona(ResidualAdapter):
             bound = weight[0].numel() ** -0.5
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
+        if self.sees_time:
+            nn.init.zeros_(self.time_weight)
         if init_weights is True:
             nn.init.zeros_(self.up_weight)
         elif init_weights is False:
             for parameter in self.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
 
-    def forward(self, hidden_states: torch.Tensor, grid: Grid, in_place: bool = False) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, grid: Grid | VideoGrid, in_place: bool = False) -> torch.Tensor:
         """Compute what the adapter adds to a token map.
 
         Args:
             hidden_states: Tokens `x` of shape (B, P + H * W, C): P prefix tokens, then the grid, row by row.
-            grid: (H, W).
+            grid: (H, W); with a filter over time (T, H, W), all of the tokens.
             in_place: Add it to `hidden_states`, which may then be a map (B, C, H, W), channels last in memory. That
                 keeps least for the backward pass, which has the input back from the output: neither may be edited in
                 place before it has run.
@@ -138,9 +146,17 @@ class Mona(ResidualAdapter):
         Raises:
             ValueError: If there are fewer tokens than the grid has places.
         """
+        if len(grid) == 3:
+            delta = mona_over_time(hidden_states, grid, self.weights(), self.settings(), self.time_weight)
+            return delta.to(hidden_states.dtype)
         self._check_grid(tokens_of(hidden_states), grid)
         compute = add_mona_ if in_place else mona_delta
         return compute(hidden_states, grid, self.weights(), self.settings())
+
+    @property
+    def sees_time(self) -> bool:
+        """Whether it takes the frames of a video together."""
+        return self.temporal_kernel_size is not None
 
     @property
     def adds_in_place(self) -> bool:
@@ -209,6 +225,9 @@ class MonaConfig(ResidualAdapterConfig):
         norm_position: Where the scaled norm stands: `"input"`, or as in the authors' earlier design versions
             `"bottleneck"` (in front of the convolutions) or `"none"`.
         filter_reduction: `"mean"` of the filters' outputs or, as in an earlier version, their `"sum"`.
+        temporal_kernel_size: Size, odd, of one more depthwise filter, over the frames of a video, in front of the
+            others and with a residual; zero at the start. `None`: frames are seen one by one. Not of the paper, and
+            only for blocks that see whole videos (VideoMAE, V-JEPA 2). It takes the plain formula's memory and time.
         init_weights: `True`: the up projection is zero and the adapted model starts equal to the base. `"paper"`: the
             authors' initialisation. `False`: nothing is zero, for tests.
         recompute_mlp: Recompute the MLP branches of the adapted blocks in the backward pass instead of keeping the
@@ -229,6 +248,9 @@ class MonaConfig(ResidualAdapterConfig):
         default="input", metadata={"help": "Where the scaled norm stands: 'input', 'bottleneck' or 'none'."}
     )
     filter_reduction: str = field(default="mean", metadata={"help": "'mean' or 'sum' of the filters' outputs."})
+    temporal_kernel_size: int | None = field(
+        default=None, metadata={"help": "Size, odd, of a depthwise filter over the frames of a video; None: no filter."}
+    )
 
     method = "mona"
     title = "Mona adapter"
@@ -250,11 +272,29 @@ class MonaConfig(ResidualAdapterConfig):
         self._check_probability("dropout")
         self._check_choice("norm_position", NORM_POSITIONS)
         self._check_choice("filter_reduction", FILTER_REDUCTIONS)
+        if self.temporal_kernel_size is not None:
+            self._check_integer("temporal_kernel_size", minimum=1, maximum=MAX_KERNEL_SIZE)
+            if self.temporal_kernel_size % 2 == 0:
+                raise ValueError(
+                    f"temporal_kernel_size={self.temporal_kernel_size}: give an odd number, such as 3. An even filter "
+                    "has no centre and would move the video in time."
+                )
+
+    @property
+    def needs_frames(self) -> str | None:
+        """What asks for blocks that see whole videos."""
+        return None if self.temporal_kernel_size is None else f"temporal_kernel_size={self.temporal_kernel_size}"
 
     def make_adapter(self, dim: int) -> Mona:
         """Build one Mona for blocks of `dim` channels."""
         return Mona(
-            dim, self.bottleneck_dim, self.kernel_sizes, self.dropout, self.norm_position, self.filter_reduction
+            dim,
+            self.bottleneck_dim,
+            self.kernel_sizes,
+            self.dropout,
+            self.norm_position,
+            self.filter_reduction,
+            self.temporal_kernel_size,
         )
 
 

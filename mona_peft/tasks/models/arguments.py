@@ -43,8 +43,8 @@ class DenseModelArguments(ModelArguments):
     backbone: str | None = field(
         default=None,
         metadata={
-            "help": "Name on the hub, or folder, of a pre-trained Swin or SwinV2, a classifier for instance, whose "
-            "weights the model's backbone gets; for upernet also of a DINOv2 or DINOv3 ViT."
+            "help": "Name on the hub, or folder, of a pre-trained Swin or SwinV2, a classifier for instance, or of a "
+            "DINOv2 or DINOv3 ViT, whose weights the model's backbone gets; a ViT stands in ViTDet's feature pyramid."
         },
     )
     model_type: str | None = field(
