@@ -1,10 +1,13 @@
-"""Measure what each backbone costs beside LoRA, for the page of backbones: docs/backbones.json.
+"""Measure what is adapted in each backbone and what that costs beside LoRA: docs/backbones.json, for the page of them.
 
 Models are built in the size that a row of the tests names, with tensors without data: shapes are exact, nothing is
 downloaded and little is computed. So bytes that are kept for the backward pass, and multiplications of a step, are
 those of the real model; the time of a step follows from the multiplications only roughly.
 
     python -m scripts.backbone_costs [NAME ...]
+
+About five minutes of processor time for all rows and composed models. A name is that of a row in `tests/backbones`,
+or of a model in `tests/composed.py`.
 """
 
 from __future__ import annotations
@@ -28,16 +31,18 @@ from mona_peft.integration.selection import known_blocks
 from mona_peft.tasks.comparison.memory import kept_bytes
 from mona_peft.tasks.models.methods import QUERY_AND_VALUE
 from tests.backbones import BACKBONES, Backbone
+from tests.composed import COMPOSED
+from tests.composed import build as build_composed
 
 COSTS = Path(__file__).parents[1] / "docs" / "backbones.json"
+FAMILIES, MODELS = "families", "composed"
+"""The two parts of the file: by name of a row, and by name of a composed model."""
+
 RANK = 64
 """Of LoRA, as wide as Mona's bottleneck."""
 
-FUSED = "qkv"
+FUSED = ("qkv",)
 """Name of the layer that LoRA adapts where query and value are no layers of their own."""
-
-UNKNOWN = (RuntimeError, AssertionError, NotImplementedError)
-"""What tensors without data raise where a model asks for a value."""
 
 
 def blocks_of(model: nn.Module) -> list[AdaptedBlock]:
@@ -60,13 +65,23 @@ def describe(row: Backbone) -> dict[str, Any]:
     }
 
 
+def describe_composed(name: str) -> dict[str, Any]:
+    """Return what the page says of a composed model."""
+    with torch.device("meta"):
+        model = build_composed(name)
+        blocks = blocks_of(get_peft_model(model, MonaConfig(modules_to_save=[])))
+    return {"model": type(model).__name__, "classes": list(dict.fromkeys(type(block).__name__ for block in blocks))}
+
+
 def beside_lora(row: Backbone) -> dict[str, float]:
-    """Return what Mona keeps, and multiplies in a step, as shares of what LoRA does; nothing where it is not known."""
-    try:
-        ours, theirs = (_step(_adapted(row, adapt)) for adapt in (_mona, _lora))
-    except (ValueError, *UNKNOWN):  # LoRA finds no such layer, or a value is asked for
-        return {}
-    return {"kept": ours[0] / theirs[0], "multiplications": ours[1] / theirs[1]}
+    """Return what Mona keeps, and multiplies in a step, as shares of what LoRA does."""
+    ours, theirs = (_step(_adapted(row, adapt)) for adapt in (_mona, _lora))
+    return {"kept": round(ours[0] / theirs[0], 4), "multiplications": round(ours[1] / theirs[1], 4)}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Return all that is known of a row."""
+    return {**describe(BACKBONES[name]), **beside_lora(BACKBONES[name])}
 
 
 def _mona(model: PreTrainedModel) -> PeftModel:
@@ -78,9 +93,10 @@ def _lora(model: PreTrainedModel) -> PeftModel:
     layers = {
         name: name.rpartition(".")[2]
         for name, module in model.named_modules()
-        if name.startswith(inside) and isinstance(module, nn.Linear)
+        if name.startswith(inside) and (isinstance(module, nn.Linear) or getattr(module, "groups", None) == 1)
     }
-    kinds = QUERY_AND_VALUE if set(QUERY_AND_VALUE) & set(layers.values()) else (FUSED,)
+    # Where there is no attention: all linear layers, and all convolutions but the depthwise and grouped ones.
+    kinds = next((kinds for kinds in (QUERY_AND_VALUE, FUSED) if {*kinds} & {*layers.values()}), layers.values())
     targets = [name for name, kind in layers.items() if kind in kinds]
     return get_peft_model(model, LoraConfig(r=RANK, target_modules=targets))
 
@@ -120,7 +136,10 @@ def _step(model: PeftModel) -> tuple[int, int]:
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            image = _image(model.to_empty(device="cpu").train())
+            image = _image(model.to_empty(device="cpu").eval())
+            # Not the whole: while it trains, EoMT looks at the masks that it finds, which have no values here.
+            for name in known_blocks(model):
+                model.get_submodule(name).train()
             kept = kept_bytes(model, image)
             with FlopCounterMode(display=False) as counter:
                 sum(output.float().sum() for output in _tensors(model(image)) if output.requires_grad).backward()
@@ -137,13 +156,19 @@ def _tensors(outputs: Any) -> list[torch.Tensor]:
 
 
 def main(names: Sequence[str]) -> None:
-    """Measure the rows that are named, or all, and write the file."""
-    known = json.loads(COSTS.read_text()) if names and COSTS.exists() else {}
-    for name in names or BACKBONES:
-        known[name] = beside_lora(BACKBONES[name])
-        print(name, known[name], flush=True)
-    costs = {name: known[name] for name in BACKBONES if name in known}
-    COSTS.write_text(json.dumps(costs, indent=1) + "\n")
+    """Measure the rows and composed models that are named, or all, and write the file."""
+    known = json.loads(COSTS.read_text()) if names and COSTS.exists() else {FAMILIES: {}, MODELS: {}}
+    for name in names or [*BACKBONES, *COMPOSED]:
+        if name in BACKBONES:
+            known[FAMILIES][name] = measure(name)
+        if name in COMPOSED:
+            known[MODELS][name] = describe_composed(name)
+        print(name, flush=True)
+        costs = {
+            part: {name: known[part][name] for name in rows if name in known[part]}
+            for part, rows in ((FAMILIES, BACKBONES), (MODELS, COMPOSED))
+        }
+        COSTS.write_text(json.dumps(costs, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write docs/backbones.md: which backbones can be adapted, measured on the rows that the tests run on.
 
-What the families cost is in docs/backbones.json, which `python -m scripts.backbone_costs` measures.
+What is measured stands in docs/backbones.json, which `python -m scripts.backbone_costs` writes.
 
     python -m scripts.backbones_page
 """
@@ -10,21 +10,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
-import torch
-from peft import get_peft_model
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
-from mona_peft import MonaConfig
 from mona_peft.blocks import KNOWN_BLOCKS, REFUSED_BLOCKS, Layout
 from mona_peft.tasks.models.architectures import ARCHITECTURES, AUTO_CLASSES, EOMT, PLAIN_BACKBONES
-from scripts.backbone_costs import COSTS, blocks_of, describe
+from scripts.backbone_costs import COSTS, FAMILIES, MODELS, RANK
 from tests.backbones import BACKBONES, Backbone
 from tests.composed import COMPOSED
-from tests.composed import build as build_composed
 
-PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "backbones.md"
+TIMES = ("swin_tiny_224.json", "scaling.json")
+"""Records of the benchmark that tell of the time of a step."""
+
+WIDTH = 120
+"""Of a line of the page, in characters."""
 
 INTRODUCTION = """# Backbones
 
@@ -37,18 +40,25 @@ Blocks, prefix tokens and trainable share are those of the size named, with `Mon
 tokens (class token, registers, queries) have no place in the grid of an image: they take Mona's linear path and skip
 its convolutions. Where blocks differ, the number is given as a range.
 
-*kept / LoRA* is what the forward pass keeps in memory for the backward pass, beside LoRA of rank 64 (on query and
-value, or `qkv`), for one image of the model's own size; it is exact. *step / LoRA* compares the multiplications of
-forward and backward pass; [measured times](performance.md) are about a tenth above, as Mona moves more memory. Where
-both are empty there is no such layer, or it was not measured (`python -m scripts.backbone_costs NAME`). *tasks*: those
-with a head by `mona-peft train`, or [by prompts](tasks/promptable_segmentation.md).
+*kept / LoRA* is what the forward pass keeps in memory for the backward pass, beside LoRA of rank {rank}, for one image
+of the model's own size; it is exact. LoRA is on query and value, or `qkv`, and in blocks without attention on all
+linear layers and all convolutions that are not grouped. Mona keeps two maps as wide as its bottleneck, whatever the
+width of the block, which tells most where the first stages are as narrow as that (SegFormer, PVT): a `bottleneck_dim`
+below 64 suits them. *step / LoRA* compares the multiplications of forward and backward pass; the time of a step was
+measured for some alone. *tasks*: those with a head by `mona-peft train`, or
+[by prompts](tasks/promptable_segmentation.md).
+
+{above}
+
+{times}
 
 """
 SWIN_TASKS = ("semantic segmentation", "detection", "instances")
 DENSE_TASKS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("swin", "swinv2"), SWIN_TASKS),
     "maskformer-swin": ("semantic segmentation", "instances"),
-    **dict.fromkeys((*PLAIN_BACKBONES, "segformer", "dpt", "convnext"), ("semantic segmentation",)),
+    **dict.fromkeys(PLAIN_BACKBONES, SWIN_TASKS),
+    **dict.fromkeys(("segformer", "dpt", "convnext"), ("semantic segmentation",)),
     **dict.fromkeys(EOMT, ("semantic segmentation", "instances")),
     **dict.fromkeys(("rf_detr_dinov2", "lw_detr_vit", "rt_detr_resnet", "hgnet_v2"), ("detection",)),
     **dict.fromkeys(("sam_vision_model", "sam2_hiera_det_model", "sam3_vit_model"), ("masks by prompts",)),
@@ -88,19 +98,24 @@ HEADS = """
 ## Heads of the training commands
 
 `--model` takes a pre-trained model of these types, with whichever of the backbones above it has; `--backbone` beside
-`--model_type` builds a new one around a pre-trained backbone. A plain ViT (DINOv2, DINOv3) keeps one stride: UPerNet
-takes the maps of a quarter, half, three quarters and all of its blocks, `linear_segmenter` the tokens of the last one
-(a batch norm and a linear layer on them, as DINOv2's paper measures features). DPT and EoMT take square images alone:
-`--eval_mode slide` lets them see others in windows. RF-DETR's image processor wants torchvision.
+`--model_type` builds a new one around a pre-trained Swin, SwinV2, DINOv2 or DINOv3 ViT. A plain ViT (DINOv2, DINOv3)
+keeps one stride. `linear_segmenter` takes the tokens of its last block (a batch norm and a linear layer on them, as
+DINOv2's paper measures features); all others are given the simple feature pyramid of
+[ViTDet](https://arxiv.org/abs/2203.16527), four maps made of that one, which is trained with the head. DPT and EoMT
+take square images alone: `--eval_mode slide` lets them see others in windows. RF-DETR's image processor wants
+torchvision.
 
-| task | `--model` | `--model_type`, around a Swin or SwinV2 | around a DINOv2 or DINOv3 ViT |
-| --- | --- | --- | --- |
+| task | `--model` | `--model_type`, around a Swin or a plain ViT |
+| --- | --- | --- |
 """
 PACKED = """
 ## Images as they are, and videos
 
 Adapters see each image, and each frame of a video, by itself: the same as running one after the other. Images of
 differing sizes may lie in one sequence, windows and merged patches included, or be padded (NaFlex, SmolVLM).
+
+For VideoMAE and V-JEPA 2, whose blocks see whole videos, `MonaConfig(temporal_kernel_size=3)` adds a depthwise filter
+over time in front of those of each frame. It is zero at the start, and not of the paper. Other blocks refuse it.
 
 | block | how its tokens lie |
 | --- | --- |
@@ -145,10 +160,28 @@ argument, of a module around the blocks, that holds their sizes.
 """
 
 
+def introduction(families: dict[str, dict[str, Any]]) -> str:
+    """Return the first paragraphs, with what of their figures follows from the records."""
+    above = ", ".join(BACKBONES[name].family for name, costs in families.items() if costs["kept"] > 1.01)
+    above = f"Mona keeps more than 1.01 times what LoRA does in: {above}."
+    return INTRODUCTION.format(rank=RANK, above=fill(above, WIDTH), times=fill(measured_times(families), WIDTH))
+
+
+def measured_times(families: dict[str, dict[str, Any]]) -> str:
+    """Return what is known of the time of a step beside LoRA's, at 224 pixels."""
+    records = [json.loads((DOCS / "performance" / name).read_text()) for name in TIMES]
+    cases = [case for record in records for case in record["cases"].values() if case["image_size"] == 224]
+    ratios = {case["size"]: case["methods"]["Mona"]["step"]["ratio"] for case in cases}
+    times = ", ".join(f"{ratio:.2f} on {size}" for size, ratio in ratios.items())
+    return (
+        f"Mona moves more memory than the multiplications tell. A step takes this many times LoRA's, "
+        f"[measured](performance.md) at 224 pixels: {times}; by multiplications it is "
+        f"{families['swin']['multiplications']:.2f} on swin-tiny. The time on other families was not measured."
+    )
+
+
 def family_row(row: Backbone, costs: dict[str, Any]) -> str:
-    """Return the line of a family, with what it costs beside LoRA where that is known."""
-    costs = {**describe(row), **costs}
-    beside_lora = [f"{costs[name]:.2f}" if name in costs else "" for name in ("kept", "multiplications")]
+    """Return the line of a family, with what it costs beside LoRA."""
     cells = [
         row.family,
         code(costs["classes"]),
@@ -157,7 +190,8 @@ def family_row(row: Backbone, costs: dict[str, Any]) -> str:
         " to ".join(map(str, costs["prefix_tokens"])),
         f"{costs['trainable']:,}",
         f"{costs['share']:.1%}",
-        *beside_lora,
+        f"{costs['kept']:.2f}",
+        f"{costs['multiplications']:.2f}",
         tasks_of(costs["model_type"]),
     ]
     return f"| {' | '.join(map(str, cells))} |"
@@ -169,22 +203,17 @@ def tasks_of(model_type: str) -> str:
     return ", ".join([*tasks, *DENSE_TASKS.get(model_type, ())])
 
 
-def composed_row(name: str) -> str:
+def composed_row(name: str, known: dict[str, Any]) -> str:
     """Return the line of a composed model."""
-    with torch.device("meta"):
-        model = build_composed(name)
-        adapted = get_peft_model(model, MonaConfig(modules_to_save=[]))
-    classes = ", ".join(dict.fromkeys(f"`{type(block).__name__}`" for block in blocks_of(adapted)))
-    return f"| `{type(model).__name__}` | `{COMPOSED[name].backbone}` | {classes} |"
+    return f"| `{known['model']}` | `{COMPOSED[name].backbone}` | {code(known['classes'])} |"
 
 
 def heads_row(task: str, model_types: dict[str, str]) -> str:
     """Return the line of a task that trains dense models."""
     built = [name for name in model_types if name in ARCHITECTURES]
-    plain = [name for name in built if ARCHITECTURES[name].plain]
     few = len(model_types) < 10  # detectors are many
     loaded = code(model_types) if few else "those of `AutoModelForObjectDetection` whose backbone is above"
-    return f"| {task.replace('-', ' ')} | {loaded} | {code(built)} | {code(plain) or 'none'} |"
+    return f"| {task.replace('-', ' ')} | {loaded} | {code(built)} |"
 
 
 def code(names: Iterable[str]) -> str:
@@ -204,17 +233,18 @@ def packed_rows() -> list[str]:
 
 def page() -> str:
     """Return the text of the page."""
-    costs = json.loads(COSTS.read_text())
+    known = json.loads(COSTS.read_text())
+    families, composed = known[FAMILIES], known[MODELS]
     lines = [
         "| family | block | size | blocks | prefix tokens | trainable | share | kept / LoRA | step / LoRA | tasks |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-        *(family_row(row, costs.get(name, {})) for name, row in BACKBONES.items()),
+        *(family_row(row, families[name]) for name, row in BACKBONES.items()),
     ]
     timm = [f"| `{name.rpartition('.')[2]}` | `{name}` |" for name in KNOWN_BLOCKS if name.startswith("timm.")]
     refused = [f"| `{name}` | {reason} |" for name, reason in REFUSED_BLOCKS.items()]
     return "".join(
         [
-            INTRODUCTION,
+            introduction(families),
             "\n".join(lines),
             "\n",
             NOTES,
@@ -228,7 +258,7 @@ def page() -> str:
             "\n".join(packed_rows()),
             "\n",
             COMPOSITION,
-            "\n".join(map(composed_row, COMPOSED)),
+            "\n".join(composed_row(name, composed[name]) for name in COMPOSED),
             "\n",
             REFUSAL,
             "\n".join(refused),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import transformers
 from torch import nn
 from transformers import (
@@ -43,8 +42,9 @@ from tests.backbones.row import FIXED, Backbone
 
 def eomt_large(model_class: type[nn.Module], config_class: type[Any]) -> nn.Module:
     model = model_class(config_class())
-    # Read in each forward, which a tensor on the meta device does not allow.
-    model.attn_mask_probs = torch.zeros(model.config.num_blocks, device="cpu")
+    # Read in each forward, which tensors without data do not allow.
+    del model.attn_mask_probs
+    model.attn_mask_probs = [0.0] * model.config.num_blocks
     return model
 
 

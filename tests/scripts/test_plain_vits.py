@@ -32,7 +32,7 @@ from scripts import train_instance_segmentation, train_object_detection, train_s
 from tests.script_runs import weights
 from tests.test_detectors import OF_GROUPS
 from tests.tiny_configs import LW_DETR
-from tests.tiny_runs import FEW_STEPS, dataset
+from tests.tiny_runs import FEW_STEPS, RT_DETR, UPERNET, dataset
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 8}
 DINOV3 = {**VIT, "intermediate_size": 24, "num_register_tokens": 2}
@@ -76,16 +76,24 @@ def dino(folder: Path, name: str) -> str:
     return save(folder, model, BitImageProcessorPil(size={"height": 32, "width": 32}))
 
 
+def around_dinov2(folder: Path, model_type: str, settings: dict) -> list[str]:
+    config = json.dumps({**settings, "pyramid_channels": 8})
+    return ["--model_type", model_type, "--backbone", dino(folder, "dinov2"), "--model_config", config]
+
+
 def segmenter(name: str, folder: Path) -> list[str]:
     if name.startswith("linear"):
         backbone = dino(folder / "model", name.removeprefix("linear-"))
         return ["--model_type", "linear_segmenter", "--backbone", backbone]
+    if name == "upernet":
+        return around_dinov2(folder / "model", name, UPERNET)
     return ["--model", dpt(folder / "model") if name == "dpt" else eomt(folder / "model", name), "--eval_mode", "slide"]
 
 
 HEADS = {
     "linear-dinov2": ["decode_head"],
     "linear-dinov3": ["decode_head"],
+    "upernet": ["backbone.levels", "decode_head", "auxiliary_head"],
     "dpt": ["neck", *(f"{head}.{part}" for head in ("head.head", "auxiliary_head.head") for part in (0, 1, 4))],
     "eomt": ["query", "upscale_block", "mask_head", "class_predictor"],
     "eomt_dinov3": ["query", "upscale_block", "mask_head", "class_predictor"],
@@ -99,8 +107,13 @@ def outputs(model: torch.nn.Module) -> list[torch.Tensor]:
     return [found[kind] for kind in kinds if kind in found]
 
 
-def train(main: Callable[[list[str]], None], arguments: list[str], folder: Path, heads: list[str]) -> dict[str, float]:
-    """Trains; what is loaded from the folder is what was trained, with the whole head. Returns the results."""
+def train(
+    main: Callable[[list[str]], None], arguments: list[str], folder: Path, heads: list[str], whole: bool = True
+) -> dict[str, float]:
+    """Trains; what is loaded from the folder is what was trained, with the whole head. Returns the results.
+
+    `heads` are modules, or without `whole` what their names begin with.
+    """
     models = []
     with pytest.MonkeyPatch.context() as patch:
         original = Trainer.train
@@ -111,7 +124,9 @@ def train(main: Callable[[list[str]], None], arguments: list[str], folder: Path,
     loaded = mona_peft.load(folder / "run").model
     state = loaded.get_base_model().state_dict()
     stock = {name.replace(".original_module", "") for name in state if ".modules_to_save." not in name}
-    assert of_head == {name for name in stock if name.startswith(tuple(f"{head}." for head in heads))}
+    assert of_head == {
+        name for name in stock if name.startswith(tuple(f"{head}." if whole else head for head in heads))
+    }
     for ours, theirs in zip(outputs(loaded), outputs(models[0]), strict=True):
         assert torch.equal(ours, theirs)
     return json.loads((folder / "run" / "metrics.json").read_text())["results"]["validation"]
@@ -140,6 +155,16 @@ def test_object_detection(tmp_path):
     heads = ["model.backbone.projector", "model.reference_point_embed", "model.query_feat", "model.decoder"]
     lists = [f"model.enc_{kind}" for kind in ("output", "output_norm", "out_bbox_embed", "out_class_embed")]
     results = train(train_object_detection.main, arguments, tmp_path, [*heads, *lists, "class_embed", "bbox_embed"])
+    assert 0 <= results["box_ap"] <= 1
+
+
+def test_object_detection_around_a_plain_vit(tmp_path):
+    """RT-DETR on ViTDet's pyramid around a DINOv2."""
+    arguments = [*around_dinov2(tmp_path / "model", "rt_detr", RT_DETR), "--image_size", "64"]
+    parts = ("backbone.model.levels", "encoder", "enc", "denoising", "decoder")
+    heads = [f"model.{part}" for part in parts]
+    arguments += ["--dataset", str(dataset("object-detection"))]
+    results = train(train_object_detection.main, arguments, tmp_path, heads, whole=False)
     assert 0 <= results["box_ap"] <= 1
 
 
