@@ -1,4 +1,4 @@
-"""The filter over time: zero at the start, by hand once it is trained, saved with the adapter, and refused elsewhere."""
+"""The filter over time: zero at the start, by hand once it is trained, saved with the adapter, and refused."""
 
 from __future__ import annotations
 
