@@ -161,7 +161,7 @@ class Mona(ResidualAdapter):
     @property
     def adds_in_place(self) -> bool:
         """Whether the host should ask for `in_place`; the rarely used places of the norm gain nothing from it."""
-        return can_fold(self.settings())
+        return not self.sees_time and can_fold(self.settings())
 
     def _check_grid(self, hidden_states: torch.Tensor, grid: Grid) -> None:
         num_places = grid[0] * grid[1]
