@@ -52,7 +52,7 @@ def beside_mlp(stock: nn.Module, name: str, layer: nn.Module, x: torch.Tensor) -
     [
         (AdapterConfig(init_weights=False), on_branch),
         (AdapterConfig(init_weights=False, sites="attention"), on_branch),
-        (AdapterConfig(init_weights=False, sites="mlp", recompute_mlp=True), on_branch),
+        (AdapterConfig(init_weights=False, sites="mlp", recompute_mlp=True, recompute_attention=True), on_branch),
         (AdaptFormerConfig(init_weights=False), beside_mlp),
     ],
     ids=["adapter", "adapter-attention", "adapter-mlp", "adaptformer"],
