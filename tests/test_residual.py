@@ -104,6 +104,17 @@ def test_compiles_without_a_graph_break():
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_compiles_in_half_precision():
+    """What the backward pass keeps is the input there, which the sum must not overwrite."""
+    model = get_peft_model(build("swin"), MonaConfig(init_weights=False, dropout=0.0)).train()
+    block = model.base_model.model.encoder.layers[1].blocks[1].bfloat16()
+    hidden = torch.randn(2, 64, 32, dtype=torch.bfloat16, requires_grad=True)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    found = [torch.autograd.grad(run(hidden, (8, 8))[0].float().pow(2).sum(), hidden)[0] for run in (compiled, block)]
+    ours, expected = (gradient.float() for gradient in found)
+    assert (ours - expected).norm() < 0.02 * expected.norm()
+
+
 class WithoutAttention(ViTLayer):
     """Its `h` is the block's input itself."""
 

@@ -58,7 +58,9 @@ def add_mona_(
     """
     if can_fold(settings) and trains_compiled(hidden_states):
         folded = _fold(hidden_states, weights, settings)
-        total = mona_opaque(tokens_of(hidden_states), grid, folded, settings.dropout, with_input=True)
+        # In half precision the operator keeps its input, which is about to be overwritten.
+        before = hidden_states.clone() if hidden_states.dtype in HALF_DTYPES else hidden_states
+        total = mona_opaque(tokens_of(before), grid, folded, settings.dropout, with_input=True)
         total = shaped_like(total, hidden_states)
         hidden_states.copy_(total)
         return total
