@@ -5,7 +5,7 @@
 #   make test-versions            the tests on the oldest and the newest supported transformers and PEFT; there
 #                                 deprecations are errors, also those that are attributed to other libraries' files
 #   make test-quantization        those of a backbone in low precision, with torchao and bitsandbytes
-#   make test-torchvision         those of RetinaNet and of timm's backbones, with torchvision and timm
+#   make test-torchvision         those of RetinaNet, of timm's backbones and open_clip's, with torchvision and both
 #   make test-triton              those of the kernels in Triton: on a GPU where there is one, else by its interpreter
 #   make test-deepspeed           that of DeepSpeed's ZeRO-2, on two processes of a CPU
 #   make benchmark                time and memory beside other ways of fine-tuning; ARGS go to the command
@@ -71,8 +71,8 @@ test-torchvision: $(VENV)/test.stamp
 	$(PYTHON) -m venv $(VENV)/torchvision
 	$(RUN) -c "import site; print(site.getsitepackages()[0])" > $$($(VENV)/torchvision/bin/python -c "import site; print(site.getsitepackages()[0])")/below.pth
 	$(VENV)/torchvision/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt torchvision timm
-	OMP_NUM_THREADS=1 $(VENV)/torchvision/bin/python -m pytest -m "torchvision or timm" tests $(ARGS)
+		--constraint constraints.txt torchvision timm open_clip_torch
+	OMP_NUM_THREADS=1 $(VENV)/torchvision/bin/python -m pytest -m "torchvision or timm or open_clip" tests $(ARGS)
 
 # An environment above that of the tests, since accelerate imports DeepSpeed wherever it finds it; built without its
 # operators, and where torch can be seen.

@@ -94,6 +94,29 @@ pass, and refuse several with an error.
 | block | known as |
 | --- | --- |
 """
+OPEN_CLIP = """
+## open_clip
+
+The vision towers that open_clip builds itself (`VisionTransformer`), from 2.26 on, alone or in a whole CLIP or CoCa;
+its text tower is made of the same class and left alone. Towers of timm are [timm's](#timm); its own ResNet is not
+known. Adapters need whole maps, so build the model with `patch_dropout=0`. Put a classifier behind the tower and name
+it:
+
+```python
+import open_clip
+from collections import OrderedDict
+from mona_peft import MonaConfig
+from peft import get_peft_model
+from torch import nn
+
+clip = open_clip.create_model("ViT-B-16")  # pretrained="..." loads weights
+model = nn.Sequential(OrderedDict(tower=clip.visual, classifier=nn.Linear(clip.visual.output_dim, 10)))
+model = get_peft_model(model, MonaConfig(modules_to_save=["classifier"]))
+```
+
+| block | known as |
+| --- | --- |
+"""
 HEADS = """
 ## Heads of the training commands
 
@@ -237,6 +260,11 @@ def packed_rows() -> list[str]:
     return [f"| `{name}` | {how} |" for name, how in {**rows, **VIDEO}.items()]
 
 
+def rows_of(library: str) -> list[str]:
+    """Return the lines of the blocks of a library that are known by module and name."""
+    return [f"| `{name.rpartition('.')[2]}` | `{name}` |" for name in KNOWN_BLOCKS if name.startswith(f"{library}.")]
+
+
 def page() -> str:
     """Return the text of the page."""
     known = json.loads(COSTS.read_text())
@@ -246,7 +274,6 @@ def page() -> str:
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
         *(family_row(row, families[name]) for name, row in BACKBONES.items()),
     ]
-    timm = [f"| `{name.rpartition('.')[2]}` | `{name}` |" for name in KNOWN_BLOCKS if name.startswith("timm.")]
     refused = [f"| `{name}` | {reason} |" for name, reason in REFUSED_BLOCKS.items()]
     return "".join(
         [
@@ -255,7 +282,10 @@ def page() -> str:
             "\n",
             NOTES,
             TIMM,
-            "\n".join(timm),
+            "\n".join(rows_of("timm")),
+            "\n",
+            OPEN_CLIP,
+            "\n".join(rows_of("open_clip")),
             "\n",
             HEADS,
             "\n".join(heads_row(*item) for item in AUTO_CLASSES.items()),

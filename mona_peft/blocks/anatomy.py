@@ -56,6 +56,10 @@ class BlockAnatomy:
             each stage are unrolled into mask units (Hiera).
         windows_a_side: Path in the block to the number of windows along each side of an image, where the tokens of each
             window are a sample of their own, with prefix tokens of their own (RF-DETR, LW-DETR).
+        tower: Name of the class of a module around the block, if a text tower is made of blocks of the same class:
+            blocks that stand elsewhere are left alone.
+        samples_first: Name of an attribute, of a module around the block, that is true where hidden states lie as
+            `layout` says; in versions without it tokens lie in front of samples, and the block is refused.
 
     Raises:
         ValueError: If the fields contradict each other.
@@ -73,6 +77,8 @@ class BlockAnatomy:
     post_norm_mlp_entry: str | None = None
     unroll_schedule: str | None = None
     windows_a_side: str | None = None
+    tower: str | None = None
+    samples_first: str | None = None
     mlp_branch: tuple[str, ...] = ()
     attention_branch: str | None = None
     attention_path: tuple[str, ...] = ()

@@ -64,6 +64,15 @@ _SAM = BlockAnatomy(mlp_entry="layer_norm2", norm="layer_norm2", layout=Layout.B
 _CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout=Layout.BCHW, fresh_sums=True)
 _TIMM_SWIN = BlockAnatomy(mlp_entry="norm2", norm="norm1", layout=Layout.BHWC, mlp_entry_layout=Layout.BNC)
 _TIMM_VIT = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embed.proj")
+_OPEN_CLIP = BlockAnatomy(
+    mlp_entry="ln_2",
+    norm="ln_1",
+    patch_projection="conv1",
+    tower="VisionTransformer",
+    samples_first="batch_first",
+    mlp_branch=("mlp", "ls_2"),
+    attention_branch="ls_1",
+)
 
 
 def _residual(norm: str) -> BlockAnatomy:
@@ -199,6 +208,8 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "timm.models.resnet.BasicBlock": _residual("bn2"),
     "timm.models.resnet.Bottleneck": _residual("bn3"),
     "timm.models.regnet.Bottleneck": _residual("conv3.bn"),
+    "open_clip.transformer.ResidualAttentionBlock": _OPEN_CLIP,
+    "open_clip.transformer.CustomResidualAttentionBlock": replace(_OPEN_CLIP, attention_path=("ln_1", "attn")),
 }
 """Anatomy by the name of the block's class, or by its module and name where the name alone says too little."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -48,9 +49,25 @@ def _runs_known_forward(block: nn.Module, class_name: str) -> bool:
     return inspect.unwrap(type(block).forward) is inspect.unwrap(known.forward)
 
 
-def is_known_block(module: nn.Module) -> bool:
-    """Whether `module` is a block whose anatomy is known and that sees images: no text tower's, no predictor's."""
-    return _row(module) is not None and not _reads_text(module) and not _predicts(module)
+def is_known_block(model: nn.Module, name: str) -> bool:
+    """Whether the module called `name` is a block whose anatomy is known and that sees images.
+
+    Blocks of a text tower or of a predictor do not.
+    """
+    block = model.get_submodule(name)
+    class_name = _row(block)
+    if class_name is None or _reads_text(block) or _predicts(block):
+        return False
+    tower = KNOWN_BLOCKS[class_name].tower
+    return tower is None or any(type(module).__name__ == tower for _, module in modules_around(model, name))
+
+
+def modules_around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules around the module called `name`, with their names, from the inside out."""
+    parts = name.split(".") if name else []
+    for length in reversed(range(len(parts))):
+        around = ".".join(parts[:length])
+        yield around, model.get_submodule(around)
 
 
 def _reads_text(block: nn.Module) -> bool:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import nn
 
 from mona_peft.blocks.grid import GridArguments, GridOfMap, GridOfPatches, GridsOfCall
 from mona_peft.blocks.layout import Layout, Strides, from_tokens, grid_of_map, to_tokens
-from mona_peft.blocks.lookup import anatomy_of
+from mona_peft.blocks.lookup import anatomy_of, modules_around
 from mona_peft.blocks.packed import Maps, packed_calls_of, position_of
 from mona_peft.blocks.patch_grids import patch_grids_of
 
@@ -78,6 +78,11 @@ def check_token_map(model: nn.Module, name: str) -> None:
         _value(block, name, anatomy.windows_a_side)
     if anatomy.unroll_schedule is not None:
         _unrolling(model, name, anatomy.unroll_schedule)
+    if anatomy.samples_first is not None and not _attribute_around(model, name, anatomy.samples_first)[1]:
+        raise ValueError(
+            f"The tokens of {name} lie in front of the samples, (N, B, C): no module around it has "
+            f"{anatomy.samples_first}=True. Adapters need (B, N, C), which open_clip has from 2.26 on."
+        )
 
 
 def sees_frames(model: nn.Module, name: str) -> bool:
@@ -113,17 +118,9 @@ def token_map_of(model: nn.Module, name: str) -> TokenMap:
     return TokenMap(GridOfPatches(grids, pooling), anatomy.layout, entry_layout, strides)
 
 
-def _around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules around the module called `name`, from the inside out."""
-    parts = name.split(".") if name else []
-    for length in reversed(range(len(parts))):
-        around = ".".join(parts[:length])
-        yield around, model.get_submodule(around)
-
-
 def _patch_projection(model: nn.Module, name: str, ending: str) -> tuple[nn.Module, nn.Module]:
     """Return the patch projection of a block, and the nearest module around both."""
-    for around, module in _around(model, name):
+    for around, module in modules_around(model, name):
         found = {child: m for child, m in module.named_modules() if child == ending or child.endswith(f".{ending}")}
         if len(found) > 1:
             raise ValueError(
@@ -143,7 +140,7 @@ def _patch_projection(model: nn.Module, name: str, ending: str) -> tuple[nn.Modu
 
 def _told_of_sizes(model: nn.Module, name: str, argument: str) -> nn.Module:
     """Return the nearest module around a block whose `forward` has an argument."""
-    for _, module in _around(model, name):
+    for _, module in modules_around(model, name):
         if position_of(module, argument) is not None:
             return module
     raise ValueError(
@@ -160,15 +157,22 @@ def _value(block: nn.Module, name: str, path: str) -> int:
         raise ValueError(f"The anatomy of {name} takes a number from {path!r}, which the block has not.") from None
 
 
+def _attribute_around(model: nn.Module, name: str, attribute: str) -> tuple[str, Any]:
+    """Return the nearest module around a block that has an attribute, by name, and the attribute; None without one."""
+    for around, module in modules_around(model, name):
+        if getattr(module, attribute, None) is not None:
+            return around, getattr(module, attribute)
+    return "", None
+
+
 def _unrolling(model: nn.Module, name: str, attribute: str) -> tuple[tuple[tuple[int, int], ...], Strides]:
     """Return the factors by which the grid was pooled in front of a block's end, and the strides still unrolled."""
-    for around, module in _around(model, name):
-        schedule = getattr(module, attribute, None)
-        if schedule is not None:
-            stage = next(int(part) for part in name[len(around) :].split(".") if part.isdigit())
-            strides, all_strides = schedule[stage][0], schedule[0][0]
-            pooled = all_strides[: len(all_strides) - len(strides)]
-            return tuple(map(tuple, pooled)), tuple(map(tuple, strides))
-    raise ValueError(
-        f"The anatomy of {name} takes the order of its tokens from {attribute!r}, which nothing around has."
-    )
+    around, schedule = _attribute_around(model, name, attribute)
+    if schedule is None:
+        raise ValueError(
+            f"The anatomy of {name} takes the order of its tokens from {attribute!r}, which nothing around has."
+        )
+    stage = next(int(part) for part in name[len(around) :].split(".") if part.isdigit())
+    strides, all_strides = schedule[stage][0], schedule[0][0]
+    pooled = all_strides[: len(all_strides) - len(strides)]
+    return tuple(map(tuple, pooled)), tuple(map(tuple, strides))

@@ -36,7 +36,7 @@ def known_blocks(model: nn.Module) -> list[str]:
     Raises:
         ValueError: If it has none.
     """
-    names = [name for name, module in model.named_modules() if is_known_block(module)]
+    names = [name for name, _ in model.named_modules() if is_known_block(model, name)]
     if not names:
         refused = refusals(model)
         if refused:
