@@ -18,6 +18,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from mona_peft.tasks.models.architectures import EOMT, only_side_of
 from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.feature_pyramid import FeaturePyramidConfig
 
 OF_NEW_MODELS = {
     **dict.fromkeys(("upernet", "linear_segmenter"), SegformerImageProcessorPil),
@@ -74,8 +75,10 @@ def check_image_sizes(image_processor: BaseImageProcessor, config: PreTrainedCon
         ValueError: They don't.
     """
     model_type, size = config.model_type, image_processor.size
-    # RT-DETR and its successors enlarge each of the backbone's maps by two, and lay it over the one before.
-    stride = max(getattr(config, "feat_strides", [1]))
+    # RT-DETR and its successors enlarge each of the backbone's maps by two, and lay it over the one before. Those of a
+    # feature pyramid fit whatever the images' size.
+    pyramid = isinstance(getattr(config, "backbone_config", None), FeaturePyramidConfig)
+    stride = 1 if pyramid else max(getattr(config, "feat_strides", [1]))
     if any(size.get(side, 0) % stride for side in ("height", "width")):
         raise ValueError(
             f"--image_size: the sides of the images must be multiples of {stride} for this model of type {model_type}, "
