@@ -14,6 +14,7 @@ from pathlib import Path
 
 import transformers
 
+from mona_peft.cli.errors import run_module
 from mona_peft.tasks.reporting.pages import fill_page
 from scripts.demonstration import cells_demo, digits_demo
 
@@ -52,7 +53,4 @@ if __name__ == "__main__":
     # What transformers says while it loads a backbone without a head is no news here.
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    run_module(main)

@@ -15,6 +15,7 @@ import transformers
 from transformers import AutoConfig, PreTrainedModel
 
 from mona_peft import load_official_checkpoint
+from mona_peft.cli.errors import run_module
 
 
 def load_model(name: str) -> PreTrainedModel:
@@ -37,10 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output_dir", required=True, help="Folder that gets the adapter.")
     parser.add_argument("--load_backbone", action="store_true", help="Take the backbone's weights from it too.")
     args = parser.parse_args(argv)
-    try:
-        model = load_official_checkpoint(load_model(args.model), args.checkpoint, load_backbone=args.load_backbone)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+    model = load_official_checkpoint(load_model(args.model), args.checkpoint, load_backbone=args.load_backbone)
     output_dir = Path(args.output_dir)
     if args.load_backbone:
         base_model = model.unload()
@@ -52,4 +50,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_module(main)

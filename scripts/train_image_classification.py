@@ -18,6 +18,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback, TrainingArguments, default_data_collator
 
+from mona_peft.cli.errors import run_module
 from mona_peft.tasks.data.classification import DataArguments
 from mona_peft.tasks.models.arguments import MethodArguments, ModelArguments
 from mona_peft.tasks.models.methods import METHODS
@@ -80,4 +81,4 @@ COMMAND = Command(task.TRAINING, train, preset="digits")
 parse, main = COMMAND.parse, COMMAND.main
 
 if __name__ == "__main__":
-    main()
+    run_module(main)

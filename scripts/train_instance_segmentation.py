@@ -17,6 +17,7 @@ from functools import partial
 
 from transformers import TrainerCallback, TrainingArguments
 
+from mona_peft.cli.errors import run_module
 from mona_peft.tasks.data.objects.instances import collate_instances
 from mona_peft.tasks.data.objects.loading import class_names
 from mona_peft.tasks.models.arguments import DenseModelArguments, MethodArguments
@@ -79,4 +80,4 @@ COMMAND = Command(task.TRAINING, train, preset="digit_instances")
 parse, main = COMMAND.parse, COMMAND.main
 
 if __name__ == "__main__":
-    main()
+    run_module(main)

@@ -19,6 +19,7 @@ from functools import partial
 
 from transformers import TrainerCallback, TrainingArguments
 
+from mona_peft.cli.errors import run_module
 from mona_peft.tasks.data.objects.detection import collate
 from mona_peft.tasks.data.objects.loading import class_names
 from mona_peft.tasks.models.arguments import DenseModelArguments, MethodArguments
@@ -80,4 +81,4 @@ COMMAND = Command(task.TRAINING, train, preset="digit_detection")
 parse, main = COMMAND.parse, COMMAND.main
 
 if __name__ == "__main__":
-    main()
+    run_module(main)

@@ -33,6 +33,7 @@ from transformers.loss.loss_for_object_detection import dice_loss
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from mona_peft import MonaConfig
+from mona_peft.cli.errors import run_module
 from mona_peft.tasks.data.arguments import keep_decoding
 from mona_peft.tasks.data.augmentation import Sample, augmentation
 from mona_peft.tasks.data.dataset import ImageDataset
@@ -248,4 +249,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_module(main)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from transformers import TrainerCallback, TrainingArguments
 
+from mona_peft.cli.errors import run_module
 from mona_peft.tasks.data.segmentation.dataset import collate
 from mona_peft.tasks.data.segmentation.loading import SegmentationDataArguments
 from mona_peft.tasks.models.arguments import DenseModelArguments, MethodArguments
@@ -79,4 +80,4 @@ COMMAND = Command(task.TRAINING, train, preset="digit_scenes_semantic")
 parse, main = COMMAND.parse, COMMAND.main
 
 if __name__ == "__main__":
-    main()
+    run_module(main)

@@ -357,6 +357,6 @@ def test_script(tmp_path, capsys):
     base = SwinBackbone.from_pretrained(tmp_path / "converted" / "base_model")
     model = PeftModel.from_pretrained(base, tmp_path / "converted")
     assert_recorded_outputs(model.get_base_model())
-    with pytest.raises(SystemExit, match="cannot be read as a checkpoint"):
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         main([str(tmp_path / "model" / "config.json"), arguments[1], "--output_dir", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()

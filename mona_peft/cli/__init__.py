@@ -1,8 +1,7 @@
 """The console command `mona-peft`: a table of subcommands, and one module for each, imported when it is asked for.
 
-A module has `run(argv)`, which takes the arguments behind the subcommand's name and may return an exit code. It raises
-`ValueError`, `OSError` or `ImportError` for what a user can mend: one message, exit code 2, with `--debug` a traceback.
-A `RuntimeError`, PyTorch's or ours, is none of these unless memory is at its end: it is said to be unexpected, code 3.
+A module has `run(argv)`, which takes the arguments behind the subcommand's name and may return an exit code. What it
+may raise, and what is said of that: `mona_peft.cli.errors`.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+
+from mona_peft.cli.errors import reported
 
 COMMANDS = {
     "train": "adapt a model to your images; saves adapter, head, model card, metrics and curves",
@@ -22,14 +23,6 @@ COMMANDS = {
 """What each subcommand does, by the name of its module in this package."""
 
 PROGRAM = "mona-peft"
-USER_ERROR = 2
-UNEXPECTED = 3
-INTERRUPTED = 130
-
-WHAT_NOW = (
-    "This is a fault of the program, or of PyTorch, and not known to come of anything that you gave. The same command "
-    "with --debug shows the traceback: please report it, with the command."
-)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Runs a subcommand and returns its exit code."""
-    debug = "--debug" in argv
-    name, *arguments = [argument for argument in argv if argument != "--debug"] or ["--help"]
+    name = next((argument for argument in argv if argument != "--debug"), "--help")
     if name in ("-h", "--help"):
         print(usage())
         return 0
@@ -49,44 +41,14 @@ def run(argv: Sequence[str]) -> int:
 
         print(f"{PROGRAM} {__version__}")
         return 0
-    try:
-        if name not in COMMANDS:
-            raise ValueError(f"{name}: no such command. There are: {', '.join(COMMANDS)} (see {PROGRAM} --help).")
-        return import_module(f"{__name__}.{name}").run(arguments) or 0
-    except BrokenPipeError:  # who reads our output has read enough
-        return 0
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        if debug:
-            raise
-        unexpected = isinstance(error, RuntimeError) and not _is_out_of_memory(error)
-        said = f"unexpected {type(error).__name__}: " if unexpected else ""
-        where = WHAT_NOW if unexpected else "(--debug shows where this comes from.)"
-        print(f"{PROGRAM} {name}: {said}{_message(error)}{_hint(error)}\n{where}", file=sys.stderr)
-        return UNEXPECTED if unexpected else USER_ERROR
-    except KeyboardInterrupt as error:
-        print(error or "Interrupted.", file=sys.stderr)
-        return INTERRUPTED
+    return reported(f"{PROGRAM} {name}", argv, _run_subcommand)
 
 
-def _message(error: Exception) -> str:
-    """Returns what an error says; of one from a data loader's worker, which torch says with its traceback, the end."""
-    text = str(error)
-    return text.strip().splitlines()[-1].partition(": ")[2] if "\nOriginal Traceback" in text else text
-
-
-def _hint(error: Exception) -> str:
-    """Returns what to install where a package is missing, and what to change where memory is."""
-    if _is_out_of_memory(error):
-        return (
-            " Give smaller batches: in a training --per_device_train_batch_size with more "
-            "--gradient_accumulation_steps, or --activation_checkpointing; elsewhere --batch_size."
-        )
-    missing = isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mona_peft")
-    return '. The command wants more than the library: pip install "mona-peft[train]".' if missing else ""
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for a message
+def _run_subcommand(argv: list[str]) -> int | None:
+    name, *arguments = argv
+    if name not in COMMANDS:
+        raise ValueError(f"{name}: no such command. There are: {', '.join(COMMANDS)} (see {PROGRAM} --help).")
+    return import_module(f"{__name__}.{name}").run(arguments)
 
 
 def usage() -> str:

@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mona_peft.cli.errors import run_module
 from mona_peft.tasks.comparison.command import add_run_arguments, check_own, make_comparison
 from mona_peft.tasks.comparison.experiments import Comparison, backbone_name, parse_defaults
 from mona_peft.tasks.comparison.records import PACKED, pack
@@ -98,4 +99,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_module(main)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mona_peft.cli import compare
+from mona_peft.cli.errors import run_module
 from scripts.published_tables.archive import find_dataset, unpack
 from scripts.published_tables.tables import Table, read_tables
 
@@ -62,7 +63,4 @@ def run(table: Table, output_dir: Path, only: Sequence[str] | None, others: Sequ
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    run_module(main)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mona_peft.cli.errors import run_module
 from mona_peft.tasks.comparison.store import SUFFIX, add_line, read_lines
 
 PAGE = Path("docs/comparison/solar_cells.md")
@@ -43,4 +44,4 @@ def run(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_module(main)
