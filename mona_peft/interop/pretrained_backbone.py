@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,27 +46,34 @@ def load_backbone(model: PreTrainedModel, pretrained_model_name_or_path: str | P
         )
     # Made anew: MaskFormer's backbone keeps a config that calls itself an ordinary Swin's.
     settings = {name: value for name, value in backbone.config.to_dict().items() if name != "model_type"}
-    verbosity = transformers_logging.get_verbosity()
-    # The report on missing weights is about the output norms, and alarms without cause; the others are checked here.
-    transformers_logging.set_verbosity_error()
     try:
-        pretrained, loading = type(backbone).from_pretrained(
-            pretrained_model_name_or_path,
-            config=backbone.config_class.from_dict(settings),
-            key_mapping=_KEY_MAPPINGS.get(type(backbone).__name__),
-            output_loading_info=True,
-            dtype=torch.float32,
-            **kwargs,
-        )
+        with without_report():  # which is about the output norms; the others are checked here
+            pretrained, loading = type(backbone).from_pretrained(
+                pretrained_model_name_or_path,
+                config=backbone.config_class.from_dict(settings),
+                key_mapping=_KEY_MAPPINGS.get(type(backbone).__name__),
+                output_loading_info=True,
+                dtype=torch.float32,
+                **kwargs,
+            )
     except RuntimeError as error:
         raise ValueError(_refusal(model, pretrained_model_name_or_path, "tensors of other shapes")) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     buffers = {name for name, _ in backbone.named_buffers()}
     missing = sorted(name for name in set(loading["missing_keys"]) - buffers if not name.startswith(_OUTPUT_NORMS))
     if missing:
         raise ValueError(_refusal(model, pretrained_model_name_or_path, f"nothing for {missing[0]} and the like"))
     backbone.load_state_dict(pretrained.state_dict())
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """Loads without transformers' report on missing weights, where it alarms without cause and they are checked."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _refusal(model: PreTrainedModel, name: str | Path, what: str) -> str:

@@ -58,12 +58,12 @@ def test_output_directories_of_older_versions_go_on_loading(trained, tmp_path):
     assert torch.equal(trained_outputs(mona_peft.load(tmp_path / "old").model), expected)
 
 
-def test_pipeline_works_without_a_word(trained, caplog):
+def test_loading_and_pipeline_work_without_a_word(trained, caplog):
     task, folder, _ = trained
-    run = mona_peft.load(folder)
     image = next(dataset(task).rglob("*.png"))
     logging.getLogger("transformers").addHandler(caplog.handler)
     try:
+        run = mona_peft.load(folder)
         predict = pipeline(run.task.pipeline_tag, model=run.model, image_processor=run.image_processor)
         found = predict(str(image), **SUBTASKS.get(task, {"threshold": 0.0} if "detection" in task else {}))
     finally:

@@ -1,5 +1,6 @@
 """Base models of a task: as pre-trained, with a head for other classes, or new ones around a pre-trained backbone."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -8,9 +9,11 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel
 
-from mona_peft.interop.pretrained_backbone import load_backbone
+from mona_peft.files.weights import WEIGHTS_NAME
+from mona_peft.interop.pretrained_backbone import load_backbone, without_report
 from mona_peft.tasks.models.architectures import AUTO_CLASSES, check_is_pretrained, new_config
 from mona_peft.tasks.models.arguments import DenseModelArguments, ModelArguments
 from mona_peft.tasks.models.backbones import settle_bare_parameters, tell_embeddings
@@ -86,7 +89,10 @@ def rebuild_base(task: Task, args: DenseModelArguments, classes: Sequence[str], 
             config = AutoConfig.from_pretrained(folder)
             return _around_backbone(auto_class_of(task, config.model_type), config, args)
         config = AutoConfig.from_pretrained(args.model_name_or_path)
-        model = _pretrained(auto_class_of(task, config.model_type), args)(**_labels(classes))
+        load = _pretrained(auto_class_of(task, config.model_type), args)
+        with without_report():  # which is about the head; what the adapter does not bring along is told here
+            model, loading = load(**_labels(classes), output_loading_info=True)
+        _warn_of_new_weights(loading, args.model_name_or_path, folder)
         return model if task is IMAGE_CLASSIFICATION else _with_backbone(model, args)
 
 
@@ -125,6 +131,19 @@ def _with_backbone(model: PreTrainedModel, args: DenseModelArguments) -> PreTrai
         load_backbone(model, args.backbone)
     tell_embeddings(model)
     return model
+
+
+def _warn_of_new_weights(loading: dict[str, Any], name: str, folder: Path) -> None:
+    """Warns of weights that come neither from a pre-trained model nor from the folder of an adapter."""
+    with safe_open(folder / WEIGHTS_NAME, framework="pt") as file:
+        brought = {key.removeprefix("base_model.model.") for key in file.keys()}  # noqa: SIM118 (no mapping)
+    new = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])} - brought
+    if new:
+        warnings.warn(
+            f"{name} has no weights for {min(new)} ({len(new)} in all), and the adapter in {folder} brings "
+            "none: they are drawn at random. Is it the model that the adapter was trained on?",
+            stacklevel=2,
+        )
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """Dense models from the arguments of a script: pre-trained ones, new ones, and what is refused."""
 
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
     Dinov2Backbone,
@@ -167,7 +169,7 @@ def test_names_of_classes_may_repeat_and_the_inverse_table_be_wrong(tmp_path):
     assert torch.equal(model.class_predictor.weight, pretrained.class_predictor.weight[[2, 3]])
 
 
-def test_pre_trained_model_keeps_its_head_or_gets_a_new_one_and_another_backbone(tmp_path):
+def test_pre_trained_model_keeps_its_head_or_gets_a_new_one_and_another_backbone(tmp_path, monkeypatch, caplog):
     torch.manual_seed(1)
     pretrained = upernet()
     pretrained.save_pretrained(tmp_path / "upernet")
@@ -178,7 +180,12 @@ def test_pre_trained_model_keeps_its_head_or_gets_a_new_one_and_another_backbone
         torch.testing.assert_close(model(images()).logits, pretrained.eval()(images()).logits)
     args.backbone = str(tmp_path / "other")
     model = load(args, [*CLASSES, "fox"])
-    again = rebuild_base(SEMANTIC_SEGMENTATION, args, [*CLASSES, "fox"], tmp_path)
+    save_file({}, tmp_path / "adapter_model.safetensors")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.clear()
+    with pytest.warns(UserWarning, match=r"no weights for .*classifier.bias .*drawn at random"):
+        again = rebuild_base(SEMANTIC_SEGMENTATION, args, [*CLASSES, "fox"], tmp_path)
+    assert not caplog.records
     theirs = features(SwinBackbone.from_pretrained(tmp_path / "other", out_features=FOUR_STAGES["out_features"]))
     for built in (model, again):
         assert built.config.num_labels == 4
