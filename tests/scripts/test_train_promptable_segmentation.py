@@ -9,8 +9,17 @@ import torch
 import transformers
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForMaskGeneration, SamConfig, SamImageProcessorPil, SamModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForMaskGeneration,
+    ProcessorMixin,
+    SamConfig,
+    SamImageProcessorPil,
+    SamModel,
+    SamProcessor,
+)
 
+from mona_peft.tasks.data.objects.check import decode_masks
 from scripts import train_promptable_segmentation as script
 from scripts.demonstration import scene_objects
 from scripts.train_promptable_segmentation import PADDING, box_prompts, collate, main, point_prompts
@@ -68,15 +77,26 @@ def sam3() -> nn.Module:
 
 MODELS = {"sam": sam, "sam2": sam2, "sam3": sam3}
 NEEDS = {"sam2": "Sam2Model", "sam3": "Sam3TrackerModel"}
+THERE = [name for name in MODELS if hasattr(transformers, NEEDS.get(name, "SamModel"))]
+WANT_TORCHVISION = [pytest.param(name, True, marks=pytest.mark.torchvision) for name in THERE if name != "sam"]
+"""SAM 2 and 3 with their own image processors, which the others do without."""
 
 
-def save(name: str, folder: Path) -> str:
+def processor(name: str, side: int = SIDE) -> ProcessorMixin:
+    square = {"height": side, "width": side}
+    if name == "sam":
+        return SamProcessor(
+            SamImageProcessorPil(size={"longest_edge": side}, pad_size=square, mask_size={"longest_edge": side // 4})
+        )
+    if name == "sam2":
+        return transformers.Sam2Processor(transformers.Sam2ImageProcessor(size=square))
+    return transformers.Sam3TrackerProcessor(transformers.Sam3ImageProcessor(size=square))
+
+
+def save(name: str, folder: Path, own_processor: bool = False) -> str:
     torch.manual_seed(0)
     MODELS[name]().save_pretrained(folder)
-    # Those of SAM 2 and 3 want torchvision.
-    SamImageProcessorPil(
-        size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE}, mask_size={"longest_edge": 8}
-    ).save_pretrained(folder)
+    processor(name if own_processor else "sam").image_processor.save_pretrained(folder)
     return str(folder)
 
 
@@ -100,19 +120,42 @@ def scenes(monkeypatch):
 TRAINING = ["--per_device_train_batch_size", "8", "--learning_rate", "5e-3", "--lr_scheduler_type", "constant"]
 
 
-def test_what_is_saved_is_what_was_trained(scenes, tmp_path, capsys):
-    name, run = save("sam", tmp_path / "model"), tmp_path / "run"
-    found = result(capsys, options(name, run, *TRAINING, "--max_steps", "4"))
+@pytest.mark.parametrize(("name", "own_processor"), [*((name, False) for name in THERE), *WANT_TORCHVISION])
+def test_what_is_saved_is_what_was_trained(scenes, tmp_path, capsys, name, own_processor):
+    name, run = save(name, tmp_path / "model", own_processor), tmp_path / "run"
+    found = result(capsys, options(name, run, *TRAINING, "--max_steps", "12"))
     again = PeftModel.from_pretrained(AutoModelForMaskGeneration.from_pretrained(name), run).eval()
     images = script.PromptedMasks(
         script.load_data(script.ObjectDataArguments(), 0)["validation"],
-        image_processor=SamImageProcessorPil.from_pretrained(run),
+        image_processor=AutoImageProcessor.from_pretrained(run),
         prompts="boxes",
     )
     with torch.no_grad():
         loss = script.PromptTrainer.compute_loss(None, again, collate(list(images))).item()
     assert loss == pytest.approx(found["loss"], rel=1e-4)
     assert found["loss"] < found["loss_before"]
+
+
+@pytest.mark.parametrize(("name", "own_processor"), [("sam", True), *WANT_TORCHVISION])
+def test_prompts_and_labels_are_those_of_the_processor(tmp_path, name, own_processor):
+    """What is trained on is what the model is given later, by its processor."""
+    write_coco(tmp_path, train=4, val=2)
+    rows = script.load_data(script.ObjectDataArguments(dataset=str(tmp_path)), 0)["train"]
+    ours, makers = processor(name, script.LABEL_SIDE), {"boxes": box_prompts, "points": point_prompts}
+    for prompts, make in makers.items():
+        images = script.PromptedMasks(rows, image_processor=ours.image_processor, prompts=prompts)
+        for index, sample in enumerate(images):
+            image, objects = images.decode(rows[index], index), rows[index]["objects"]
+            masks = decode_masks(objects, image.width, image.height)[~np.array(objects["iscrowd"], dtype=bool)]
+            told = make(masks)[None, :, None] if prompts == "points" else make(masks)[None]
+            wanted = ours(image, **{f"input_{prompts}": told.tolist()}, return_tensors="pt")
+            torch.testing.assert_close(sample["pixel_values"], wanted["pixel_values"][0])
+            torch.testing.assert_close(sample[f"input_{prompts}"], wanted[f"input_{prompts}"][0].float())
+            # Of perfect masks, the processor makes those that it was given.
+            sizes = [wanted[key] for key in ("original_sizes", "reshaped_input_sizes") if key in wanted]
+            perfect = sample["labels"][None].float() * 2 - 1
+            found = ours.post_process_masks(perfect[:, :, None], *sizes)[0][:, 0]
+            assert script.overlaps(found.float() - 0.5, torch.from_numpy(masks)).min() > 0.9
 
 
 @pytest.mark.slow
@@ -122,12 +165,10 @@ def test_masks_get_better(scenes, tmp_path, capsys):
     assert found["mean_iou"] > 0.1
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_points_on_images_of_several_sizes(tmp_path, capsys, name):
-    if not hasattr(transformers, NEEDS.get(name, "SamModel")):
-        pytest.skip("transformers has no such model")
+@pytest.mark.parametrize(("name", "own_processor"), [*((name, False) for name in THERE), *WANT_TORCHVISION])
+def test_points_on_images_of_several_sizes(tmp_path, capsys, name, own_processor):
     write_coco(tmp_path / "data", train=4, val=2)
-    model = save(name, tmp_path / "model")
+    model = save(name, tmp_path / "model", own_processor)
     training = ["--prompts", "points", "--max_steps", "2", "--per_device_train_batch_size", "2"]
     found = result(capsys, options(model, tmp_path / "run", "--dataset", str(tmp_path / "data"), *training))
     assert 0 <= found["mean_iou"] <= 1
