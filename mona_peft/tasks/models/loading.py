@@ -92,7 +92,7 @@ def rebuild_base(task: Task, args: DenseModelArguments, classes: Sequence[str], 
         load = _pretrained(auto_class_of(task, config.model_type), args)
         with without_report():  # which is about the head; what the adapter does not bring along is told here
             model, loading = load(**_labels(classes), output_loading_info=True)
-        _warn_of_new_weights(loading, args.model_name_or_path, folder)
+        _warn_of_new_weights(model, loading, args.model_name_or_path, folder)
         return model if task is IMAGE_CLASSIFICATION else _with_backbone(model, args)
 
 
@@ -133,11 +133,15 @@ def _with_backbone(model: PreTrainedModel, args: DenseModelArguments) -> PreTrai
     return model
 
 
-def _warn_of_new_weights(loading: dict[str, Any], name: str, folder: Path) -> None:
-    """Warns of weights that come neither from a pre-trained model nor from the folder of an adapter."""
+def _warn_of_new_weights(model: PreTrainedModel, loading: dict[str, Any], name: str, folder: Path) -> None:
+    """Warns of weights that come neither from a pre-trained model nor from the folder of an adapter.
+
+    Buffers are none: those of a loss, as long as there are classes (EoMT's), are computed.
+    """
     with safe_open(folder / WEIGHTS_NAME, framework="pt") as file:
         brought = {key.removeprefix("base_model.model.") for key in file.keys()}  # noqa: SIM118 (no mapping)
-    new = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])} - brought
+    absent = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    new = absent & {key for key, _ in model.named_parameters()} - brought
     if new:
         warnings.warn(
             f"{name} has no weights for {min(new)} ({len(new)} in all), and the adapter in {folder} brings "
