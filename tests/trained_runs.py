@@ -15,9 +15,9 @@ from transformers import (
     BaseImageProcessor,
     Mask2FormerImageProcessorPil,
     RTDetrImageProcessorPil,
-    SegformerImageProcessorPil,
     ViTImageProcessorPil,
 )
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from mona_peft import MonaConfig
 from tests import models

@@ -12,12 +12,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
 from transformers import BaseImageProcessor, PreTrainedModel
 
-# transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
 from mona_peft.integration.heads import without_lists
 from mona_peft.integration.pipelines import accept_adapters_in_pipelines
 from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.image_processors import AutoImageProcessor
 from mona_peft.tasks.models.loading import load_whole, rebuild_base
 from mona_peft.tasks.task import Task, find_task
 

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from transformers import (
     Mask2FormerImageProcessorPil,
     RTDetrImageProcessorPil,
-    SegformerImageProcessorPil,
     ViTImageProcessorPil,
 )
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from mona_peft.tasks.data.augmentation import augmentation, random_box
 from mona_peft.tasks.data.dataset import ImageClassificationDataset, ImageDataset

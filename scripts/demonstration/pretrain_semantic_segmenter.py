@@ -16,7 +16,8 @@ from random import Random
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, SegformerImageProcessorPil, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from mona_peft.tasks.data.segmentation.dataset import (
     IGNORE_INDEX,

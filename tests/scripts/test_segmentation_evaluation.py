@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import EvalPrediction, SegformerImageProcessorPil, TrainingArguments
+from transformers import EvalPrediction, TrainingArguments
 from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from mona_peft.tasks.data.segmentation.masks import UNCOUNTED
 from mona_peft.tasks.segmentation.evaluation import (

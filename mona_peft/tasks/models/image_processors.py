@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import transformers
 from transformers import (
     AutoConfig,
     BaseImageProcessor,
@@ -10,15 +11,21 @@ from transformers import (
     MaskFormerImageProcessorPil,
     PreTrainedConfig,
     RTDetrImageProcessorPil,
-    SegformerImageProcessorPil,
+    SegformerConfig,
 )
 
-# transformers 5.9 refuses the top-level name where torchvision is missing, though the class does without it.
+# transformers 5.9 to 5.16 refuses these top-level names where torchvision is missing, though the classes do without it.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from mona_peft.tasks.models.architectures import EOMT, only_side_of
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.feature_pyramid import FeaturePyramidConfig
+
+if getattr(transformers.SegformerImageProcessorPil, "is_dummy", False):  # refused in checkpoints too
+    AutoImageProcessor.register(
+        SegformerConfig, image_processor_classes={"pil": SegformerImageProcessorPil}, exist_ok=True
+    )
 
 OF_NEW_MODELS = {
     **dict.fromkeys(("upernet", "linear_segmenter"), SegformerImageProcessorPil),

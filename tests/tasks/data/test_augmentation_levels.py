@@ -10,9 +10,9 @@ from PIL import Image
 from transformers import (
     Mask2FormerImageProcessorPil,
     RTDetrImageProcessorPil,
-    SegformerImageProcessorPil,
     ViTImageProcessorPil,
 )
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from mona_peft.tasks.data.augmentation import LEVELS, augmentation
 from mona_peft.tasks.data.objects.detection import augment_objects

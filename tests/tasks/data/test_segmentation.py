@@ -7,7 +7,8 @@ import numpy as np
 import PIL.Image
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
-from transformers import Mask2FormerImageProcessorPil, SegformerImageProcessorPil
+from transformers import Mask2FormerImageProcessorPil
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from mona_peft.tasks.data.segmentation.dataset import (
     AnnotatedImages,

@@ -16,8 +16,8 @@ from transformers import (
     EomtConfig,
     EomtForUniversalSegmentation,
     Mask2FormerImageProcessorPil,
-    SegformerImageProcessorPil,
 )
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from mona_peft.cli import run as cli
 from mona_peft.tasks.export.run import export_model

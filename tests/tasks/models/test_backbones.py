@@ -16,12 +16,12 @@ from transformers import (
     DINOv3ViTConfig,
     DINOv3ViTModel,
     PreTrainedModel,
-    SegformerImageProcessorPil,
     SwinBackbone,
     SwinConfig,
     SwinForImageClassification,
     TrainingArguments,
 )
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from mona_peft.tasks.models.architectures import ARCHITECTURES
 from mona_peft.tasks.models.arguments import DenseModelArguments

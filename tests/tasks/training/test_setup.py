@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
-from transformers import SegformerImageProcessorPil, ViTImageProcessorPil
+from transformers import ViTImageProcessorPil
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from mona_peft.tasks.data.stored import stored_png
 from mona_peft.tasks.training.setup import Data, find_training, prepare_images

@@ -36,9 +36,11 @@ def model_inputs(
         class_map: (H, W) classes, `UNCOUNTED` for pixels that do not count.
     """
     labels = np.where(class_map == UNCOUNTED, IGNORE_INDEX, class_map).astype(np.uint8)
-    batch = image_processor(
-        image, segmentation_maps=labels, do_resize=False, do_reduce_labels=False, return_tensors="pt"
-    )
+    as_they_are = {"do_resize": False, "return_tensors": "pt"}
+    if hasattr(image_processor, "post_process_instance_segmentation"):  # of a model of masks
+        batch = image_processor(image, segmentation_maps=labels, do_reduce_labels=False, **as_they_are)
+    else:  # SegFormer's image processor of transformers 5.9 to 5.16 wants torchvision for maps
+        batch = image_processor(image, **as_they_are) | {"labels": torch.from_numpy(labels).long()[None]}
     return {name: values[0] for name, values in batch.items()}
 
 
