@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mona_peft import BlockAnatomy, MonaConfig, register_block
 from mona_peft.blocks import KNOWN_BLOCKS
@@ -85,6 +86,37 @@ def test_both_branches_give_the_same_bits_from_fewer_bytes(name):
     row = vision_backbones.BACKBONES[name]
     all_kept, kept = (kept_bytes(model, vision_backbones.image(row.image), **row.arguments) for model in models)
     assert kept < (0.6 if "swin" in name else 0.9) * all_kept  # the other models have six patches, so weights weigh
+
+
+@pytest.mark.parametrize("name", ["swin", "dinov2", "clip"])
+def test_no_layer_behind_the_activation_is_computed_again(name):
+    def multiplications(recompute_mlp: bool) -> int:
+        config = MonaConfig(init_weights=False, modules_to_save=[], recompute_mlp=recompute_mlp)
+        model = get_peft_model(vision_backbones.build(name), config).train()
+        with FlopCounterMode(display=False) as counter:
+            seeded_gradients(model, name)
+        return counter.get_total_flops()
+
+    row, first = vision_backbones.BACKBONES[name], []
+    model = vision_backbones.build(name)
+    for path, module in model.named_modules():
+        if path.endswith("mlp.fc1"):
+            module.register_forward_hook(
+                lambda module, args, _: first.append(2 * args[0].numel() * module.out_features)
+            )
+    model(vision_backbones.image(row.image), **row.arguments)
+    assert multiplications(True) - multiplications(False) == sum(first) > 0
+
+
+@pytest.mark.parametrize("name", ["swin", "dinov2"])
+def test_layers_of_the_branches_may_be_trained(name):
+    found = []
+    for recompute in (False, True):
+        model = recomputed_everywhere(name, recompute)
+        for path, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or ".mlp." in path or "norm" in path)
+        found.append(seeded_gradients(model, name))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("name", ["swin", "dinov2"])
