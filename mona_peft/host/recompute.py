@@ -48,7 +48,7 @@ def _pass_on(hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 def _sparing_weights() -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Return the contexts, for a checkpoint's forward pass and for its repetition, in which weights stay where they are.
+    """Return contexts, for a checkpoint's forward pass and for its repetition, in which weights stay where they are.
 
     The repetition stops as soon as it has all that the forward pass would have kept. By itself the checkpoint counts
     the weights of the last layers among that, though they are there anyway, and so computes these layers for nothing:

@@ -30,7 +30,7 @@ from torch import nn
 from mona_peft.tasks.comparison.memory import kept_bytes
 from mona_peft.tasks.training.records import hardware, software, write_json
 from scripts.benchmark.attaching import ATTACHED, time_attaching
-from scripts.benchmark.measure import Clock, interleaved, peak_bytes, ratios, training_step
+from scripts.benchmark.measure import Clock, interleaved, multiplications, peak_bytes, ratios, training_step
 from scripts.benchmark.models import LEFT_OUT, METHODS, SIZES, blocks_of, build, stock_model
 
 CASES = (
@@ -128,6 +128,8 @@ class Case:
                     results[name]["first_seconds"] = self.first_steps(model)
         for name, model in models.items():
             results[name]["kept_bytes"] = kept_bytes(model, self.pixel_values, self.autocast)
+            if not self.args.compile:
+                results[name]["multiplications"] = multiplications(model, self.pixel_values, self.labels)
         if not self.args.no_step:
             for name, summary in self.steps(models).items():
                 results[name]["step"] = summary

@@ -69,6 +69,11 @@ def with_pillow(image: Image.Image) -> torch.Tensor:
     image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=random_box(image.size, random, 0.08))
     if random.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return normalised(image)
+
+
+def normalised(image: Image.Image) -> torch.Tensor:
+    """A picture as a tensor of values from -1 to 1."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255).sub(0.5).div(0.5)
 
 

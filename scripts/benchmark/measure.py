@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 
 class Clock:
@@ -81,6 +82,23 @@ def training_step(
         loss = F.cross_entropy(model(pixel_values).logits.float(), labels)
     loss.backward()
     model.zero_grad(set_to_none=True)
+
+
+def multiplications(model: nn.Module, pixel_values: torch.Tensor, labels: torch.Tensor) -> int:
+    """Count the multiplications of matrix products, convolutions and attention in a training step.
+
+    They are the same on every machine: by them alone a step takes what a machine needs that does nothing else.
+    """
+    # PyTorch has these formulas for the attention of GPUs alone.
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    formulas = {
+        attention: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+        backward: lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4]),
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        training_step(model, pixel_values, labels)
+    return counter.get_total_flops() // 2  # which are of multiplications and additions
 
 
 def peak_bytes(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mona_peft.tasks.comparison.memory import kept_bytes
 from scripts.benchmark.__main__ import main
-from scripts.benchmark.measure import interleaved, ratios
+from scripts.benchmark.measure import interleaved, multiplications, ratios
 from scripts.benchmark.models import METHODS, SIZES, build, stock_model
 from scripts.benchmark.profile_block import main as profile_block
 from scripts.benchmark.profile_step import main as profile_step
@@ -41,6 +43,18 @@ def test_kept_bytes_of_a_known_graph():
     model = lambda x: torch.relu(layer(x)).exp()  # noqa: E731
     model.parameters, model.buffers = layer.parameters, list
     assert kept_bytes(model, x) == 4 * (5 * 4 + 2 * 5 * 3)
+
+
+def test_multiplications_of_a_known_step():
+    class Known(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> SimpleNamespace:
+            tokens = super().forward(x)
+            return SimpleNamespace(logits=F.scaled_dot_product_attention(tokens, tokens, tokens)[0, 0])
+
+    layer = 2 * 5 * 4 * 3  # forward and to its weight
+    attention = 7 * 5 * 5 * 3  # scores and sum; backward the scores again and the gradients of four matrices
+    x, labels = torch.randn(1, 1, 5, 4), torch.zeros(5, dtype=torch.long)
+    assert multiplications(Known(4, 3), x, labels) == layer + attention
 
 
 def test_ratios_are_taken_within_a_round():

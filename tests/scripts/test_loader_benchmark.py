@@ -37,10 +37,20 @@ def test_training_run(tmp_path, monkeypatch):
     monkeypatch.setattr(training_run, "TINY", SwinConfig(**config))
     small = partial(loader_inputs.photograph, size=(64, 48))
     monkeypatch.setattr(training_run, "photograph", lambda path, size, seed: small(path, seed=seed))
-    record = tmp_path / "training_run.json"
-    options = ["--images", "4", "--steps", "3", "--rounds", "1", "--batch_size", "2", "--workers", "0"]
-    main(["training_run", *options, "--output", str(record)])
+    page, record = tmp_path / "page.md", tmp_path / "training_run.json"
+    page.write_text("\n".join(place("training", name) for name in ("runs", "provenance")))
+    options = ["--images", "8", "--steps", "3", "--rounds", "1", "--batch_size", "1", "--workers", "0"]
+    main(["training_run", *options, "--output", str(record), "--page", str(page)])
     found = json.loads(record.read_text())
-    ((typed,), (bare,)) = (found["step_seconds"][name] for name in ("typed", "bare"))
-    assert len(typed) == len(bare) == 1
-    assert found["ratio"] == pytest.approx(typed[0] / bare[0])
+    (typed,), (example,) = (found["runs"][way] for way in ("train, Mona", "example, LoRA"))
+    assert len(typed["steps"]) == len(example["steps"]) == 1
+    assert found["ratios"]["train, Mona / example, LoRA"] == {
+        "wall": pytest.approx(typed["wall"] / example["wall"]),
+        "processor": pytest.approx(typed["processor"] / example["processor"]),
+        "step": pytest.approx(typed["steps"][0] / example["steps"][0]),
+    }
+    assert min(typed["processor"], example["processor"]) > 0
+    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[2:]] == list(training_run.WAYS)
+    assert rows[-1][-2:] == ["1.000", "1.000"]
+    assert f"torch {found['software']['torch']}" in page.read_text()
