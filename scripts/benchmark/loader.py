@@ -125,18 +125,24 @@ def tables(record: Mapping[str, Any]) -> dict[str, str]:
         [task, *(_number(named[name]["milliseconds"]) for name in ("none", "drafts"))]
         for task, named in record["tasks"].items()
     ]
-    software_, hardware_, settings = record["software"], record["hardware"], record["settings"]
     missing = "" if record["torchvision"] else " torchvision was not there and is left out."
-    source = (
-        f"{hardware_['device']}, {hardware_['cores']} cores, load {hardware_['load']:.1f} at the start; medians of "
-        f"{settings['rounds']} rounds of {settings['images']} images; torch {software_['torch']}, transformers "
-        f"{software_['transformers']}, commit `{(software_['commit'] or 'unknown')[:12]}`.{missing}"
-    )
+    settings = record["settings"]
+    source = f"medians of {settings['rounds']} rounds of {settings['images']} images; {measured_on(record)}.{missing}"
     return {
         "pipelines": table(header, rows),
         "tasks": table([f"{last}, CPU ms an image", "read at full size", "with drafts"], dense),
         "provenance": source,
     }
+
+
+def measured_on(record: Mapping[str, Any]) -> str:
+    """Returns where and with what something was measured."""
+    software_, hardware_ = record["software"], record["hardware"]
+    return (
+        f"{hardware_['device']}, {hardware_['cores']} cores, load {hardware_['load']:.1f} at the start, torch "
+        f"{software_['torch']}, transformers {software_['transformers']}, commit "
+        f"`{(software_['commit'] or 'unknown')[:12]}`"
+    )
 
 
 def _number(value: float) -> str:

@@ -46,6 +46,7 @@ from mona_peft.tasks.training.records import hardware, software, write_json
 from mona_peft.tasks.training.setup import find_training
 from mona_peft.tasks.training.train import train
 from scripts.benchmark.example_run import train_example
+from scripts.benchmark.loader import measured_on
 from scripts.benchmark.loader_inputs import photograph, with_torchvision
 
 TASK = "image-classification"
@@ -220,15 +221,11 @@ def tables(record: Mapping[str, Any]) -> dict[str, str]:
         relative = (ratios_[f"{way} / {other}"][name] for other in others for name in ("step", "processor"))
         rows.append([way, f"{step:.2f}", *(f"{total:.0f}" for total in totals), *(f"{r:.3f}" for r in relative)])
     header = ["", "a step, s", "training, s", "processor time, s", *compared]
-    software_, hardware_, settings = record["software"], record["hardware"], record["settings"]
-    transforms = "torchvision" if record["torchvision"] else "Pillow"
+    settings, transforms = record["settings"], "torchvision" if record["torchvision"] else "Pillow"
     source = (
         f"{settings['images']} JPEGs, {settings['steps']} steps of {settings['batch_size']} images, "
         f"{settings['workers']} workers, {settings['threads']} thread(s) for the model, "
-        f"{len(next(iter(runs.values())))} round(s); the example's images by {transforms}. "
-        f"{hardware_['device']}, {hardware_['cores']} cores, load {hardware_['load']:.1f} at the start; torch "
-        f"{software_['torch']}, transformers {software_['transformers']}, commit "
-        f"`{(software_['commit'] or 'unknown')[:12]}`."
+        f"{len(next(iter(runs.values())))} round(s); the example's images by {transforms}; {measured_on(record)}."
     )
     return {"runs": table(header, rows), "provenance": source}
 
