@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from transformers import (
     BitImageProcessorPil,
     Dinov2Config,
@@ -28,9 +29,10 @@ from transformers import (
 from transformers.models.deformable_detr.image_processing_pil_deformable_detr import DeformableDetrImageProcessorPil
 
 import mona_peft
+from mona_peft import cli
 from scripts import train_instance_segmentation, train_object_detection, train_semantic_segmentation
 from tests.script_runs import weights
-from tests.test_detectors import OF_GROUPS
+from tests.test_detectors import DETECTORS, OF_GROUPS
 from tests.tiny_configs import LW_DETR
 from tests.tiny_runs import FEW_STEPS, RT_DETR, UPERNET, dataset
 
@@ -100,6 +102,14 @@ HEADS = {
 }
 
 
+LW_DETR_HEADS = [
+    *(f"model.{part}" for part in ("reference_point_embed", "query_feat", "decoder")),
+    *(f"model.enc_{kind}" for kind in ("output", "output_norm", "out_bbox_embed", "out_class_embed")),
+    *("class_embed", "bbox_embed"),
+]
+"""Of RF-DETR too."""
+
+
 def outputs(model: torch.nn.Module) -> list[torch.Tensor]:
     with torch.no_grad():
         found = model.eval()(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32))
@@ -152,9 +162,7 @@ def test_object_detection(tmp_path):
     model = LwDetrForObjectDetection(LwDetrConfig(backbone_config=backbone, projector_scale_factors=[1.0], **OF_GROUPS))
     processor = DeformableDetrImageProcessorPil(size={"height": 64, "width": 64})
     arguments = ["--model", save(tmp_path / "model", model, processor), "--dataset", str(dataset("object-detection"))]
-    heads = ["model.backbone.projector", "model.reference_point_embed", "model.query_feat", "model.decoder"]
-    lists = [f"model.enc_{kind}" for kind in ("output", "output_norm", "out_bbox_embed", "out_class_embed")]
-    results = train(train_object_detection.main, arguments, tmp_path, [*heads, *lists, "class_embed", "bbox_embed"])
+    results = train(train_object_detection.main, arguments, tmp_path, ["model.backbone.projector", *LW_DETR_HEADS])
     assert 0 <= results["box_ap"] <= 1
 
 
@@ -166,6 +174,42 @@ def test_object_detection_around_a_plain_vit(tmp_path):
     arguments += ["--dataset", str(dataset("object-detection"))]
     results = train(train_object_detection.main, arguments, tmp_path, heads, whole=False)
     assert 0 <= results["box_ap"] <= 1
+
+
+def rf_detr(folder: Path) -> list[str]:
+    torch.manual_seed(0)
+    processor = transformers.RfDetrImageProcessor(size={"height": 64, "width": 64})
+    return ["--model", save(folder, DETECTORS["rf-detr"](), processor)]
+
+
+def retinanet(folder: Path) -> list[str]:
+    """On images whose sides are no multiples of a patch, nor of the stride of the pyramid's last map."""
+    settings = {"fpn_channels": 8, "score_threshold": 0.0}
+    return [*around_dinov2(folder, "retinanet", settings), "--image_size", "60", "100"]
+
+
+@pytest.mark.torchvision
+@pytest.mark.parametrize(
+    ("build", "heads"),
+    [
+        (rf_detr, ["model.backbone.projector", *LW_DETR_HEADS]),
+        (retinanet, ["detector.backbone.body.levels", "detector.backbone.fpn", "detector.head"]),
+    ],
+    ids=["rf-detr", "retinanet"],
+)
+def test_detectors_that_want_torchvision(tmp_path, capsys, build, heads):
+    """Typed as a user does: trained, predicted and evaluated."""
+    data = dataset("object-detection")
+    arguments = [*build(tmp_path / "model"), "--dataset", str(data)]
+    trained = train(train_object_detection.main, arguments, tmp_path, heads, whole=False)
+    run, pictures = tmp_path / "run", data / "val2017"
+    assert cli.run(["predict", str(run), str(pictures), "--output", str(tmp_path / "found"), "--threshold", "0"]) == 0
+    lines = (tmp_path / "found" / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == len(list(pictures.iterdir()))
+    assert all(json.loads(line)["boxes"] for line in lines)
+    capsys.readouterr()
+    assert cli.run(["evaluate", str(run), "--dataset", str(data)]) == 0
+    assert f"loss: {trained['loss']:.4f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
