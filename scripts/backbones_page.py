@@ -123,10 +123,10 @@ HEADS = """
 `--model` takes a pre-trained model of these types, with whichever of the backbones above it has; `--backbone` beside
 `--model_type` builds a new one around a pre-trained Swin, SwinV2, DINOv2 or DINOv3 ViT. A plain ViT (DINOv2, DINOv3)
 keeps one stride. `linear_segmenter` takes the tokens of its last block (a batch norm and a linear layer on them, as
-DINOv2's paper measures features); all others are given the simple feature pyramid of
-[ViTDet](https://arxiv.org/abs/2203.16527), four maps made of that one, which is trained with the head. DPT and EoMT
-take square images alone: `--eval_mode slide` lets them see others in windows. RF-DETR's image processor wants
-torchvision.
+DINOv2's paper measures features), `dpt` those of four blocks (DPT's neck and head); all others are given the simple
+feature pyramid of [ViTDet](https://arxiv.org/abs/2203.16527), four maps made of that one, which is trained with the
+head. EoMT's blocks are its own: it is loaded whole. It, and a DPT that is loaded with a ViT of its own, take square
+images alone: `--eval_mode slide` lets them see others in windows. RF-DETR's image processor wants torchvision.
 
 | task | `--model` | `--model_type`, around a Swin or a plain ViT |
 | --- | --- | --- |

@@ -84,9 +84,10 @@ def around_dinov2(folder: Path, model_type: str, settings: dict) -> list[str]:
 
 
 def segmenter(name: str, folder: Path) -> list[str]:
-    if name.startswith("linear"):
-        backbone = dino(folder / "model", name.removeprefix("linear-"))
-        return ["--model_type", "linear_segmenter", "--backbone", backbone]
+    head, _, backbone = name.partition("-")
+    if backbone:
+        model_type = {"linear": "linear_segmenter"}.get(head, head)
+        return ["--model_type", model_type, "--backbone", dino(folder / "model", backbone)]
     if name == "upernet":
         return around_dinov2(folder / "model", name, UPERNET)
     return ["--model", dpt(folder / "model") if name == "dpt" else eomt(folder / "model", name), "--eval_mode", "slide"]
@@ -95,6 +96,8 @@ def segmenter(name: str, folder: Path) -> list[str]:
 HEADS = {
     "linear-dinov2": ["decode_head"],
     "linear-dinov3": ["decode_head"],
+    "dpt-dinov2": ["neck", "decode_head"],
+    "dpt-dinov3": ["neck", "decode_head"],
     "upernet": ["backbone.levels", "decode_head", "auxiliary_head"],
     "dpt": ["neck", *(f"{head}.{part}" for head in ("head.head", "auxiliary_head.head") for part in (0, 1, 4))],
     "eomt": ["query", "upscale_block", "mask_head", "class_predictor"],
@@ -150,8 +153,9 @@ def test_semantic_segmentation(tmp_path, name):
     assert 0 < results["loss"] < 100
 
 
-def test_instance_segmentation(tmp_path):
-    arguments = ["--model", eomt(tmp_path / "model"), "--dataset", str(dataset("instance-segmentation"))]
+@pytest.mark.parametrize("name", ["eomt", "eomt_dinov3"])
+def test_instance_segmentation(tmp_path, name):
+    arguments = ["--model", eomt(tmp_path / "model", name), "--dataset", str(dataset("instance-segmentation"))]
     results = train(train_instance_segmentation.main, arguments, tmp_path, HEADS["eomt"])
     assert 0 <= results["mask_ap"] <= 1
 
@@ -219,6 +223,7 @@ def test_detectors_that_want_torchvision(tmp_path, capsys, build, heads):
         ("eomt", ["--crop_size", "40"], "takes squares of 32 pixels alone. Give --crop_size 32"),
         ("dpt", ["--image_size", "24"], "an --image_size that is not below --crop_size"),
         ("dpt", ["--crop_size", "30"], "the backbone's patches are 8 pixels wide"),
+        ("eomt-dinov2", [], "EoMT's blocks are its own, .*Give a pre-trained EoMT with --model"),
     ],
 )
 def test_sizes_that_do_not_fit(tmp_path, name, options, message):

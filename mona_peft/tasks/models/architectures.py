@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
-from mona_peft.tasks.models import linear_segmenter, retinanet  # noqa: F401 (makes the auto classes know them)
+from mona_peft.tasks.models import dpt_segmenter, linear_segmenter, retinanet  # noqa: F401 (makes the auto classes know them)
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.feature_pyramid import STAGES as FOUR_STAGES
 from mona_peft.tasks.models.feature_pyramid import FeaturePyramidConfig
@@ -29,15 +29,17 @@ class Architecture:
     """How a model is built around a backbone.
 
     Attributes:
-        stages: Stages of the backbone whose feature maps it takes.
+        stages: Stages of a Swin whose feature maps it takes; none if it takes no Swin.
         settings: From channels and strides of these feature maps to what the model's config says of them.
-        takes_tokens: Whether it takes the last map of a plain ViT (DINOv2) as it is. Others are given ViTDet's feature
-            pyramid around the ViT.
+        blocks: After how many blocks of a plain ViT (DINOv2), at even distances, it takes the map as it is. Others are
+            given ViTDet's feature pyramid around the ViT.
+        built_as: `model_type` of what is built, if transformers has another model of this name.
     """
 
     stages: tuple[str, ...]
     settings: Callable[[list[int], list[int]], dict[str, Any]] = lambda channels, strides: {}
-    takes_tokens: bool = False
+    blocks: int = 0
+    built_as: str | None = None
 
 
 AUTO_CLASSES: dict[str, dict[str, str]] = {
@@ -46,6 +48,7 @@ AUTO_CLASSES: dict[str, dict[str, str]] = {
         "linear_segmenter": "AutoModelForSemanticSegmentation",
         "segformer": "AutoModelForSemanticSegmentation",
         "dpt": "AutoModelForSemanticSegmentation",
+        "dpt_segmenter": "AutoModelForSemanticSegmentation",
         "mask2former": "AutoModelForUniversalSegmentation",
         "maskformer": "AutoModelForInstanceSegmentation",
         **dict.fromkeys(EOMT, "AutoModelForUniversalSegmentation"),
@@ -65,7 +68,18 @@ _RT_DETR = Architecture(
 )
 ARCHITECTURES = {
     "upernet": Architecture(FOUR_STAGES, lambda channels, strides: {"auxiliary_in_channels": channels[2]}),
-    "linear_segmenter": Architecture(FOUR_STAGES[3:], takes_tokens=True),
+    "linear_segmenter": Architecture(FOUR_STAGES[3:], blocks=1),
+    # As wide as the heads of Depth Anything: 64 channels on a ViT-S, 128 on a ViT-B.
+    "dpt": Architecture(
+        (),
+        lambda channels, strides: {
+            "readout_type": "ignore",
+            "neck_hidden_sizes": [channels[0] // share for share in (8, 4, 2, 1)],
+            "fusion_hidden_size": max(channels[0] // 6, 8),
+        },
+        blocks=4,
+        built_as="dpt_segmenter",
+    ),
     "mask2former": Architecture(
         FOUR_STAGES, lambda channels, strides: {"feature_strides": strides, "common_stride": strides[0]}
     ),
@@ -107,6 +121,11 @@ def new_config(auto_classes: Mapping[str, str], args: DenseModelArguments, label
     Raises:
         ValueError: No type or backbone is given, they do not go together, or a setting is none.
     """
+    if args.model_type in EOMT and args.model_type in auto_classes:
+        raise ValueError(
+            f"--model_type {args.model_type}: EoMT's blocks are its own, and are not given the weights of another ViT. "
+            "Give a pre-trained EoMT with --model."
+        )
     kinds = [kind for kind in auto_classes if kind in ARCHITECTURES]
     if args.backbone is None or args.model_type not in kinds:
         raise ValueError(
@@ -125,7 +144,9 @@ def new_config(auto_classes: Mapping[str, str], args: DenseModelArguments, label
     backbone.update(given.pop("backbone_config", {}))
     backbone, channels, strides = _with_maps(backbone, architecture, given)
     settings = {**architecture.settings(channels, strides), **given}
-    config = AutoConfig.for_model(args.model_type, **settings, **labels, backbone_config=backbone)
+    config = AutoConfig.for_model(
+        architecture.built_as or args.model_type, **settings, **labels, backbone_config=backbone
+    )
     if unknown := [name for name in given if name not in type(config)().to_dict()]:
         raise ValueError(f"--model_config: the config of {args.model_type} has no {', '.join(unknown)}.")
     return config
@@ -144,12 +165,19 @@ def _with_maps(
     stages = list(architecture.stages)
     levels = [FOUR_STAGES.index(stage) for stage in stages]
     if not _is_plain(backbone):
+        if not stages:
+            raise ValueError(
+                f"--backbone: a model of type {backbone.model_type}, and the head wants a plain ViT: one of "
+                f"{', '.join(PLAIN_BACKBONES)}."
+            )
         backbone.update({"out_features": stages})
         side = backbone.patch_size
         return backbone, [backbone.embed_dim * 2**level for level in levels], [side * 2**level for level in levels]
-    backbone.update({"out_features": [f"stage{backbone.num_hidden_layers}"]})
-    if architecture.takes_tokens:
-        return backbone, [backbone.hidden_size], [backbone.patch_size]
+    count = max(architecture.blocks, 1)
+    depths = [round(backbone.num_hidden_layers * (number + 1) / count) for number in range(count)]
+    backbone.update({"out_features": [f"stage{depth}" for depth in depths]})
+    if architecture.blocks:
+        return backbone, [backbone.hidden_size] * count, [backbone.patch_size] * count
     sizes = {name: given.pop(name) for name in ("pyramid_channels",) if name in given}
     pyramid = FeaturePyramidConfig(backbone, out_features=stages, **sizes)
     # Those of patches of 16. Heads ask only how many steps of two lie between them.

@@ -14,25 +14,24 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoBackbone, PreTrainedConfig, PreTrainedModel
+from transformers import AutoBackbone, PreTrainedModel
 from transformers.backbone_utils import BackboneConfigMixin, load_backbone
 from transformers.modeling_outputs import BackboneOutput
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.convnext.modeling_convnext import ConvNextLayerNorm
 
+from mona_peft.tasks.models.around_backbone import AroundBackboneConfig
+
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 """Names of its maps, of strides of a quarter, a half, once and twice the side of a patch: 4, 8, 16 and 32 pixels for
 patches of 16."""
 
-DEFAULT_BACKBONE = {"model_type": "dinov2", "out_indices": [12]}
-"""Settings of the backbone's config where none are given: a DINOv2-base, and its last map."""
 
-
-class FeaturePyramidConfig(BackboneConfigMixin, PreTrainedConfig):
+class FeaturePyramidConfig(BackboneConfigMixin, AroundBackboneConfig):
     """Config of `FeaturePyramidBackbone`.
 
     Args:
-        backbone_config: Of the plain ViT, whose `out_features` name one map. None is `DEFAULT_BACKBONE`.
+        backbone_config: Of the plain ViT, whose `out_features` name one map. None is `default_backbone`.
         pyramid_channels: Channels of each map.
         out_features: Which of `STAGES` are given, in their order. None: all of them.
         out_indices: The same by their places in `STAGES`.
@@ -40,26 +39,22 @@ class FeaturePyramidConfig(BackboneConfigMixin, PreTrainedConfig):
     """
 
     model_type = "simple_feature_pyramid"
-    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012 (the name and form are transformers')
 
     def __init__(
         self,
-        backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
+        backbone_config: Any = None,
         pyramid_channels: int = 256,
         out_features: list[str] | None = None,
         out_indices: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(backbone_config, PreTrainedConfig):
-            backbone_config = AutoConfig.for_model(**(backbone_config or DEFAULT_BACKBONE))
-        self.backbone_config = backbone_config
         self.pyramid_channels = pyramid_channels
         self.stage_names = list(STAGES)
         if out_features is None and out_indices is None:
             out_features = list(STAGES)
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
         kwargs.pop("stage_names", None)
-        super().__init__(**kwargs)
+        super().__init__(backbone_config, **kwargs)
 
 
 class FeaturePyramidBackbone(PreTrainedModel):

@@ -28,7 +28,7 @@ if getattr(transformers.SegformerImageProcessorPil, "is_dummy", False):  # refus
     )
 
 OF_NEW_MODELS = {
-    **dict.fromkeys(("upernet", "linear_segmenter"), SegformerImageProcessorPil),
+    **dict.fromkeys(("upernet", "linear_segmenter", "dpt"), SegformerImageProcessorPil),
     "mask2former": Mask2FormerImageProcessorPil,
     "maskformer": MaskFormerImageProcessorPil,
     **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine", "deimv2"), RTDetrImageProcessorPil),

@@ -9,30 +9,29 @@ Importing this module makes transformers' auto classes know the model, as `model
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, initialization
+from transformers import PreTrainedModel, initialization
 from transformers.backbone_utils import load_backbone
 from transformers.image_transforms import center_to_corners_format, corners_to_center_format
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForObjectDetection
 from transformers.utils import ModelOutput
 
+from mona_peft.tasks.models.around_backbone import AroundBackboneConfig
+
 if TYPE_CHECKING:
     from torchvision.models.detection import RetinaNet
 
-DEFAULT_BACKBONE = {"model_type": "swin", "out_features": ["stage2", "stage3", "stage4"]}
-"""Settings of the backbone's config where none are given: a Swin-T, and the strides of RetinaNet's paper."""
 
-
-class RetinaNetConfig(PreTrainedConfig):
+class RetinaNetConfig(AroundBackboneConfig):
     """Config of `RetinaNetForObjectDetection`.
 
     Args:
         backbone_config: Of the backbone; its `out_features` are what the feature pyramid begins with, and two coarser
-            levels follow from the last. None is `DEFAULT_BACKBONE`.
+            levels follow from the last. None is `default_backbone`.
         fpn_channels: Channels of the feature pyramid and of the heads.
         score_threshold: From this score on, a box is a detection.
         nms_threshold: Of two detections of a class whose intersection over union is larger, the surer one stays.
@@ -43,11 +42,15 @@ class RetinaNetConfig(PreTrainedConfig):
     """
 
     model_type = "retinanet"
-    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012 (the name and form are transformers')
+    default_backbone: ClassVar[dict[str, Any]] = {
+        "model_type": "swin",
+        "out_features": ["stage2", "stage3", "stage4"],
+    }
+    """A Swin-T, and the strides of RetinaNet's paper."""
 
     def __init__(
         self,
-        backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
+        backbone_config: Any = None,
         fpn_channels: int = 256,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
@@ -55,16 +58,13 @@ class RetinaNetConfig(PreTrainedConfig):
         size_divisor: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(backbone_config, PreTrainedConfig):
-            backbone_config = AutoConfig.for_model(**(backbone_config or DEFAULT_BACKBONE))
-        self.backbone_config = backbone_config
+        super().__init__(backbone_config, **kwargs)
         self.fpn_channels = fpn_channels
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.detections_per_image = detections_per_image
-        plain = getattr(backbone_config, "backbone_config", None)  # of a feature pyramid
+        plain = getattr(self.backbone_config, "backbone_config", None)  # of a feature pyramid
         self.size_divisor = size_divisor or (32 if plain is None else 2 * plain.patch_size)
-        super().__init__(**kwargs)
 
 
 @dataclass

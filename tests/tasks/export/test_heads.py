@@ -21,6 +21,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 
 from mona_peft.cli import run as cli
 from mona_peft.tasks.export.run import export_model
+from mona_peft.tasks.models.dpt_segmenter import DPTSegmenterConfig, DPTSegmenterForSemanticSegmentation
 from mona_peft.tasks.models.linear_segmenter import LinearSegmenterConfig, LinearSegmenterForSemanticSegmentation
 from mona_peft.tasks.models.retinanet import RetinaNetConfig
 from tests import test_detectors
@@ -44,6 +45,13 @@ def linear_segmenter() -> nn.Module:
     return LinearSegmenterForSemanticSegmentation(LinearSegmenterConfig(backbone, num_labels=len(LABELS)))
 
 
+def dpt_segmenter() -> nn.Module:
+    backbone = Dinov2Config(**VIT, image_size=SIDE, out_features=[f"stage{block}" for block in range(1, 5)])
+    settings = {"neck_hidden_sizes": [8] * 4, "fusion_hidden_size": 8, "readout_type": "ignore"}
+    config = DPTSegmenterConfig(backbone_config=backbone, **settings, num_labels=len(LABELS))
+    return DPTSegmenterForSemanticSegmentation(config)
+
+
 def mask_processor() -> Mask2FormerImageProcessorPil:
     return Mask2FormerImageProcessorPil(**SQUARE)
 
@@ -59,6 +67,7 @@ def box_processor() -> DeformableDetrImageProcessorPil:
 SEMANTIC, DETECTION, INSTANCES = "semantic-segmentation", "object-detection", "instance-segmentation"
 HEADS = {
     "linear_segmenter": (SEMANTIC, Kind(linear_segmenter, map_processor, **MASKS)),
+    "dpt_segmenter": (SEMANTIC, Kind(dpt_segmenter, map_processor, **MASKS)),
     "dpt": (SEMANTIC, Kind(dpt, map_processor, **MASKS)),
     "eomt-semantic": (SEMANTIC, Kind(eomt, mask_processor, **MASKS)),
     "eomt-instances": (INSTANCES, Kind(eomt, mask_processor)),

@@ -65,7 +65,10 @@ def features(backbone: torch.nn.Module) -> list[torch.Tensor]:
         return backbone.eval()(images()).feature_maps
 
 
-@pytest.mark.parametrize("model_type", [pytest.param(name, marks=MARKS.get(name, ())) for name in ARCHITECTURES])
+@pytest.mark.parametrize(
+    "model_type",
+    [pytest.param(name, marks=MARKS.get(name, ())) for name in ARCHITECTURES if ARCHITECTURES[name].stages],
+)
 def test_new_model_around_a_backbone_runs_and_is_built_again(classifier, tmp_path, model_type):
     adapter = tmp_path / "adapter"
     args = DenseModelArguments(backbone=str(classifier), model_type=model_type)
@@ -85,20 +88,26 @@ def test_new_model_around_a_backbone_runs_and_is_built_again(classifier, tmp_pat
     assert {name: value.shape for name, value in again.state_dict().items()} == shapes
 
 
+def build_dinov2() -> Dinov2ForImageClassification:
+    return Dinov2ForImageClassification(Dinov2Config(**FOUR_BLOCKS, image_size=28))
+
+
 PLAIN = {
-    "dinov2": (Dinov2Backbone, lambda: Dinov2ForImageClassification(Dinov2Config(**FOUR_BLOCKS, image_size=28))),
+    "dinov2": (Dinov2Backbone, build_dinov2),
     "dinov3": (DINOv3ViTBackbone, lambda: DINOv3ViTModel(DINOv3ViTConfig(**FOUR_BLOCKS, intermediate_size=24))),
 }
 
 
+@pytest.mark.parametrize("stages", [["stage4"], ["stage1", "stage2", "stage3", "stage4"]], ids=["linear", "dpt"])
 @pytest.mark.parametrize("name", PLAIN)
-def test_segmenter_around_a_plain_vit(tmp_path, name):
-    """The linear head on the map of the last block, for images of any size."""
+def test_segmenter_around_a_plain_vit(tmp_path, name, stages):
+    """The linear head on the map of the last block, DPT's on those of four, for images of any size."""
     backbone_class, build = PLAIN[name]
     torch.manual_seed(0)
     build().save_pretrained(tmp_path)
-    model = load(DenseModelArguments(backbone=str(tmp_path), model_type="linear_segmenter"), CLASSES)
-    expected = features(backbone_class.from_pretrained(tmp_path, out_features=["stage4"]))
+    model_type = "linear_segmenter" if len(stages) == 1 else "dpt"
+    model = load(DenseModelArguments(backbone=str(tmp_path), model_type=model_type), CLASSES)
+    expected = features(backbone_class.from_pretrained(tmp_path, out_features=stages))
     for ours, theirs in zip(features(model.backbone), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     segmenter = Segmenter(SegformerImageProcessorPil(), len(CLASSES))
@@ -221,6 +230,14 @@ def test_attention_of_new_and_of_loaded_models_is_what_is_asked_for(classifier, 
             {"backbone": "CLASSIFIER", "model_type": "upernet", "model_config": '{"hiden_size": 8}'},
             "the config of upernet has no hiden_size",
         ),
+        (
+            {"backbone": "CLASSIFIER", "model_type": "dpt"},
+            "a model of type swin, and the head wants a plain ViT: one of",
+        ),
+        (
+            {"backbone": "DINO", "model_type": "dpt", "model_config": '{"readout_type": "project"}'},
+            "the class token plays no part here",
+        ),
         ({"backbone": "no/such", "model_type": "upernet"}, "--backbone no/such: neither a folder"),
         ({"model_name_or_path": "no/such"}, "--model no/such: neither a folder"),
         ({"model_name_or_path": "CLASSIFIER"}, "a model of type swin, not one for this task: upernet, "),
@@ -228,7 +245,9 @@ def test_attention_of_new_and_of_loaded_models_is_what_is_asked_for(classifier, 
     ],
 )
 def test_wrong_arguments_are_named(classifier, tmp_path, arguments, message):
-    values = {name: str(classifier) if value == "CLASSIFIER" else value for name, value in arguments.items()}
+    build_dinov2().save_pretrained(tmp_path)
+    folders = {"CLASSIFIER": str(classifier), "DINO": str(tmp_path)}
+    values = {name: folders.get(value, value) for name, value in arguments.items()}
     with pytest.raises(ValueError, match=message):
         load(DenseModelArguments(**values), CLASSES)
 
