@@ -109,6 +109,18 @@ def test_export_and_onnx_with_any_batch(name, tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
+def test_aot_inductor_with_any_batch(tmp_path):
+    """A library that runs without the model's Python; to compile it takes half a minute."""
+    model = trained("swin-classifier")
+    batch = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}}
+    program = torch.export.export(Logits(model).eval(), (images(2),), dynamic_shapes=batch)
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "classifier.pt2"))
+    run = torch._inductor.aoti_load_package(path)
+    for size in (1, 2, 5):
+        torch.testing.assert_close(run(images(size)), logits(model, images(size)), atol=1e-5, rtol=0)
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # transformers' own checks of sizes
 @pytest.mark.parametrize("record", [torch.export.export, torch.jit.trace], ids=["export", "trace"])
 def test_graphs_are_of_the_weights_as_they_are_now(record):

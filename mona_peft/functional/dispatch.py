@@ -7,11 +7,11 @@ from torch.autograd import forward_ad
 
 from mona_peft.blocks import Grid, is_dense, shaped_like, tokens_of
 from mona_peft.functional import steps
+from mona_peft.functional.compiled import mona_compiled
 from mona_peft.functional.fake_tensors import is_fake
 from mona_peft.functional.fast import mona_fast
 from mona_peft.functional.folding import HALF_DTYPES, FoldedWeights, can_fold, fold
 from mona_peft.functional.formula import Settings, Weights, mona_formula
-from mona_peft.functional.opaque import mona_opaque
 from mona_peft.functional.triton import chosen_engine
 
 
@@ -34,9 +34,9 @@ def mona_delta(
     """
     if not _runs_folded(hidden_states, settings):
         return mona_formula(hidden_states, grid, weights, settings).to(hidden_states.dtype)
-    folded = _fold(hidden_states, weights, settings)
     if trains_compiled(hidden_states):
-        return mona_opaque(hidden_states, grid, folded, settings.dropout, with_input=False)
+        return mona_compiled(hidden_states, grid, weights, settings, with_input=False)
+    folded = _fold(hidden_states, weights, settings)
     if _is_followed(hidden_states):
         with steps.without_autocast(hidden_states.device.type):
             return steps.mona_folded(hidden_states, grid, folded, settings.dropout)
@@ -57,10 +57,9 @@ def add_mona_(
         the backward pass needs it and a compiler would keep both.
     """
     if can_fold(settings) and trains_compiled(hidden_states):
-        folded = _fold(hidden_states, weights, settings)
         # In half precision the operator keeps its input, which is about to be overwritten.
         before = hidden_states.clone() if hidden_states.dtype in HALF_DTYPES else hidden_states
-        total = mona_opaque(tokens_of(before), grid, folded, settings.dropout, with_input=True)
+        total = mona_compiled(tokens_of(before), grid, weights, settings, with_input=True)
         total = shaped_like(total, hidden_states)
         hidden_states.copy_(total)
         return total

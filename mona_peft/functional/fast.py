@@ -32,7 +32,7 @@ class Call(NamedTuple):
     Attributes:
         grid: (H, W).
         dropout: Probability.
-        seed: Of the dropout mask.
+        seed: Of the dropout mask; a tensor where a compiler follows.
         scale: By which dropout multiplies what it keeps.
         in_place: Whether delta is added to the input, in place, or returned.
         engine: What computes.
@@ -40,7 +40,7 @@ class Call(NamedTuple):
 
     grid: Grid
     dropout: float
-    seed: int
+    seed: int | torch.Tensor
     scale: float
     in_place: bool
     engine: Engine
@@ -50,8 +50,8 @@ class Engine(NamedTuple):
     """A way to compute both passes: `PLAIN` here, or another with the same interface that keeps the same tensors.
 
     Attributes:
-        forward: As `_forward`.
-        backward: As `_Backward`.
+        forward: As `forward`.
+        backward: As `Backward`.
     """
 
     forward: Callable
@@ -145,17 +145,17 @@ def _saved(ctx: Any) -> tuple[torch.Tensor | None, ...]:
         raise
 
 
-def _forward(
-    x: torch.Tensor, call: Call, w: FoldedWeights
+def forward(
+    x: torch.Tensor, call: Call, w: FoldedWeights, draw_mask: Callable = keep_mask
 ) -> tuple[torch.Tensor, torch.Tensor, steps.Statistics | None]:
-    """Return the result (B, N, C), p (B, N, n) and the statistics (B * N, 1)."""
+    """Return the result (B, N, C), p (B, N, n) and the statistics (B * N, 1); `draw_mask` as `keep_mask`."""
     tokens = x.contiguous().flatten(0, 1)
     u, statistics = steps.scaled_norm(tokens, w)
     p = steps.project_down(u, w).unflatten(0, x.shape[:2])
     del u
     hidden = torch.ops.aten.gelu_(steps.filter_tokens(p, call.grid, w)[1])
     if call.dropout:
-        hidden.mul_(keep_mask(hidden, call.dropout, call.seed))
+        hidden.mul_(draw_mask(p, call.dropout, call.seed))
     hidden = hidden.flatten(0, 1)
     if call.in_place:
         steps.add_delta_(tokens, hidden, call.scale, w)
@@ -167,7 +167,7 @@ def _forward(
     return result, p, statistics
 
 
-class _Backward:
+class Backward:
     """One backward pass.
 
     Args:
@@ -180,6 +180,11 @@ class _Backward:
         grads: The gradients of the weights by name; None where none is needed.
     """
 
+    # What another way to run may replace.
+    chunks = staticmethod(steps.chunks)
+    draw_mask = staticmethod(keep_mask)
+    kernel_grad = staticmethod(depthwise_kernel_grad)
+
     def __init__(self, call: Call, w: FoldedWeights, needs: FoldedWeights, needs_x: bool) -> None:
         self.call, self.w, self.needs, self.needs_x = call, w, needs, needs_x
         self.grads: dict[str, torch.Tensor | None] = dict.fromkeys(FoldedWeights._fields)
@@ -190,7 +195,7 @@ class _Backward:
         """Return the gradient to the input, (B, N, C)."""
         q, r = steps.filter_tokens(p, self.call.grid, self.w)
         hidden = F.gelu(r)
-        mask = keep_mask(hidden, self.call.dropout, self.call.seed) if self.call.dropout else None
+        mask = self.draw_mask(p, self.call.dropout, self.call.seed) if self.call.dropout else None
         if mask is not None:
             hidden.mul_(mask)
         r_grad = self._through_up(grad.to(p.dtype), hidden, mask, r)
@@ -226,7 +231,7 @@ class _Backward:
         q_grad = mixed_grad.matmul(self.w.mix_weight)
         if self.needs.kernel:
             tokens = p[:, num_prefix_tokens:].contiguous()
-            self._add("kernel", depthwise_kernel_grad(tokens, q_grad, self.call.grid, self.w.kernel.shape[-1]))
+            self._add("kernel", self.kernel_grad(tokens, q_grad, self.call.grid, self.w.kernel.shape[-1]))
         if self.needs.kernel_bias:
             self._add_sum("kernel_bias", q_grad)
         p_grad = depthwise_input_grad(q_grad, self.call.grid, self.w.kernel)
@@ -244,7 +249,7 @@ class _Backward:
         if self.needs.down_bias:
             self._add_sum("down_bias", p_grad)
         x_grad = torch.empty_like(grad) if self.needs_x else None
-        for rows in steps.chunks(grad):
+        for rows in self.chunks(grad):
             x = kept[rows]
             if self.call.in_place:
                 x = steps.without_delta(x, hidden[rows], self.call.scale, self.w)
@@ -301,4 +306,4 @@ def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return left.flatten(0, -2).t() @ right.flatten(0, -2)
 
 
-PLAIN = Engine(_forward, _Backward)
+PLAIN = Engine(forward, Backward)

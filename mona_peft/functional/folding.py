@@ -9,6 +9,7 @@ unseen. It costs a CPU about 50 microseconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
@@ -60,7 +61,40 @@ def can_fold(settings: Settings) -> bool:
     return settings.norm_position != "bottleneck"
 
 
-def fold(w: Weights, settings: Settings, dtype: torch.dtype | None = None) -> FoldedWeights:
+def fold_filters(
+    weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], share: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fold depthwise filters (n, 1, k, k) and the residual around them into one, and their biases (n) likewise.
+
+    Args:
+        weights: The filters.
+        biases: Their biases.
+        share: By which each is multiplied.
+    """
+    size = max(weight.shape[-1] for weight in weights)
+    identity_tap = weights[0].new_ones(1, 1, 1, 1)
+    # Gradients of the filters share no memory, though one sum is scaled: padding gives each but the largest its own.
+    filters = reduce(torch.add, [_centred(weight, size) for weight in weights])
+    # Scaled before they are summed: else each bias would be given the same tensor as its gradient, and `.grad` that
+    # share their memory are wrong as soon as a second backward pass adds to them.
+    return filters * share + _centred(identity_tap, size), torch.stack(tuple(biases)).mul(share).sum(0)
+
+
+def unfold_filters(
+    kernel_grad: torch.Tensor, bias_grad: torch.Tensor, sizes: Sequence[int], share: float
+) -> list[torch.Tensor]:
+    """Return the gradients of filters of these sizes, then of their biases, from those of `fold_filters`' results."""
+    margins = ((kernel_grad.shape[-1] - size) // 2 for size in sizes)
+    inner = [slice(margin, kernel_grad.shape[-1] - margin) for margin in margins]
+    return [
+        *(kernel_grad[..., part, part].mul(share).contiguous() for part in inner),
+        *(bias_grad * share for _ in sizes),
+    ]
+
+
+def fold(
+    w: Weights, settings: Settings, dtype: torch.dtype | None = None, fold_filters: Callable = fold_filters
+) -> FoldedWeights:
     """Fold parameters, differentiably.
 
     Args:
@@ -68,15 +102,12 @@ def fold(w: Weights, settings: Settings, dtype: torch.dtype | None = None) -> Fo
         settings: The settings.
         dtype: What the matrix products and convolutions run in, where it is not the parameters' own. The norm runs in
             theirs, and never in half precision: sums over all tokens are its gradients.
+        fold_filters: How the filters are folded, differentiably.
     """
     has_norm = settings.norm_position == "input"
     norm_weight, norm_bias, gamma, gammax = (_at_least_single(t) if has_norm else None for t in w[:4])
-    size = max(weight.shape[-1] for weight in w.filter_weights)
     share = 1 / len(w.filter_weights) if settings.filter_reduction == "mean" else 1.0
-    identity_tap = w.filter_weights[0].new_ones(1, 1, 1, 1)
-    # Gradients of the filters share no memory, though one sum is scaled: padding gives each but the largest its own.
-    filters = reduce(torch.add, [_centred(weight, size) for weight in w.filter_weights])
-    kernel = filters * share + _centred(identity_tap, size)
+    kernel, kernel_bias = fold_filters(w.filter_weights, w.filter_biases, share)
     eye = torch.eye(len(w.pw_bias), dtype=w.pw_weight.dtype, device=w.pw_weight.device)
     folded = FoldedWeights(
         norm_scale=norm_weight * gamma if has_norm else None,
@@ -85,9 +116,7 @@ def fold(w: Weights, settings: Settings, dtype: torch.dtype | None = None) -> Fo
         down_weight=w.down_weight,
         down_bias=w.down_bias,
         kernel=kernel,
-        # Scaled before they are summed: else each bias would be given the same tensor as its gradient, and `.grad` that
-        # share their memory are wrong as soon as a second backward pass adds to them.
-        kernel_bias=torch.stack(w.filter_biases).mul(share).sum(0),
+        kernel_bias=kernel_bias,
         mix_weight=w.pw_weight.flatten(1) + eye,
         mix_bias=w.pw_bias,
         up_weight=w.up_weight,

@@ -1,141 +1,90 @@
-"""Mona as one operator, into which compilers do not look.
+"""Small operators into which compilers do not look, for what `torch.compile` would do badly or can't do.
 
-A compiler that sees Mona's operations chooses for itself what to keep for the backward pass, and keeps more than twice
-what `fast` does: it can't know that the output gives the input back. So `torch.compile` gets two operators that compute
-what `fast` computes and keep the same; and fewer operations compile sooner. They change nothing in place, as the
-compiler asks of operators with a gradient.
-
-That is for training. In inference nothing is kept, and an exported graph should hold operations that run anywhere.
+They have no gradient: `compiled` calls them in its own forward and backward pass. They change nothing in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
-from mona_peft.blocks import Grid
-from mona_peft.functional import steps
-from mona_peft.functional.dropout import keep_probability
-from mona_peft.functional.fast import PLAIN, Call
-from mona_peft.functional.folding import HALF_DTYPES, FoldedWeights
+from mona_peft.functional.depthwise import depthwise_kernel_grad
+from mona_peft.functional.dropout import keep_mask, keep_probability
+from mona_peft.functional.folding import fold_filters, unfold_filters
 
-_NUM_WEIGHTS = len(FoldedWeights._fields)
-_WEIGHTS = ", ".join(f"Tensor? {name}" for name in FoldedWeights._fields)
-_CALL = "SymInt height, SymInt width, float dropout, Tensor? seed, bool with_input"
-# A captured CUDA graph would repeat one dropout mask for ever. The tag is there from PyTorch 2.9 on, and `custom_op` of
-# the oldest supported takes none.
-_TAGS = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+LIBRARY = torch.library.Library("mona_peft", "FRAGMENT")
+# A captured CUDA graph would repeat one dropout mask for ever. The tag is there from PyTorch 2.9 on.
+_TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else ()
 
 
-def mona_opaque(
-    hidden_states: torch.Tensor, grid: Grid, weights: FoldedWeights, dropout: float, with_input: bool
-) -> torch.Tensor:
-    """Compute `delta`, or `hidden_states + delta`, as one operator.
+def _operator(schema: str, fake: Callable, tags: Sequence[torch.Tag] = ()) -> Callable[[Callable], Callable]:
+    """Define an operator of that schema, of shapes as `fake` says, computed by the function that is decorated."""
 
-    Args:
-        hidden_states: Tokens of shape (B, P + H * W, C), any but none.
-        grid: (H, W).
-        weights: The folded weights.
-        dropout: Probability, 0 outside training.
-        with_input: Whether to return the sum. Then it is the sum that is kept and not `hidden_states`, but in half
-            precision, where only values tell whether they can be had back from it (see `fast`).
+    def define(compute: Callable) -> Callable:
+        # Not by `torch.library.custom_op`, whose wrappers take as long as the smaller of these operators.
+        name = schema.partition("(")[0]
+        LIBRARY.define(schema, tags=tags)
+        LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"mona_peft::{name}", fake, lib=LIBRARY)
+        return getattr(torch.ops.mona_peft, name)
 
-    Returns:
-        A new tensor of the shape and dtype of `hidden_states`.
+    return define
+
+
+@_operator("again(Tensor x, Tensor grad) -> Tensor", lambda x, grad: x.new_empty(x.shape))
+def again(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    """Copy a kept map, in the backward pass.
+
+    What is computed from the copy can't be taken for what the forward pass computed from the map, and be kept instead;
+    and as the copy needs the gradient, it can't be made before.
     """
-    # Drawn outside of the operator, by PyTorch: so a compiler that computes the operator again can have the seed again.
-    seed = torch.randint(2**63 - 1, ()) if dropout else None
-    return torch.ops.mona_peft.mona(hidden_states, *weights, *grid, dropout, seed, with_input)[0]
+    return x.clone()
 
 
-@torch.library.custom_op(
-    "mona_peft::mona",
-    mutates_args=(),
-    schema=f"(Tensor x, {_WEIGHTS}, {_CALL}) -> (Tensor, Tensor, Tensor, Tensor)",
-    **_TAGS,
+@_operator(
+    "scaled_mask(Tensor like, float dropout, Tensor seed) -> Tensor",
+    lambda like, dropout, seed: like.new_empty(like.shape),
+    _TAGS,
 )
-def _mona(x: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    """Return the result (B, N, C), p (B, N, n), and mean and deviation (B * N, 1), empty where there is no norm."""
-    weights, call = _parse(x, args)
-    with steps.without_autocast(x.device.type):
-        source = x.clone(memory_format=torch.contiguous_format) if call.in_place else x
-        result, p, statistics = call.engine.forward(source, call, weights)
-    return result, p, *(statistics or (p.new_empty(0), p.new_empty(0)))
+def scaled_mask(like: torch.Tensor, dropout: float, seed: torch.Tensor) -> torch.Tensor:
+    """Draw `keep_mask`, scaled so that its mean is 1."""
+    return keep_mask(like, dropout, int(seed)).div_(keep_probability(dropout, like.device))
 
 
-@_mona.register_fake
-def _(x: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    w = FoldedWeights(*args[:_NUM_WEIGHTS])
-    p = w.down_weight.new_empty(*x.shape[:2], len(w.down_weight))
-    if w.norm_scale is None:
-        return x.new_empty(x.shape), p, p.new_empty(0), p.new_empty(0)
-    statistics = (w.norm_scale.new_empty(x.shape[0] * x.shape[1], 1) for _ in range(2))
-    return x.new_empty(x.shape), p, *statistics
-
-
-@torch.library.custom_op(
-    "mona_peft::mona_backward",
-    mutates_args=(),
-    schema=(
-        f"(Tensor grad, Tensor kept, bool keeps_input, Tensor p, Tensor mean, Tensor rstd, {_WEIGHTS}, {_CALL}, "
-        "bool[] needs) -> Tensor[]"
-    ),
-    **_TAGS,
+@_operator(
+    "kernel_grad(Tensor tokens, Tensor grad, SymInt height, SymInt width, int size) -> Tensor",
+    lambda tokens, grad, height, width, size: tokens.new_empty(tokens.shape[-1], 1, size, size),
 )
-def _mona_backward(
-    grad: torch.Tensor,
-    kept: torch.Tensor,
-    keeps_input: bool,
-    p: torch.Tensor,
-    mean: torch.Tensor,
-    rstd: torch.Tensor,
-    *args: Any,
+def kernel_grad(tokens: torch.Tensor, grad: torch.Tensor, height: int, width: int, size: int) -> torch.Tensor:
+    """Compute `depthwise_kernel_grad`, whose way depends on the size of the map."""
+    return depthwise_kernel_grad(tokens, grad, (height, width), size)
+
+
+def _fake_filters(
+    weights: list[torch.Tensor], biases: list[torch.Tensor], share: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    largest = max(weights, key=lambda weight: weight.shape[-1])
+    return largest.new_empty(largest.shape), biases[0].new_empty(biases[0].shape)
+
+
+@_operator("fold_filters(Tensor[] weights, Tensor[] biases, float share) -> (Tensor, Tensor)", _fake_filters)
+def folded_filters(
+    weights: list[torch.Tensor], biases: list[torch.Tensor], share: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute `fold_filters`: many small operations, which would take long to compile."""
+    return fold_filters(weights, biases, share)
+
+
+@_operator(
+    "unfold_filters(Tensor kernel_grad, Tensor bias_grad, int[] sizes, float share) -> Tensor[]",
+    lambda kernel_grad, bias_grad, sizes, share: [
+        *(kernel_grad.new_empty(*kernel_grad.shape[:2], size, size) for size in sizes),
+        *(bias_grad.new_empty(bias_grad.shape) for _ in sizes),
+    ],
+)
+def unfolded_filters(
+    kernel_grad: torch.Tensor, bias_grad: torch.Tensor, sizes: list[int], share: float
 ) -> list[torch.Tensor]:
-    """Return those gradients, of x and the weights in their order, that `needs` asks for."""
-    *args, (needs_x, *needs) = args
-    weights, call = _parse(kept, args)
-    with steps.without_autocast(grad.device.type):
-        call_of_kept = call._replace(in_place=not keeps_input)
-        backward = call.engine.backward(call_of_kept, weights, FoldedWeights(*needs), needs_x)
-        statistics = None if weights.norm_scale is None else (mean, rstd)
-        x_grad = backward(grad.contiguous(), kept.contiguous(), p, statistics)
-    if needs_x and call.in_place and keeps_input:
-        x_grad = x_grad + grad  # the residual's, which the engine leaves out
-    gradients = [x_grad, *(backward.grads[name] for name in FoldedWeights._fields)]
-    return [gradient for gradient in gradients if gradient is not None]
-
-
-@_mona_backward.register_fake
-def _(grad: torch.Tensor, kept: torch.Tensor, *args: Any) -> list[torch.Tensor]:
-    *args, needs = args
-    inputs = (kept, *args[4 : 4 + _NUM_WEIGHTS])
-    return [tensor.new_empty(tensor.shape) for tensor, needed in zip(inputs, needs, strict=True) if needed]
-
-
-def _keep(ctx: Any, inputs: tuple, output: tuple[torch.Tensor, ...]) -> None:
-    x, *weights = inputs[: 1 + _NUM_WEIGHTS]
-    ctx.height, ctx.width, ctx.dropout, seed, ctx.with_input = inputs[1 + _NUM_WEIGHTS :]
-    result, *others = output
-    ctx.keeps_input = not ctx.with_input or x.dtype in HALF_DTYPES
-    ctx.save_for_backward(x if ctx.keeps_input else result, *others, seed, *weights)
-
-
-def _differentiate(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-    kept, p, mean, rstd, seed, *weights = ctx.saved_tensors
-    call = (ctx.height, ctx.width, ctx.dropout, seed, ctx.with_input)
-    needs = list(ctx.needs_input_grad[: 1 + _NUM_WEIGHTS])
-    gradients = iter(
-        torch.ops.mona_peft.mona_backward(grad, kept, ctx.keeps_input, p, mean, rstd, *weights, *call, needs)
-    )
-    return *(next(gradients) if needed else None for needed in needs), *(None for _ in call)
-
-
-_mona.register_autograd(_differentiate, setup_context=_keep)
-
-
-def _parse(x: torch.Tensor, args: Sequence[Any]) -> tuple[FoldedWeights, Call]:
-    weights, (height, width, dropout, seed, with_input) = FoldedWeights(*args[:_NUM_WEIGHTS]), args[_NUM_WEIGHTS:]
-    scale = 1 / keep_probability(dropout, x.device) if dropout else 1.0
-    return weights, Call((height, width), dropout, 0 if seed is None else int(seed), scale, with_input, PLAIN)
+    """Compute `unfold_filters`."""
+    return unfold_filters(kernel_grad, bias_grad, sizes, share)

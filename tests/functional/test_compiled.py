@@ -9,8 +9,8 @@ from torch.func import functional_call, grad, vmap
 from transformers import SwinConfig, SwinForImageClassification
 
 from mona_peft import Mona, MonaConfig
-from mona_peft.functional.folding import FoldedWeights, fold
-from mona_peft.functional.opaque import mona_opaque
+from mona_peft.functional import opaque
+from mona_peft.functional.compiled import mona_compiled
 from mona_peft.tasks.comparison.memory import kept_bytes
 from tests.functional.test_fast import CASES
 from tests.functional_reference import by_formula, errors, random_mona, results, tokens
@@ -23,7 +23,7 @@ def fresh_compiler():
 
 def operator(mona: Mona, x: torch.Tensor, grid: tuple[int, int], with_input: bool) -> torch.Tensor:
     """`x` with what the operator adds, or returns with it."""
-    output = mona_opaque(x, grid, fold(mona.weights(), mona.settings()), mona.settings().dropout, with_input)
+    output = mona_compiled(x, grid, mona.weights(), mona.settings(), with_input)
     return output if with_input else x + output
 
 
@@ -79,14 +79,38 @@ def test_dropout_draws_one_mask_for_both_passes(way):
 
 @pytest.mark.parametrize("with_input", [True, False])
 @pytest.mark.parametrize("norm_position", ["input", "none"])
-def test_contract_of_operators(with_input, norm_position):
+def test_contract_of_the_operator(with_input, norm_position):
     """Shapes without data, gradients, no aliases, nothing changed in place: all that compilers rely on."""
     mona, x = random_mona(16, bottleneck_dim=8, norm_position=norm_position), tokens(16, (3, 2), prefix=1)
-    weights = FoldedWeights(
-        *(t if t is None else t.detach().requires_grad_() for t in fold(mona.weights(), mona.settings()))
-    )
-    arguments = (x.requires_grad_(), *weights, 3, 2, 0.5, torch.tensor(7), with_input)
+    arguments = (x.requires_grad_(), *mona.weights(), *mona.settings(), None, 3, 2, with_input)
     torch.library.opcheck(torch.ops.mona_peft.mona.default, arguments)
+
+
+def test_contracts_of_the_operators_inside():
+    p, seed = torch.randn(2, 6, 8), torch.tensor(7)
+    filters = [torch.randn(8, 1, size, size) for size in (3, 5)], [torch.randn(8) for _ in range(2)]
+    for operator, arguments in {
+        opaque.again: (p, p),
+        opaque.scaled_mask: (p, 0.5, seed),
+        opaque.kernel_grad: (p, p, 3, 2, 5),
+        opaque.folded_filters: (*filters, 0.5),
+        opaque.unfolded_filters: (torch.randn(8, 1, 5, 5), torch.randn(8), [3, 5], 0.5),
+    }.items():
+        torch.library.opcheck(operator.default, arguments)
+
+
+def test_each_compiled_adapter_draws_a_mask_of_its_own():
+    monas = [Mona(16, dropout=0.5).train() for _ in range(2)]
+    for parameters in zip(*(mona.parameters() for mona in monas), strict=True):
+        torch.nn.init.normal_(parameters[0], std=0.3)
+        parameters[1].data.copy_(parameters[0])
+    compiled = torch.compile(
+        lambda x: [mona(x, (6, 5)) for mona in monas], fullgraph=True, backend="aot_eager_decomp_partition"
+    )
+    x = torch.randn(2, 30, 16)
+    first, second = compiled(x)
+    assert not torch.equal(first, second)
+    assert not torch.equal(compiled(x)[0], first)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
