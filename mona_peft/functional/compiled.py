@@ -10,6 +10,8 @@ That is for training. In inference nothing is kept, and an exported graph should
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,13 @@ from mona_peft.functional.formula import Settings, Weights
 _LISTS = ("filter_weights", "filter_biases")
 _WEIGHTS = ", ".join(f"Tensor[] {name}" if name in _LISTS else f"Tensor? {name}" for name in Weights._fields)
 _SETTINGS = "str norm_position, str filter_reduction, float dropout"
-_CALL = "ScalarType? dtype, SymInt height, SymInt width, bool with_input"
+_CALL = "ScalarType? dtype, SymInt height, SymInt width, bool with_input, str code"
+CODE = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+"""Digest of what the operator dissolves into, and its last argument.
+
+PyTorch caches compiled graphs on disk by the names and arguments of their operators: after a change of this package
+those of the old code would be found again.
+"""
 _NUM_OTHERS = 4  # arguments of `_Mona.forward` between x and the weights
 
 
@@ -44,12 +52,12 @@ def mona_compiled(
         A new tensor of the shape and dtype of `hidden_states`.
     """
     dtype = steps.autocast_dtype(hidden_states.device.type)
-    return torch.ops.mona_peft.mona(hidden_states, *weights, *settings, dtype, *grid, with_input)
+    return torch.ops.mona_peft.mona(hidden_states, *weights, *settings, dtype, *grid, with_input, CODE)
 
 
 def _mona(x: torch.Tensor, *args: Any) -> torch.Tensor:
     weights, args = Weights(*args[: len(Weights._fields)]), args[len(Weights._fields) :]
-    settings, (dtype, height, width, with_input) = Settings(*args[:3]), args[3:]
+    settings, (dtype, height, width, with_input, _) = Settings(*args[:3]), args[3:]
     # Drawn by PyTorch: so a compiler that computes the operator again can have the seed again. By `random_`, as
     # Inductor would make kernels of their own of `randint`, by the place.
     seed = torch.empty((), dtype=torch.int64).random_() if settings.dropout else None

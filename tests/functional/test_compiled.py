@@ -10,7 +10,7 @@ from transformers import SwinConfig, SwinForImageClassification
 
 from mona_peft import Mona, MonaConfig
 from mona_peft.functional import opaque
-from mona_peft.functional.compiled import mona_compiled
+from mona_peft.functional.compiled import CODE, mona_compiled
 from mona_peft.tasks.comparison.memory import kept_bytes
 from tests.functional.test_fast import CASES
 from tests.functional_reference import by_formula, errors, random_mona, results, tokens
@@ -82,7 +82,7 @@ def test_dropout_draws_one_mask_for_both_passes(way):
 def test_contract_of_the_operator(with_input, norm_position):
     """Shapes without data, gradients, no aliases, nothing changed in place: all that compilers rely on."""
     mona, x = random_mona(16, bottleneck_dim=8, norm_position=norm_position), tokens(16, (3, 2), prefix=1)
-    arguments = (x.requires_grad_(), *mona.weights(), *mona.settings(), None, 3, 2, with_input)
+    arguments = (x.requires_grad_(), *mona.weights(), *mona.settings(), None, 3, 2, with_input, CODE)
     torch.library.opcheck(torch.ops.mona_peft.mona.default, arguments)
 
 
@@ -97,6 +97,20 @@ def test_contracts_of_the_operators_inside():
         opaque.unfolded_filters: (torch.randn(8, 1, 5, 5), torch.randn(8), [3, 5], 0.5),
     }.items():
         torch.library.opcheck(operator.default, arguments)
+
+
+def test_cached_graphs_are_not_those_of_other_code():
+    """PyTorch finds them by the operators that its first stage saw, and their arguments."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        graphs.append(graph)
+        return graph
+
+    mona = Mona(16).train()
+    torch.compile(lambda x: mona(x, (6, 5)), fullgraph=True, backend=backend)(torch.randn(2, 30, 16))
+    (call,) = (node for node in graphs[0].graph.nodes if node.target is torch.ops.mona_peft.mona)
+    assert CODE in call.args
 
 
 def test_each_compiled_adapter_draws_a_mask_of_its_own():
