@@ -8,7 +8,8 @@
 #   make test-torchvision         those of RetinaNet, of timm's backbones and open_clip's, with torchvision and both
 #   make test-triton              those of the kernels in Triton: on a GPU where there is one, else by its interpreter
 #   make test-deepspeed           that of DeepSpeed's ZeRO-2, on two processes of a CPU
-#   make benchmark                time and memory beside other ways of fine-tuning; ARGS go to the command
+#   make benchmark                time and memory beside other ways of fine-tuning, 20 minutes; ARGS=--all takes hours,
+#                                 other ARGS go to the command alone
 #   make benchmark-gpu            on a GPU: the tests of the kernels in Triton, then the benchmark, eager, compiled, Triton
 #   make compare                  compare all methods; ARGS go to the runs, TASK=object_detection is about another task
 #   make docs                     the pages in docs/ as a site, in build/site; warnings are errors
@@ -36,8 +37,8 @@ demo: $(VENV)/demo.stamp
 
 benchmark: $(VENV)/demo.stamp
 	$(RUN) -m scripts.benchmark $(ARGS)
-	$(if $(ARGS),,$(RUN) -m scripts.benchmark loader)
-	$(if $(ARGS),,$(RUN) -m scripts.benchmark training_run)
+	$(if $(filter-out --all,$(ARGS)),,$(RUN) -m scripts.benchmark loader)
+	$(if $(filter-out --all,$(ARGS)),,$(RUN) -m scripts.benchmark training_run)
 
 benchmark-gpu: $(VENV)/demo.stamp $(VENV)/triton.stamp
 	$(RUN) -m scripts.benchmark.gpu $(ARGS)

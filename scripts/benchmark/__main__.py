@@ -1,6 +1,7 @@
 """Measures what Mona costs beside other ways of fine-tuning, and writes it down as JSON.
 
-    python -m scripts.benchmark                      all methods on all cases, on a GPU where there is one
+    python -m scripts.benchmark                      all methods on two cases, on a GPU where there is one
+    python -m scripts.benchmark --all                on all cases: hours
     python -m scripts.benchmark --autocast bfloat16
     python -m scripts.benchmark loader               images a second, without a model
     python -m scripts.benchmark training_run         a training as typed beside the bare loop
@@ -33,8 +34,8 @@ from scripts.benchmark.attaching import ATTACHED, time_attaching
 from scripts.benchmark.measure import Clock, interleaved, multiplications, peak_bytes, ratios, training_step
 from scripts.benchmark.models import LEFT_OUT, METHODS, SIZES, blocks_of, build, stock_model
 
-CASES = (
-    "swin-tiny:224:4",
+CASES = ("swin-tiny:224:4", "dinov2-small:224:2")
+MORE_CASES = (
     "swin-tiny:224:1",
     "swin-tiny:224:8",
     "swin-tiny:112:8",
@@ -42,7 +43,6 @@ CASES = (
     "swin-base:224:2",
     "swin-large:224:1",
     "convnext-tiny:224:2",
-    "dinov2-small:224:2",
     "dinov2-small:518:1",
     "dinov2-base:224:2",
     "dinov2-base:518:1",
@@ -59,10 +59,11 @@ SEED = 0
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), metavar="SIZE:IMAGE_SIZE:BATCH_SIZE")
+    parser.add_argument("--cases", nargs="+", metavar="SIZE:IMAGE_SIZE:BATCH_SIZE", help=f"default: {' '.join(CASES)}")
+    parser.add_argument("--all", action="store_true", help="all cases")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help=f"besides {REFERENCE}")
-    parser.add_argument("--rounds", type=int, default=11, help="of each case, after the warm-up")
-    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5, help="of each case, after the warm-up")
+    parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and images")
     parser.add_argument("--autocast", choices=["bfloat16", "float16"])
@@ -80,6 +81,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.rounds < 2:
         parser.error(f"--rounds {args.rounds}: quartiles need at least two.")
+    if args.cases is None:
+        args.cases = [*CASES, *(MORE_CASES if args.all else ())]
+    elif args.all:
+        parser.error("--all and --cases: give one of them.")
     args.methods = [name for name in METHODS if name in args.methods or name == REFERENCE]
     for case in args.cases:
         parse_case(case)

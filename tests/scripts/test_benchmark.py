@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from mona_peft.tasks.comparison.memory import kept_bytes
+from scripts.benchmark import gpu
 from scripts.benchmark.__main__ import main
 from scripts.benchmark.measure import interleaved, multiplications, ratios
 from scripts.benchmark.models import METHODS, SIZES, build, stock_model
@@ -171,6 +172,23 @@ def test_profile_of_a_step(tiny, capsys):
     assert min(shares["matrix products"] + shares["depthwise filters"]) > 0
     forward, backward, together = shares["together"]
     assert abs(forward + backward - together) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("there", "status", "words", "exit_status"),
+    [
+        (True, 0, "passed", 0),
+        (True, 1, "FAILED", 1),
+        (True, 5, "none ran", 0),
+        (False, 1, "Triton is not installed", 0),
+    ],
+)
+def test_what_became_of_the_tests_on_a_gpu(there, status, words, exit_status, monkeypatch):
+    monkeypatch.setattr(gpu, "find_spec", lambda name: there or None)
+    monkeypatch.setattr(gpu, "subprocess", SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=status)))
+    said, code = gpu.run_tests("chosen")
+    assert words in said
+    assert code == exit_status
 
 
 @pytest.mark.parametrize("case", ["swin-tiny", "swin-tiny:224", "swin-huge:224:4", "swin-tiny:a:4"])
