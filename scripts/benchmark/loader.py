@@ -12,7 +12,6 @@ time, and so of a quiet machine; the milliseconds of an image are the processor 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -25,8 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mona_peft.tasks.reporting.pages import fill_page, table
 from mona_peft.tasks.task import TASKS
-from mona_peft.tasks.training.records import hardware, software, write_json
+from mona_peft.tasks.training.records import write_json
 from scripts.benchmark.loader_inputs import photograph, pipelines, task_images, with_torchvision
+from scripts.benchmark.provenance import measured_on, surroundings
 
 SIZES = {"500 × 375": (500, 375), "1632 × 1224": (1632, 1224), "2304 × 1728": (2304, 1728)}
 """(width, height) of the JPEGs: 0.2, 2 and 4 megapixels."""
@@ -91,8 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     record: dict[str, Any] = {
         "settings": {name: getattr(args, name) for name in ("workers", "images", "rounds")},
-        "software": software(),
-        "hardware": {**hardware(torch.device("cpu")), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
+        **surroundings(),
         "torchvision": with_torchvision() is not None,
         "pipelines": {},
         "tasks": {},
@@ -133,16 +132,6 @@ def tables(record: Mapping[str, Any]) -> dict[str, str]:
         "tasks": table([f"{last}, CPU ms an image", "read at full size", "with drafts"], dense),
         "provenance": source,
     }
-
-
-def measured_on(record: Mapping[str, Any]) -> str:
-    """Returns where and with what something was measured."""
-    software_, hardware_ = record["software"], record["hardware"]
-    return (
-        f"{hardware_['device']}, {hardware_['cores']} cores, load {hardware_['load']:.1f} at the start, torch "
-        f"{software_['torch']}, transformers {software_['transformers']}, commit "
-        f"`{(software_['commit'] or 'unknown')[:12]}`"
-    )
 
 
 def _number(value: float) -> str:

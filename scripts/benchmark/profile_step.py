@@ -1,6 +1,7 @@
 """Profiles whole training steps and says what Mona's adapters take of LoRA's step, by kind of operation.
 
     python -m scripts.benchmark.profile_step --case swin-tiny:224:4
+    python -m scripts.benchmark.profile_step --rounds 11 --page docs/performance.md
 
 Times are of the operations themselves, without what they call. They are those in the adapters' own nodes of the graph;
 folding and what autograd does around the nodes are not among them. They are times by the clock, so nothing else should
@@ -14,16 +15,18 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from mona_peft.tasks.reporting.pages import table
+from mona_peft.tasks.reporting.pages import fill_page, table
 from scripts.benchmark.__main__ import Case
 from scripts.benchmark.measure import training_step
 from scripts.benchmark.models import build
+from scripts.benchmark.provenance import measured_on, surroundings
 
 PASSES = {"forward": "_Mona", "backward": "_MonaBackward"}
 """Names of the adapters' events."""
@@ -56,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--case", default="swin-tiny:224:4", metavar="SIZE:IMAGE_SIZE:BATCH_SIZE")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--page", type=Path, help="page in which the table is to be replaced")
     args = parser.parse_args(arguments)
+    source = f"{args.case}, {args.threads} thread(s), median of {args.rounds} rounds; {measured_on(surroundings())}."
     torch.set_num_threads(args.threads)
     case = Case(args.case, SimpleNamespace(device="cpu", dtype="float32", autocast=None, attention="sdpa"))
     steps = {
@@ -71,9 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for event in events["Mona"]:
             if (name := _pass_of(event)) is not None:
                 found[_kind_of(event), name] += 100 * event.self_cpu_time_total / whole
-        for key, share in found.items() if number else ():
+        for key, share in found.items() if number else ():  # the first round warms up
             shares[key].append(share)
-    print(_table({key: statistics.median(values) for key, values in shares.items()}))
+    shown = _table({key: statistics.median(values) for key, values in shares.items()})
+    print(shown)
+    if args.page is not None:
+        fill_page(args.page, "profile", {"step": shown, "provenance": source})
 
 
 def _events(step: partial) -> list[FunctionEvent]:

@@ -17,7 +17,6 @@ its beginning to the end of the last step, in wall time and in processor time, t
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -42,12 +41,12 @@ from transformers import (
 from mona_peft.tasks.models.methods import METHODS
 from mona_peft.tasks.reporting.pages import fill_page, table
 from mona_peft.tasks.training.arguments import parse_arguments
-from mona_peft.tasks.training.records import hardware, software, write_json
+from mona_peft.tasks.training.records import write_json
 from mona_peft.tasks.training.setup import find_training
 from mona_peft.tasks.training.train import train
 from scripts.benchmark.example_run import train_example
-from scripts.benchmark.loader import measured_on
 from scripts.benchmark.loader_inputs import photograph, with_torchvision
+from scripts.benchmark.provenance import measured_on, surroundings
 
 TASK = "image-classification"
 CLASSES = ("left", "right")
@@ -189,8 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ways = [way for way in WAYS if way in args.ways]
     record: dict[str, Any] = {
         "settings": {name: getattr(args, name) for name in ("images", "steps", "batch_size", "workers", "threads")},
-        "software": software(),
-        "hardware": {**hardware(torch.device("cpu")), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
+        **surroundings(),
         "torchvision": with_torchvision() is not None,
         "runs": {way: [] for way in ways},
     }

@@ -165,13 +165,17 @@ def test_profile_of_a_block(tiny, capsys):
     assert "aten::mm" in printed
 
 
-def test_profile_of_a_step(tiny, capsys):
-    profile_step(["--case", "tiny:64:1", "--rounds", "1"])
+def test_profile_of_a_step(tiny, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- profile: step -->\n<!-- end -->\n<!-- profile: provenance -->\n<!-- end -->\n")
+    profile_step(["--case", "tiny:64:1", "--rounds", "1", "--page", str(page)])
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
     shares = {kind: [float(share) for share in figures] for kind, *figures in rows[-10:]}
     assert min(shares["matrix products"] + shares["depthwise filters"]) > 0
     forward, backward, together = shares["together"]
     assert abs(forward + backward - together) < 0.2
+    assert "| together |" in page.read_text()
+    assert f"torch {torch.__version__}" in page.read_text()
 
 
 @pytest.mark.parametrize(
