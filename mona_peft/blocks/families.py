@@ -60,7 +60,9 @@ _PACKED = BlockAnatomy(
     mlp_branch=("mlp",),
     attention_branch="attn",
 )
-_SAM = BlockAnatomy(mlp_entry="layer_norm2", norm="layer_norm2", layout=Layout.BHWC, mlp_branch=("mlp",))
+_SAM = BlockAnatomy(
+    mlp_entry="layer_norm2", norm="layer_norm2", layout=Layout.BHWC, mlp_branch=("mlp",), fresh_sums=True
+)
 _CONVNEXT = BlockAnatomy(mlp_entry=None, norm="layernorm", layout=Layout.BCHW, fresh_sums=True)
 _TIMM_SWIN = BlockAnatomy(mlp_entry="norm2", norm="norm1", layout=Layout.BHWC, mlp_entry_layout=Layout.BNC)
 _TIMM_VIT = BlockAnatomy(mlp_entry="norm2", norm="norm1", patch_projection="patch_embed.proj")

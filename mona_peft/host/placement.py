@@ -140,18 +140,22 @@ class AfterResidual(Placement):
         """Return the adapted hidden states, and as tokens what `hidden_states` itself still lacks of them, if any."""
         grid = self.token_map.grid_at(hidden_states, layout, self.grid)
         tokens = self.token_map.to_tokens(hidden_states, layout, grid)
-        # Only into the very tensor that the block goes on with: `tokens` may be a copy of it in another order.
+        # Only into the very memory that the block goes on with: `tokens` may be a copy of it in another order.
+        as_rows = layout is Layout.BHWC and hidden_states.is_contiguous()
+        changed = tokens if as_rows else hidden_states
         if (
-            (tokens is hidden_states or (layout is Layout.BCHW and is_dense(hidden_states)))
+            (tokens is changed or (layout is Layout.BCHW and is_dense(hidden_states)))
             and is_one_map(grid)
             and self.adapter_names is None
             and self.anatomy.fresh_sums
-            and may_be_overwritten(hidden_states)
+            and may_be_overwritten(changed)
             and not is_watched(self.adapter_layer)
         ):
-            total = self.adapter_layer.add_(hidden_states, grid, site)
-            if total is not None:
-                return total, None
+            total = self.adapter_layer.add_(changed, grid, site)
+            if total is changed:
+                return hidden_states, None
+            if total is not None:  # while compiling
+                return (self.token_map.from_tokens(total, layout, grid) if as_rows else total), None
         delta = self.adapter_layer(tokens, grid, site, adapter_names=self.adapter_names)
         return self._add(hidden_states, delta, layout), delta
 
