@@ -142,6 +142,9 @@ differing sizes may lie in one sequence, windows and merged patches included, or
 For VideoMAE and V-JEPA 2, whose blocks see whole videos, `MonaConfig(temporal_kernel_size=3)` adds a depthwise filter
 over time in front of those of each frame. It is zero at the start, and not of the paper. Other blocks refuse it.
 
+`torch.compile` takes a model of videos as one graph. Towers with images in one sequence it breaks into several, as it
+does without adapters.
+
 | block | how its tokens lie |
 | --- | --- |
 """

@@ -375,3 +375,17 @@ def test_language_model_with_packed_images():
         assert (model(**inputs).logits - together).abs().max() > 1e-3
     first = {key: value[:1] for key, value in inputs.items()} | {"pixel_values": inputs["pixel_values"][:32]}
     torch.testing.assert_close(model(**first).logits, together[:1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen2.5-vl", "qwen3-vl", "glm4v"])
+@torch.no_grad()
+def test_compiles(name):
+    """In several graphs, as the stock towers do: how many tokens there are depends on what they are told."""
+    model = adapted(TOWERS[name].make())
+    sizes = sizes_for(model.base_model.model)
+    patches = pixels(model.base_model.model, sizes)
+    expected = run(model, patches, sizes)
+    torch.compiler.reset()
+    compiled = torch.compile(model.base_model.model, backend="eager")
+    torch.testing.assert_close(run(compiled, patches, sizes), expected, rtol=1e-5, atol=1e-6)

@@ -140,3 +140,14 @@ def test_blocks_without_whole_videos_are_refused(make):
 def test_sizes(size, message):
     with pytest.raises(ValueError, match=message):
         MonaConfig(temporal_kernel_size=size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [video_mae, v_jepa])
+@torch.no_grad()
+def test_compiles_whole(make):
+    model = adapted(make, temporal_kernel_size=3, init_weights=False)
+    expected = model(VIDEO).last_hidden_state
+    torch.compiler.reset()
+    compiled = torch.compile(model.base_model.model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(VIDEO).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
