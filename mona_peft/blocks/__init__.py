@@ -11,6 +11,7 @@ from mona_peft.blocks.lookup import (
     norm_of,
     refusals,
     register_block,
+    stands_in_its_tower,
     width_of,
 )
 from mona_peft.blocks.packed import Maps, is_one_map, on_each_map
@@ -43,6 +44,7 @@ __all__ = [
     "register_block",
     "sees_frames",
     "shaped_like",
+    "stands_in_its_tower",
     "token_map_of",
     "tokens_of",
     "width_of",

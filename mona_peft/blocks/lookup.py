@@ -49,16 +49,17 @@ def _runs_known_forward(block: nn.Module, class_name: str) -> bool:
     return inspect.unwrap(type(block).forward) is inspect.unwrap(known.forward)
 
 
-def is_known_block(model: nn.Module, name: str) -> bool:
-    """Whether the module called `name` is a block whose anatomy is known and that sees images.
+def is_known_block(module: nn.Module) -> bool:
+    """Whether `module` is a block whose anatomy is known and that sees images: no text tower's, no predictor's.
 
-    Blocks of a text tower or of a predictor do not.
+    Of a block whose anatomy names a tower, the modules around it tell: `stands_in_its_tower`.
     """
-    block = model.get_submodule(name)
-    class_name = _row(block)
-    if class_name is None or _reads_text(block) or _predicts(block):
-        return False
-    tower = KNOWN_BLOCKS[class_name].tower
+    return _row(module) is not None and not _reads_text(module) and not _predicts(module)
+
+
+def stands_in_its_tower(model: nn.Module, name: str) -> bool:
+    """Whether the known block called `name` stands in a tower of the class that its anatomy names, if it names one."""
+    tower = KNOWN_BLOCKS[_row(model.get_submodule(name))].tower
     return tower is None or any(type(module).__name__ == tower for _, module in modules_around(model, name))
 
 

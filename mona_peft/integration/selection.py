@@ -11,7 +11,15 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 
-from mona_peft.blocks import KNOWN_BLOCKS, anatomy_of, check_token_map, is_known_block, refusals, sees_frames
+from mona_peft.blocks import (
+    KNOWN_BLOCKS,
+    anatomy_of,
+    check_token_map,
+    is_known_block,
+    refusals,
+    sees_frames,
+    stands_in_its_tower,
+)
 from mona_peft.config import TASK_HEAD, MethodConfig, ResidualAdapterConfig
 
 IDLE_IN_BACKBONES = {"SwinBackbone": ("swin.layernorm",), "MaskFormerSwinBackbone": ("model.layernorm",)}
@@ -36,7 +44,8 @@ def known_blocks(model: nn.Module) -> list[str]:
     Raises:
         ValueError: If it has none.
     """
-    names = [name for name, _ in model.named_modules() if is_known_block(model, name)]
+    blocks = [name for name, module in model.named_modules() if is_known_block(module)]
+    names = [name for name in blocks if stands_in_its_tower(model, name)]
     if not names:
         refused = refusals(model)
         if refused:
