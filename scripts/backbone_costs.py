@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch._subclasses import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from mona_peft import MonaConfig
@@ -30,6 +30,7 @@ from mona_peft.host.block import AdaptedBlock
 from mona_peft.integration.selection import known_blocks
 from mona_peft.tasks.comparison.memory import kept_bytes
 from mona_peft.tasks.models.methods import QUERY_AND_VALUE
+from scripts.benchmark.measure import multiplications
 from tests.backbones import BACKBONES, Backbone
 from tests.composed import COMPOSED
 from tests.composed import build as build_composed
@@ -52,7 +53,7 @@ def blocks_of(model: nn.Module) -> list[AdaptedBlock]:
 
 def describe(row: Backbone) -> dict[str, Any]:
     """Return what the page says of the blocks and parameters of a row."""
-    model = _adapted(row, _mona)
+    model = adapted(row, "Mona")
     blocks = blocks_of(model)
     trainable, total = model.get_nb_trainable_parameters()
     return {
@@ -75,7 +76,7 @@ def describe_composed(name: str) -> dict[str, Any]:
 
 def beside_lora(row: Backbone) -> dict[str, float]:
     """Return what Mona keeps, and multiplies in a step, as shares of what LoRA does."""
-    ours, theirs = (_step(_adapted(row, adapt)) for adapt in (_mona, _lora))
+    ours, theirs = (step_costs(adapted(row, method)) for method in ("Mona", "LoRA"))
     return {"kept": round(ours[0] / theirs[0], 4), "multiplications": round(ours[1] / theirs[1], 4)}
 
 
@@ -101,12 +102,28 @@ def _lora(model: PreTrainedModel) -> PeftModel:
     return get_peft_model(model, LoraConfig(r=RANK, target_modules=targets))
 
 
-def _adapted(row: Backbone, adapt: Any) -> PeftModel:
-    with torch.device("meta"):
-        return adapt(row.standard[1]()).eval()
+ADAPTED: dict[str, Callable[[PreTrainedModel], PeftModel]] = {"LoRA": _lora, "Mona": _mona}
+"""What adapts a model, by the method's name."""
 
 
-def _image(model: PeftModel) -> torch.Tensor:
+def adapted(row: Backbone, method: str, device: str = "meta") -> PeftModel:
+    """Return the model of a row in its standard size, adapted by a method of `ADAPTED`, in evaluation mode."""
+    with torch.device(device):
+        return ADAPTED[method](row.standard[1]().to(device)).eval()
+
+
+def train_blocks(model: PeftModel) -> PeftModel:
+    """Put the blocks of a model into training mode.
+
+    Not the whole: while it trains, EoMT looks at the masks that it finds, which have no values where tensors have none.
+    """
+    for name in known_blocks(model):
+        model.get_submodule(name).train()
+    return model
+
+
+def image_for(model: PeftModel) -> torch.Tensor:
+    """Return one image, without values, of the size that a model is made for."""
     size = getattr(model.base_model.model.config, "image_size", 224)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     return torch.empty(1, 3, height, width)
@@ -126,26 +143,27 @@ def _prefix_tokens(model: PeftModel) -> list[int]:
         for adapter in block.mona.mona_attn.values():
             adapter.forward = lambda tokens, grid, **kwargs: torch.zeros_like(tokens)
     with torch.no_grad(), torch.device("meta"):
-        model(_image(model))
+        model(image_for(model))
     return counts
 
 
-def _step(model: PeftModel) -> tuple[int, int]:
+def step_costs(model: PeftModel) -> tuple[int, int]:
     """Return bytes that the forward pass keeps, and multiplications of forward and backward pass, for one image."""
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            image = _image(model.to_empty(device="cpu").eval())
-            # Not the whole: while it trains, EoMT looks at the masks that it finds, which have no values here.
-            for name in known_blocks(model):
-                model.get_submodule(name).train()
+            image = image_for(train_blocks(model.to_empty(device="cpu").eval()))
             kept = kept_bytes(model, image)
-            with FlopCounterMode(display=False) as counter:
-                sum(output.float().sum() for output in _tensors(model(image)) if output.requires_grad).backward()
-        return kept, counter.get_total_flops()
+            return kept, multiplications(partial(step, model, image))
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+
+
+def step(model: nn.Module, image: torch.Tensor) -> None:
+    """Forward and backward pass of a training step; gradients are dropped, nothing is updated."""
+    sum(output.float().sum() for output in _tensors(model(image)) if output.requires_grad).backward()
+    model.zero_grad(set_to_none=True)
 
 
 def _tensors(outputs: Any) -> list[torch.Tensor]:

@@ -3,6 +3,7 @@
     python -m scripts.benchmark                      all methods on two cases, on a GPU where there is one
     python -m scripts.benchmark --all                on all cases: hours
     python -m scripts.benchmark --autocast bfloat16
+    python -m scripts.benchmark families             a step on each family of backbones, beside LoRA's alone
     python -m scripts.benchmark loader               images a second, without a model
     python -m scripts.benchmark training_run         a training as typed beside the bare loop
     python -m scripts.benchmark --cases swin-tiny:224:2 --methods Mona --compile inductor
@@ -47,7 +48,7 @@ MORE_CASES = (
     "dinov2-base:224:2",
     "dinov2-base:518:1",
 )
-OTHERS = ("loader", "training_run")
+OTHERS = ("families", "loader", "training_run")
 """Benchmarks of their own, by the names of their modules."""
 
 REFERENCE = "LoRA"
@@ -134,7 +135,8 @@ class Case:
         for name, model in models.items():
             results[name]["kept_bytes"] = kept_bytes(model, self.pixel_values, self.autocast)
             if not self.args.compile:
-                results[name]["multiplications"] = multiplications(model, self.pixel_values, self.labels)
+                step = partial(training_step, model, self.pixel_values, self.labels)
+                results[name]["multiplications"] = multiplications(step)
         if not self.args.no_step:
             for name, summary in self.steps(models).items():
                 results[name]["step"] = summary

@@ -84,7 +84,7 @@ def training_step(
     model.zero_grad(set_to_none=True)
 
 
-def multiplications(model: nn.Module, pixel_values: torch.Tensor, labels: torch.Tensor) -> int:
+def multiplications(step: Callable[[], object]) -> int:
     """Count the multiplications of matrix products, convolutions and attention in a training step.
 
     They are the same on every machine: by them alone a step takes what a machine needs that does nothing else.
@@ -97,7 +97,7 @@ def multiplications(model: nn.Module, pixel_values: torch.Tensor, labels: torch.
         backward: lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4]),
     }
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-        training_step(model, pixel_values, labels)
+        step()
     return counter.get_total_flops() // 2  # which are of multiplications and additions
 
 

@@ -225,8 +225,7 @@ PLAIN: dict[str, Backbone] = {
         lambda: transformers.LwDetrViTBackbone(transformers.LwDetrViTConfig(**tiny.LW_DETR)),
         naive.LW_DETR,
         (8,) * 3,
-        # Its layer scales are made on the CPU, whatever the default device.
-        ("LW-DETR ViT-B/16", lambda: transformers.LwDetrViTBackbone(transformers.LwDetrViTConfig()).to("meta")),
+        ("LW-DETR ViT-B/16", lambda: transformers.LwDetrViTBackbone(transformers.LwDetrViTConfig())),
         image=(32, 48),
         further_images=((48, 32), (32, 32)),
         requires="LwDetrViTBackbone",

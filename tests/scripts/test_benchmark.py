@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from mona_peft.tasks.comparison.memory import kept_bytes
 from scripts.benchmark import gpu
 from scripts.benchmark.__main__ import main
-from scripts.benchmark.measure import interleaved, multiplications, ratios
+from scripts.benchmark.measure import interleaved, multiplications, ratios, training_step
 from scripts.benchmark.models import METHODS, SIZES, build, stock_model
 from scripts.benchmark.profile_block import main as profile_block
 from scripts.benchmark.profile_step import main as profile_step
@@ -55,7 +56,7 @@ def test_multiplications_of_a_known_step():
     layer = 2 * 5 * 4 * 3  # forward and to its weight
     attention = 7 * 5 * 5 * 3  # scores and sum; backward the scores again and the gradients of four matrices
     x, labels = torch.randn(1, 1, 5, 4), torch.zeros(5, dtype=torch.long)
-    assert multiplications(Known(4, 3), x, labels) == layer + attention
+    assert multiplications(partial(training_step, Known(4, 3), x, labels)) == layer + attention
 
 
 def test_ratios_are_taken_within_a_round():
