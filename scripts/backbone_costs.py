@@ -26,6 +26,7 @@ from torch._subclasses import FakeTensorMode
 from transformers import PreTrainedModel
 
 from mona_peft import MonaConfig
+from mona_peft.blocks import Grid, ReorderedGrid
 from mona_peft.host.block import AdaptedBlock
 from mona_peft.integration.selection import known_blocks
 from mona_peft.tasks.comparison.memory import kept_bytes
@@ -133,8 +134,9 @@ def _prefix_tokens(model: PeftModel) -> list[int]:
     """Run an image through an adapted model, which is of no use then; return each block's number of prefix tokens."""
     counts = []
 
-    def count(tokens: torch.Tensor, grid: tuple[int, int], **kwargs: Any) -> torch.Tensor:
-        counts.append(tokens.shape[1] - grid[0] * grid[1])
+    def count(tokens: torch.Tensor, grid: Grid | ReorderedGrid, **kwargs: Any) -> torch.Tensor:
+        whole, grid = (grid.row_by_row(tokens), grid.grid) if isinstance(grid, ReorderedGrid) else (tokens, grid)
+        counts.append(whole.shape[1] - grid[0] * grid[1])
         return torch.zeros_like(tokens)
 
     for block in blocks_of(model):

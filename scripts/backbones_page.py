@@ -69,13 +69,11 @@ NOTES = """
 - ConvNeXt blocks have one residual, so there is one Mona a block, at the site `"mlp"`. So have the blocks of plain
   convolutional nets (ResNet, RegNet, HGNetV2): Mona follows the residual stream after each block, behind its
   activation. The paper's placement, one Mona behind attention and one behind the MLP, has no counterpart there.
-- RF-DETR and LW-DETR split an image into windows that are samples of their own. Mona sees the whole image, its filters
-  reach across windows, and the class tokens of all windows come first. Stock RF-DETR takes square images. The whole
-  image is a copy of the windows, to which Mona cannot add in place, so it keeps two maps as wide as the block more in
-  each block than elsewhere: hence 1.06 and 1.07 times what LoRA keeps.
+- RF-DETR and LW-DETR split an image into windows that are samples of their own. Mona's filters see the whole image and
+  reach across windows: tokens are put in order in the bottleneck alone. Stock RF-DETR takes square images.
 - The first blocks of the stages of SAM 2's Hiera pool their maps; both Monas work on what is left.
 - In the first block of a stage, Hiera pools its tokens; both Monas work on what is left. Its tokens lie in mask units,
-  and Mona sees them row by row.
+  and Mona's filters see them row by row.
 - Layer scale and stochastic depth do not touch Mona, in any family.
 - Blocks that are given tokens alone (ViT and its relatives) take the grid of the image that went through the patch
   projection in the same call of the model. Where the sizes of several images may be meant, an error says so.

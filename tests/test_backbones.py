@@ -12,6 +12,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 from mona_peft import MonaConfig
+from mona_peft.blocks import ReorderedGrid
 from mona_peft.host.block import AdaptedBlock
 from mona_peft.integration.checkpointing import enable_checkpointing
 from tests.backbones import BACKBONES, Backbone, build, image
@@ -154,12 +155,14 @@ def hooks(module: nn.Module) -> list[Any]:
 
 
 def seen_by_adapters(model: nn.Module, row: Backbone, pixel_values: torch.Tensor) -> list[tuple[torch.Tensor, tuple]]:
-    """Tokens and grid that the second adapter of each block receives."""
+    """Tokens, row by row, and grid that the second adapter of each block receives."""
     seen = []
-    handles = [
-        block.mona.mona_mlp["default"].register_forward_pre_hook(lambda module, args: seen.append(args))
-        for block in adapted_blocks(model)
-    ]
+
+    def record(module, args):
+        tokens, grid = args
+        seen.append((grid.row_by_row(tokens), grid.grid) if isinstance(grid, ReorderedGrid) else args)
+
+    handles = [block.mona.mona_mlp["default"].register_forward_pre_hook(record) for block in adapted_blocks(model)]
     with torch.no_grad():
         model(pixel_values, **row.arguments)
     for handle in handles:

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from mona_peft import BlockAnatomy, MonaConfig, register_block
-from mona_peft.blocks import KNOWN_BLOCKS
+from mona_peft.blocks import KNOWN_BLOCKS, ReorderedGrid, on_each_map
 from mona_peft.blocks.layout import Layout, from_tokens, to_tokens
 from tests import tiny_configs
 from tests.backbones import build, image
@@ -171,11 +171,61 @@ def test_an_entry_that_is_never_called(register):
         adapted(image((8, 12)))
 
 
-@pytest.mark.parametrize("strides", [(), [(2, 2)], [(2, 2), (2, 2)], [(2, 4)]], ids=str)
 @pytest.mark.parametrize("layout", ["BNC", "BHWC", "BCHW"])
-def test_layouts_are_undone(layout, strides):
+def test_layouts_are_undone(layout):
     tokens = torch.randn(2, 4 * 8, 3)
-    hidden = from_tokens(tokens, Layout(layout), (4, 8), strides)
-    assert torch.equal(to_tokens(hidden, Layout(layout), (4, 8), strides), tokens)
+    hidden = from_tokens(tokens, Layout(layout), (4, 8))
+    assert torch.equal(to_tokens(hidden, Layout(layout)), tokens)
     shapes = {"BNC": (2, 32, 3), "BHWC": (2, 4, 8, 3), "BCHW": (2, 3, 4, 8)}
     assert hidden.shape == shapes[layout]
+
+
+WINDOWS = ReorderedGrid((4, 8), windows_a_side=2)
+ORDERS = {
+    "mask units": (ReorderedGrid((4, 8), strides=[(2, 2)]), (2, 32, 3)),
+    "mask units in mask units": (ReorderedGrid((4, 8), strides=[(2, 2), (2, 2)]), (2, 32, 3)),
+    "oblong mask units": (ReorderedGrid((4, 8), strides=[(2, 4)]), (2, 32, 3)),
+    "windows": (WINDOWS, (8, 8, 3)),
+    "windows with prefix tokens": (WINDOWS, (8, 8 + 2, 3)),
+}
+
+
+@pytest.mark.parametrize(("order", "shape"), ORDERS.values(), ids=ORDERS)
+def test_orders_are_undone(order, shape):
+    hidden = torch.randn(shape)
+    whole = order.row_by_row(hidden)
+    assert whole.shape[0] == 2
+    assert not torch.equal(whole.flatten(), hidden.flatten())
+    assert torch.equal(order.as_in_block(whole), hidden)
+
+
+def test_adapters_that_know_of_no_windows_see_whole_images():
+    seen = []
+
+    def adapter(tokens, grid):
+        seen.append((tokens, grid))
+        return tokens
+
+    hidden = torch.randn(8, 8 + 2, 3)
+    assert torch.equal(on_each_map(adapter, hidden, WINDOWS), hidden)
+    assert torch.equal(seen[0][0], WINDOWS.row_by_row(hidden))
+    assert seen[0][1] == (4, 8)
+
+
+def test_an_adapter_for_each_sample_where_images_lie_in_windows():
+    model = get_peft_model(build("rf-detr"), MonaConfig(init_weights=False, modules_to_save=[]))
+    model.add_adapter("other", MonaConfig(init_weights=False, modules_to_save=[]))
+    pixel_values = image((32, 32), batch_size=3)
+
+    def feature(**names):
+        with torch.no_grad():
+            return model.eval()(pixel_values, **names).feature_maps[-1]
+
+    mixed = feature(adapter_names=["other", "__base__", "default"])
+    default = feature()
+    model.set_adapter("other")
+    other = feature()
+    with model.disable_adapter():
+        base = feature()
+    torch.testing.assert_close(mixed, torch.stack([other[0], base[1], default[2]]), atol=1e-6, rtol=1e-5)
+    assert (mixed[1:] - other[1:]).abs().amax(dim=(1, 2, 3)).min() > 1e-4

@@ -223,9 +223,9 @@ def test_backward_hooks_on_all_modules():
         torch.testing.assert_close(our, their)
 
 
-@pytest.mark.parametrize("name", ["siglip", "ijepa", "vit"])
-def test_tokens_that_a_projection_leaves_channel_by_channel(name, monkeypatch):
-    """Without a class token, nothing but the host brings them in the order in which an adapter can add in place."""
+@pytest.mark.parametrize("name", ["siglip", "ijepa", "vit", "sam", "hiera", "rf-detr", "lw-detr"])
+def test_tokens_in_which_no_class_token_or_no_row_is_first(name, monkeypatch):
+    """Whether a projection leaves them channel by channel or they lie in windows, all adapters add in place."""
     row = vision_backbones.BACKBONES[name]
     model = get_peft_model(vision_backbones.build(name), MonaConfig(modules_to_save=[])).train()
     original, ways = Mona.forward, []

@@ -191,6 +191,7 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
         norm="layernorm_after",
         patch_projection="patch_embeddings.projection",
         unroll_schedule="schedule",
+        fresh_sums=True,
     ),
     "ConvNextLayer": _CONVNEXT,
     "ConvNextV2Layer": _CONVNEXT,

@@ -20,6 +20,7 @@ from transformers.vision_utils import get_vision_window_index
 
 from mona_peft.blocks.calls import EnterCall, watch_calls
 from mona_peft.blocks.layout import Grid, VideoGrid
+from mona_peft.blocks.order import ReorderedGrid
 
 
 @dataclass(frozen=True)
@@ -61,33 +62,38 @@ class PackedMaps:
         return output.new_zeros(flat.shape).index_copy(0, self.places, output).view(tokens.shape)
 
 
-Maps = Grid | VideoGrid | PackedMaps
-"""What an adapter is told of its tokens: the grid of an image, of a video, or where several maps lie."""
+Maps = Grid | VideoGrid | ReorderedGrid | PackedMaps
+"""What an adapter is told of its tokens: the grid of an image, of a video, or where one map or several lie."""
 
 
 def is_one_map(maps: Maps) -> bool:
     """Whether all tokens of a sample are those of one image."""
-    return isinstance(maps, tuple) and len(maps) == 2
+    return isinstance(maps, ReorderedGrid) or (isinstance(maps, tuple) and len(maps) == 2)
 
 
 def on_each_map(
-    compute: Callable[[torch.Tensor, Grid], torch.Tensor], tokens: torch.Tensor, maps: Maps, whole_videos: bool = False
+    compute: Callable[[torch.Tensor, Grid], torch.Tensor],
+    tokens: torch.Tensor,
+    maps: Maps,
+    whole_videos: bool = False,
+    any_order: bool = False,
 ) -> torch.Tensor:
     """Return what `compute(tokens, grid)` gives, for each frame or packed map by itself.
 
     Args:
-        compute: Takes tokens of shape (B, N, C), and their grid (H, W).
+        compute: Takes tokens of shape (B, N, C), row by row, and their grid (H, W).
         tokens: Of shape (B, N, C).
         maps: What is known of them.
         whole_videos: `compute` takes the frames of a video together, with their grid (T, H, W).
+        any_order: `compute` takes tokens that do not lie row by row as they are, with their `ReorderedGrid`.
 
     Raises:
         ValueError: If the tokens of a video or of packed maps are not all there.
     """
+    if isinstance(maps, PackedMaps) or (isinstance(maps, ReorderedGrid) and not any_order):
+        return maps.each(compute, tokens)
     if is_one_map(maps):
         return compute(tokens, maps)
-    if isinstance(maps, PackedMaps):
-        return maps.each(compute, tokens)
     frames, height, width = maps
     if tokens.shape[1] != frames * height * width:
         raise ValueError(

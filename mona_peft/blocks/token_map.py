@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 from mona_peft.blocks.grid import GridArguments, GridOfMap, GridOfPatches, GridsOfCall
-from mona_peft.blocks.layout import Layout, Strides, from_tokens, grid_of_map, to_tokens
+from mona_peft.blocks.layout import Layout, grid_of_map
 from mona_peft.blocks.lookup import anatomy_of, modules_around
+from mona_peft.blocks.order import ReorderedGrid, Strides
 from mona_peft.blocks.packed import Maps, packed_calls_of, position_of
 from mona_peft.blocks.patch_grids import patch_grids_of
 
 
 @dataclass
 class TokenMap:
-    """Reads the grid of a block and converts between its hidden states and tokens (B, N, C), row by row.
+    """Reads the grid of a block, and says how its tokens lie.
 
     Attributes:
         source: Reads (H, W) in each call.
@@ -48,16 +49,12 @@ class TokenMap:
         return hidden_states.shape[0] // self.windows_a_side**2
 
     def grid_at(self, hidden_states: torch.Tensor, layout: Layout, grid: Maps) -> Maps:
-        """Return (H, W) of hidden states inside or behind a block with the grid `grid`: maps may have been pooled."""
-        return grid if layout in (Layout.BNC, Layout.NC) else grid_of_map(hidden_states, layout)
-
-    def to_tokens(self, hidden_states: torch.Tensor, layout: Layout, grid: Maps) -> torch.Tensor:
-        """Turn hidden states in `layout` into tokens of shape (B, N, C)."""
-        return to_tokens(hidden_states, layout, grid, self.strides, self.windows_a_side)
-
-    def from_tokens(self, tokens: torch.Tensor, layout: Layout, grid: Maps) -> torch.Tensor:
-        """Turn tokens of shape (B, N, C) into `layout`."""
-        return from_tokens(tokens, layout, grid, self.strides, self.windows_a_side)
+        """Return the grid of hidden states inside or behind a block with the grid `grid`: maps may have been pooled."""
+        if layout not in (Layout.BNC, Layout.NC):
+            return grid_of_map(hidden_states, layout)
+        if self.strides or self.windows_a_side > 1:
+            return ReorderedGrid(grid, self.strides, self.windows_a_side)
+        return grid
 
 
 def check_token_map(model: nn.Module, name: str) -> None:

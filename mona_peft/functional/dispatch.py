@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch.autograd import forward_ad
 
-from mona_peft.blocks import Grid, is_dense, shaped_like, tokens_of
+from mona_peft.blocks import Grid, ReorderedGrid, is_dense, on_each_map, shaped_like, tokens_of
 from mona_peft.functional import steps
 from mona_peft.functional.compiled import mona_compiled
 from mona_peft.functional.fake_tensors import is_fake
-from mona_peft.functional.fast import mona_fast
+from mona_peft.functional.fast import Engine, mona_fast
 from mona_peft.functional.folding import HALF_DTYPES, FoldedWeights, can_fold, fold
 from mona_peft.functional.formula import Settings, Weights, mona_formula
 from mona_peft.functional.triton import chosen_engine
@@ -17,21 +19,23 @@ from mona_peft.functional.triton import chosen_engine
 
 def mona_delta(
     hidden_states: torch.Tensor,
-    grid: Grid,
+    grid: Grid | ReorderedGrid,
     weights: Weights,
     settings: Settings,
 ) -> torch.Tensor:
     """Compute what a Mona adds to a token map.
 
     Args:
-        hidden_states: Tokens of shape (B, P + H * W, C).
-        grid: (H, W).
+        hidden_states: Tokens of shape (B, P + H * W, C), row by row, or as the grid says.
+        grid: (H, W), or how the tokens lie.
         weights: The parameters.
         settings: The settings.
 
     Returns:
         `delta` of the shape and dtype of `hidden_states`.
     """
+    if isinstance(grid, ReorderedGrid) and not _runs_fast(hidden_states, settings):
+        return grid.each(partial(mona_delta, weights=weights, settings=settings), hidden_states)
     if not _runs_folded(hidden_states, settings):
         return mona_formula(hidden_states, grid, weights, settings).to(hidden_states.dtype)
     if trains_compiled(hidden_states):
@@ -40,13 +44,13 @@ def mona_delta(
     if _is_followed(hidden_states):
         with steps.without_autocast(hidden_states.device.type):
             return steps.mona_folded(hidden_states, grid, folded, settings.dropout)
-    engine = chosen_engine(hidden_states, folded)
+    engine = _engine(hidden_states, grid, folded)
     return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=False, engine=engine)
 
 
 def add_mona_(
     hidden_states: torch.Tensor,
-    grid: Grid,
+    grid: Grid | ReorderedGrid,
     weights: Weights,
     settings: Settings,
 ) -> torch.Tensor:
@@ -59,16 +63,17 @@ def add_mona_(
     if can_fold(settings) and trains_compiled(hidden_states):
         # In half precision the operator keeps its input, which is about to be overwritten.
         before = hidden_states.clone() if hidden_states.dtype in HALF_DTYPES else hidden_states
-        total = mona_compiled(tokens_of(before), grid, weights, settings, with_input=True)
+        compute = partial(mona_compiled, weights=weights, settings=settings, with_input=True)
+        total = on_each_map(compute, tokens_of(before), grid)
         total = shaped_like(total, hidden_states)
         hidden_states.copy_(total)
         return total
-    if not _runs_folded(hidden_states, settings) or _is_followed(hidden_states) or not is_dense(hidden_states):
+    if not _runs_fast(hidden_states, settings) or not is_dense(hidden_states):
         # From a copy: what these ways keep is their input.
         delta = mona_delta(tokens_of(hidden_states.clone()), grid, weights, settings)
         return hidden_states.add_(shaped_like(delta, hidden_states))
     folded = _fold(hidden_states, weights, settings)
-    engine = chosen_engine(hidden_states, folded)
+    engine = _engine(hidden_states, grid, folded)
     return mona_fast(hidden_states, grid, folded, settings.dropout, in_place=True, engine=engine)
 
 
@@ -100,6 +105,10 @@ def _runs_folded(hidden_states: torch.Tensor, settings: Settings) -> bool:
     return torch.compiler.is_compiling() or not (is_transformed() or hidden_states.numel() == 0)
 
 
+def _runs_fast(hidden_states: torch.Tensor, settings: Settings) -> bool:
+    return _runs_folded(hidden_states, settings) and not _is_followed(hidden_states)
+
+
 def _is_followed(hidden_states: torch.Tensor) -> bool:
     """True while compiling, tracing, on the meta device or capturing a CUDA graph.
 
@@ -113,6 +122,11 @@ def _is_followed(hidden_states: torch.Tensor) -> bool:
         or (is_fake(hidden_states) and hidden_states.dtype in HALF_DTYPES)
         or (hidden_states.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
     )
+
+
+def _engine(hidden_states: torch.Tensor, grid: Grid | ReorderedGrid, weights: FoldedWeights) -> Engine | None:
+    """Return what computes where it is not the default; the kernels in Triton know of no order but row by row."""
+    return None if isinstance(grid, ReorderedGrid) else chosen_engine(hidden_states, weights)
 
 
 def _fold(hidden_states: torch.Tensor, weights: Weights, settings: Settings) -> FoldedWeights:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from mona_peft.blocks import Grid, shaped_like, tokens_of
+from mona_peft.blocks import Grid, ReorderedGrid, shaped_like, tokens_of
 from mona_peft.functional import steps
 from mona_peft.functional.batched_gradients import for_each_gradient
 from mona_peft.functional.depthwise import depthwise_input_grad, depthwise_kernel_grad
@@ -36,6 +36,7 @@ class Call(NamedTuple):
         scale: By which dropout multiplies what it keeps.
         in_place: Whether delta is added to the input, in place, or returned.
         engine: What computes.
+        order: How the tokens lie, if not row by row; maps of the bottleneck from `p` on do.
     """
 
     grid: Grid
@@ -44,6 +45,15 @@ class Call(NamedTuple):
     scale: float
     in_place: bool
     engine: Engine
+    order: ReorderedGrid | None = None
+
+    def row_by_row(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return tokens of the bottleneck in the order of an image."""
+        return tokens if self.order is None else self.order.row_by_row(tokens)
+
+    def as_given(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return them in the order of the input."""
+        return tokens if self.order is None else self.order.as_in_block(tokens)
 
 
 class Engine(NamedTuple):
@@ -60,7 +70,7 @@ class Engine(NamedTuple):
 
 def mona_fast(
     hidden_states: torch.Tensor,
-    grid: Grid,
+    grid: Grid | ReorderedGrid,
     weights: FoldedWeights,
     dropout: float,
     in_place: bool,
@@ -71,7 +81,7 @@ def mona_fast(
     Args:
         hidden_states: Tokens of shape (B, P + H * W, C). If `in_place`, they are contiguous, or a map (B, C, H, W) that
             is channels last in memory.
-        grid: (H, W).
+        grid: (H, W), or how the tokens lie, which `PLAIN` alone can do.
         weights: The folded weights.
         dropout: Probability, 0 outside training.
         in_place: Whether to write `hidden_states + delta` into `hidden_states`.
@@ -81,7 +91,8 @@ def mona_fast(
         `delta`, or `hidden_states`.
     """
     seed, scale = (draw_seed(), 1 / keep_probability(dropout, hidden_states.device)) if dropout else (0, 1.0)
-    call = Call(grid, dropout, seed, scale, in_place, engine or PLAIN)
+    order = grid if isinstance(grid, ReorderedGrid) else None
+    call = Call(grid if order is None else order.grid, dropout, seed, scale, in_place, engine or PLAIN, order)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden_states, *weights)):
         return _Mona.apply(hidden_states, call, *weights)
     with steps.without_autocast(hidden_states.device.type):
@@ -151,12 +162,12 @@ def forward(
     """Return the result (B, N, C), p (B, N, n) and the statistics (B * N, 1); `draw_mask` as `keep_mask`."""
     tokens = x.contiguous().flatten(0, 1)
     u, statistics = steps.scaled_norm(tokens, w)
-    p = steps.project_down(u, w).unflatten(0, x.shape[:2])
+    p = call.row_by_row(steps.project_down(u, w).unflatten(0, x.shape[:2]))
     del u
     hidden = torch.ops.aten.gelu_(steps.filter_tokens(p, call.grid, w)[1])
     if call.dropout:
         hidden.mul_(draw_mask(p, call.dropout, call.seed))
-    hidden = hidden.flatten(0, 1)
+    hidden = call.as_given(hidden).flatten(0, 1)
     if call.in_place:
         steps.add_delta_(tokens, hidden, call.scale, w)
         result = x
@@ -198,9 +209,10 @@ class Backward:
         mask = self.draw_mask(p, self.call.dropout, self.call.seed) if self.call.dropout else None
         if mask is not None:
             hidden.mul_(mask)
+        hidden = self.call.as_given(hidden)
         r_grad = self._through_up(grad.to(p.dtype), hidden, mask, r)
         del mask, r
-        p_grad = self._through_filters(r_grad, p, q)
+        p_grad = self.call.as_given(self._through_filters(r_grad, p, q))
         del q, r_grad
         tokens = (tensor.flatten(0, 1) for tensor in (grad, kept, hidden, p_grad))
         x_grad = self._through_norm_and_down(*tokens, statistics)
@@ -215,7 +227,7 @@ class Backward:
             self._add("up_weight", _product(grad, hidden).mul_(scale))
         if self.needs.up_bias:
             self._add_sum("up_bias", grad)
-        hidden_grad = grad.matmul(self.w.up_weight if scale == 1 else self.w.up_weight * scale)
+        hidden_grad = self.call.row_by_row(grad.matmul(self.w.up_weight if scale == 1 else self.w.up_weight * scale))
         if mask is not None:
             hidden_grad.mul_(mask)
         return torch.ops.aten.gelu_backward(hidden_grad, r)

@@ -29,10 +29,13 @@ class ResidualAdapter(nn.Module):
     One that needs less memory when it adds `delta` itself says so in `adds_in_place`; its `forward` then takes a third
     argument, `in_place`, and adds `delta` to `hidden_states`, which may then be a map (B, C, H, W), channels last in
     memory. One with `sees_time` is given the frames of a video together, with the grid (T, H, W), others one by one.
+    Tokens that a block holds in windows or mask units are put in order, row by row, but for one that `takes_any_order`:
+    it is given them as they are, with a `ReorderedGrid`.
     """
 
     adds_in_place = False
     sees_time = False
+    takes_any_order = False
 
 
 def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
@@ -63,8 +66,12 @@ def _lies_by_channel(block: nn.Module, hidden_states: torch.Tensor) -> bool:
     All residual sums behind them would lie so too, and no adapter could add to one in place. LayerNorm reads them row
     by row anyway; a norm that is put together of single operations (RMSNorm) rounds otherwise then.
     """
-    by_rows = hidden_states.is_contiguous()
-    return not by_rows and anatomy_of(block).layout is Layout.BNC and isinstance(norm_of(block), nn.LayerNorm)
+    if hidden_states.is_contiguous():
+        return False
+    layout = anatomy_of(block).layout
+    # Behind the last map stands a convolution (SAM), which rounds otherwise then: only where memory is at stake.
+    is_wanted = layout is Layout.BNC or (layout is Layout.BHWC and torch.is_grad_enabled())
+    return is_wanted and isinstance(norm_of(block), nn.LayerNorm)
 
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -19,7 +19,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from mona_peft.blocks import ATTENTION, MLP, SITES, BlockAnatomy, Layout, Maps, anatomy_of, is_dense, is_one_map
+from mona_peft.blocks import (
+    ATTENTION,
+    MLP,
+    SITES,
+    BlockAnatomy,
+    Layout,
+    Maps,
+    anatomy_of,
+    from_tokens,
+    is_dense,
+    is_one_map,
+    to_tokens,
+)
 from mona_peft.host.block import change_first, is_watched, may_be_overwritten
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -101,7 +113,14 @@ class Placement:
         if delta is None:
             return hidden_states
         grid = self.token_map.grid_at(hidden_states, layout, self.grid)
-        return hidden_states + self.token_map.from_tokens(delta, layout, grid)
+        return hidden_states + from_tokens(delta, layout, grid)
+
+    def _names(self, hidden_states: torch.Tensor) -> list[str] | None:
+        """Return the adapter of each entry of a batch: its entries may be windows, those of a sample together."""
+        if self.adapter_names is None:
+            return None
+        times = hidden_states.shape[0] // max(1, len(self.adapter_names))
+        return [name for name in self.adapter_names for _ in range(times)]
 
 
 class AfterResidual(Placement):
@@ -139,7 +158,7 @@ class AfterResidual(Placement):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the adapted hidden states, and as tokens what `hidden_states` itself still lacks of them, if any."""
         grid = self.token_map.grid_at(hidden_states, layout, self.grid)
-        tokens = self.token_map.to_tokens(hidden_states, layout, grid)
+        tokens = to_tokens(hidden_states, layout)
         # Only into the very memory that the block goes on with: `tokens` may be a copy of it in another order.
         as_rows = layout is Layout.BHWC and hidden_states.is_contiguous()
         changed = tokens if as_rows else hidden_states
@@ -155,8 +174,8 @@ class AfterResidual(Placement):
             if total is changed:
                 return hidden_states, None
             if total is not None:  # while compiling
-                return (self.token_map.from_tokens(total, layout, grid) if as_rows else total), None
-        delta = self.adapter_layer(tokens, grid, site, adapter_names=self.adapter_names)
+                return (from_tokens(total, layout, grid) if as_rows else total), None
+        delta = self.adapter_layer(tokens, grid, site, adapter_names=self._names(hidden_states))
         return self._add(hidden_states, delta, layout), delta
 
 
@@ -206,13 +225,8 @@ class OnBranch(Placement):
 
     def _adapted(self, hidden_states: torch.Tensor, site: str) -> torch.Tensor:
         """Return `a + f(a)`, for tokens of shape (B, ..., C), or (B * windows, ..., C)."""
-        delta = self.adapter_layer(hidden_states, None, site, adapter_names=self._names(hidden_states.shape[0]))
+        delta = self.adapter_layer(hidden_states, None, site, adapter_names=self._names(hidden_states))
         return hidden_states if delta is None else hidden_states + delta
-
-    def _names(self, batch_size: int) -> list[str] | None:
-        if self.adapter_names is None:
-            return None
-        return [name for name in self.adapter_names for _ in range(batch_size // len(self.adapter_names))]
 
 
 class BesideMlp(Placement):
@@ -229,8 +243,8 @@ class BesideMlp(Placement):
         """Return `h` as it is, and remember `f(h)`."""
         layout = self.token_map.mlp_entry_layout
         grid = self.token_map.grid_at(hidden_states, layout, self.grid)
-        tokens = self.token_map.to_tokens(hidden_states, layout, grid)
-        self.delta = self.adapter_layer(tokens, grid, MLP, adapter_names=self.adapter_names)
+        tokens = to_tokens(hidden_states, layout)
+        self.delta = self.adapter_layer(tokens, grid, MLP, adapter_names=self._names(hidden_states))
         return hidden_states
 
     def at_end(self, hidden_states: torch.Tensor) -> torch.Tensor:

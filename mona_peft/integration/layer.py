@@ -12,7 +12,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from mona_peft.blocks import SITES, Maps, TokenMap, anatomy_of, norm_of, on_each_map, width_of
+from mona_peft.blocks import SITES, Maps, ReorderedGrid, TokenMap, anatomy_of, norm_of, on_each_map, width_of
 from mona_peft.config import ResidualAdapterConfig
 from mona_peft.host.block import is_watched
 from mona_peft.host.per_sample import rows_by_adapter
@@ -183,6 +183,8 @@ class ResidualAdapterLayer(FreeTunerLayer):
         only = adapters[names[0]] if len(names) == 1 and not self.adapter_weights else None
         if only is None or not only.adds_in_place or is_watched(only):
             return None
+        if isinstance(grid, ReorderedGrid) and not only.takes_any_order:
+            return None
         return only(hidden_states, grid, in_place=True)
 
     def _delta_per_sample(
@@ -196,7 +198,10 @@ class ResidualAdapterLayer(FreeTunerLayer):
 
     def _delta(self, adapter: nn.Module, hidden_states: torch.Tensor, grid: Maps | None) -> torch.Tensor:
         inputs = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
-        outputs = adapter(inputs, None) if grid is None else on_each_map(adapter, inputs, grid, adapter.sees_time)
+        if grid is None:
+            outputs = adapter(inputs, None)
+        else:
+            outputs = on_each_map(adapter, inputs, grid, adapter.sees_time, adapter.takes_any_order)
         return outputs.to(hidden_states.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

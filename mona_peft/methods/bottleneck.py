@@ -27,6 +27,8 @@ class Bottleneck(ResidualAdapter):
         scale: Constant factor of the output.
     """
 
+    takes_any_order = True
+
     def __init__(self, dim: int, bottleneck_dim: int = 64, dropout: float = 0.1, scale: float = 1.0) -> None:
         super().__init__()
         self.dropout = dropout

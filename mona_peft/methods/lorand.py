@@ -37,6 +37,8 @@ class LoRand(ResidualAdapter):
         reduction: C / m.
     """
 
+    takes_any_order = True
+
     def __init__(self, dim: int, num_branches: int = 4, kernel_dim: int = 8, reduction: int = 2) -> None:
         super().__init__()
         self.num_branches, self.kernel_dim = num_branches, kernel_dim

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from mona_peft.blocks import Grid, VideoGrid, tokens_of
+from mona_peft.blocks import Grid, ReorderedGrid, VideoGrid, tokens_of
 from mona_peft.config import ResidualAdapterConfig
 from mona_peft.functional.dispatch import add_mona_, mona_delta
 from mona_peft.functional.folding import can_fold
@@ -130,12 +130,14 @@ class Mona(ResidualAdapter):
             for parameter in self.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
 
-    def forward(self, hidden_states: torch.Tensor, grid: Grid | VideoGrid, in_place: bool = False) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, grid: Grid | VideoGrid | ReorderedGrid, in_place: bool = False
+    ) -> torch.Tensor:
         """Compute what the adapter adds to a token map.
 
         Args:
             hidden_states: Tokens `x` of shape (B, P + H * W, C): P prefix tokens, then the grid, row by row.
-            grid: (H, W); with a filter over time (T, H, W), all of the tokens.
+            grid: (H, W); with a filter over time (T, H, W), all of the tokens; or how they lie, if not row by row.
             in_place: Add it to `hidden_states`, which may then be a map (B, C, H, W), channels last in memory. That
                 keeps least for the backward pass, which has the input back from the output: neither may be edited in
                 place before it has run.
@@ -146,12 +148,14 @@ class Mona(ResidualAdapter):
         Raises:
             ValueError: If there are fewer tokens than the grid has places.
         """
-        if len(grid) == 3:
+        if isinstance(grid, tuple) and len(grid) == 3:
             delta = mona_over_time(hidden_states, grid, self.weights(), self.settings(), self.time_weight)
             return delta.to(hidden_states.dtype)
         self._check_grid(tokens_of(hidden_states), grid)
         compute = add_mona_ if in_place else mona_delta
         return compute(hidden_states, grid, self.weights(), self.settings())
+
+    takes_any_order = True
 
     @property
     def sees_time(self) -> bool:
@@ -163,11 +167,14 @@ class Mona(ResidualAdapter):
         """Whether the host should ask for `in_place`; the rarely used places of the norm gain nothing from it."""
         return not self.sees_time and can_fold(self.settings())
 
-    def _check_grid(self, hidden_states: torch.Tensor, grid: Grid) -> None:
+    def _check_grid(self, hidden_states: torch.Tensor, grid: Grid | ReorderedGrid) -> None:
+        num_tokens = hidden_states.shape[1]
+        if isinstance(grid, ReorderedGrid):
+            num_tokens, grid = num_tokens * grid.windows_a_side**2, grid.grid
         num_places = grid[0] * grid[1]
-        if hidden_states.shape[1] < num_places:
+        if num_tokens < num_places:
             raise ValueError(
-                f"Mona got {hidden_states.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} = {num_places} places. "
+                f"Mona got {num_tokens} tokens for a grid of {grid[0]} x {grid[1]} = {num_places} places. "
                 "Were tokens dropped before the block? Mona needs the whole map."
             )
 

@@ -61,7 +61,7 @@ def stock_model(size: str, image_size: int, attention: str = "sdpa") -> PreTrain
 class FormulaMona(Mona):
     """Mona as its formula is written, by plain autograd."""
 
-    adds_in_place = False
+    adds_in_place = takes_any_order = False
 
     def forward(self, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Compute delta."""

@@ -11,6 +11,7 @@ from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from mona_peft.blocks import ReorderedGrid
 from mona_peft.functional import batched_gradients, formula
 from mona_peft.functional.dropout import draw_seed, keep_mask, keep_probability
 from tests.functional_reference import (
@@ -82,6 +83,54 @@ def test_single_precision_adapter_on_half_precision_tokens(way):
     ours = {"output": output.detach().double(), "input": leaf.grad.double(), **gradients}
     assert output.dtype == leaf.grad.dtype == torch.bfloat16
     assert max(errors(ours, exact).values()) < 1e-2
+
+
+ORDERS = {
+    "mask units": (ReorderedGrid((8, 12), strides=((2, 2), (2, 2))), {"grid": (8, 12)}),
+    "windows": (ReorderedGrid((8, 12), windows_a_side=2), {"grid": (4, 6), "prefix": 3, "batch_size": 8}),
+}
+EVERY_ORDER = pytest.mark.parametrize(("order", "shape"), ORDERS.values(), ids=ORDERS)
+
+
+@WAYS
+@EVERY_ORDER
+@pytest.mark.parametrize("position", ["input", "bottleneck"])
+def test_tokens_in_another_order(order, shape, way, position):
+    """Only the filters see an image: the same as putting its tokens in order, and back."""
+    mona, x = random_mona(24, bottleneck_dim=8, norm_position=position), tokens(24, **shape)
+    exact = results(by_formula_in_order, mona, x, order, torch.float64)
+    for name, error in errors(results(way, mona, x, order, torch.float64), exact).items():
+        assert error < 1e-12, name
+    with torch.no_grad():
+        torch.testing.assert_close(way(mona, x.clone(), order), exact["output"])
+    with pytest.raises(ValueError, match="for a grid of 8 x 12 = 96 places"):
+        way(mona, x[:, -20:], order)
+
+
+def by_formula_in_order(mona: nn.Module, x: torch.Tensor, order: ReorderedGrid) -> torch.Tensor:
+    return order.each(lambda tokens, grid: by_formula(mona, tokens, grid), x)
+
+
+@EVERY_ORDER
+def test_dropout_of_tokens_in_another_order(order, shape):
+    """Both passes drop the same: the input's gradient is that of the output, by differences."""
+    mona, x = random_mona(6, bottleneck_dim=4, dropout=0.5).train(), tokens(6, **shape)
+
+    def adapt(x: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(4)
+        return mona(x, order).sin().sum()
+
+    assert torch.autograd.gradcheck(adapt, x.requires_grad_(), fast_mode=True)
+
+
+def test_compiled_training_of_tokens_in_another_order():
+    order, shape = ORDERS["windows"]
+    mona, x = random_mona(16, bottleneck_dim=8), tokens(16, **shape)
+    torch._dynamo.reset()  # of other shapes a graph for any would be made, which takes long
+    compiled = torch.compile(lambda x: mona(x + 0, order, in_place=True), fullgraph=True, backend="aot_eager")
+    exact = results(by_formula_in_order, mona, x, order, torch.float64)
+    ours = results(lambda mona, x, order: compiled(x), mona, x, order, torch.float64)
+    assert max(errors(ours, exact).values()) < 1e-12
 
 
 @WAYS
