@@ -1,6 +1,7 @@
 """Write docs/backbones.md: which backbones can be adapted, measured on the rows that the tests run on.
 
-What is measured stands in docs/backbones.json, which `python -m scripts.backbone_costs` writes.
+What is measured stands in docs/backbones.json, which `python -m scripts.backbone_costs` writes, and the time of a step in
+docs/performance/families.json, by `python -m scripts.benchmark families --output docs/performance/families.json`.
 
     python -m scripts.backbones_page
 """
@@ -18,14 +19,19 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from mona_peft.blocks import KNOWN_BLOCKS, REFUSED_BLOCKS, Layout
 from mona_peft.tasks.models.architectures import ARCHITECTURES, AUTO_CLASSES, EOMT, PLAIN_BACKBONES
 from scripts.backbone_costs import COSTS, FAMILIES, MODELS, RANK
+from scripts.benchmark.provenance import measured_on
 from tests.backbones import BACKBONES, Backbone
 from tests.composed import COMPOSED
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "backbones.md"
-TIMES = ("swin_tiny_224.json", "scaling.json", "backbones.json")
-"""Records of the benchmark that tell of the time of a step."""
+RECORDS = DOCS / "performance"
+TIMES = RECORDS / "families.json"
+"""How long a step on each family took."""
+LARGER_BATCHES = ("swin_tiny_224.json", "scaling.json", "backbones.json")
+"""Records of the benchmark that tell of the time of a step for some backbones more exactly."""
 
+BESIDE_LORA = ("kept / LoRA", "products / LoRA", "time / LoRA")
 WIDTH = 120
 """Of a line of the page, in characters."""
 
@@ -44,11 +50,13 @@ its convolutions. Where blocks differ, the number is given as a range.
 of the model's own size; it is exact. LoRA is on query and value, or `qkv`, and in blocks without attention on all
 linear layers and all convolutions that are not grouped. Mona keeps two maps as wide as its bottleneck, whatever the
 width of the block, which tells most where the first stages are as narrow as that (SegFormer, PVT): a `bottleneck_dim`
-below 64 suits them. *step / LoRA* compares the multiplications of forward and backward pass; the time of a step was
-measured for some alone. *tasks*: those with a head by `mona-peft train`, or
+below 64 suits them. *tasks*: those with a head by `mona-peft train`, or
 [by prompts](tasks/promptable_segmentation.md).
 
 {above}
+
+*products / LoRA* compares the multiplications of forward and backward pass, *time / LoRA* how long both took, measured.
+The former tell of the latter only roughly, as Mona moves more memory besides.
 
 {times}
 
@@ -97,10 +105,9 @@ pass, and refuse several with an error.
 OPEN_CLIP = """
 ## open_clip
 
-The vision towers that open_clip builds itself (`VisionTransformer`), from 2.26 on, alone or in a whole CLIP or CoCa;
-its text tower is made of the same class and left alone. Towers of timm are [timm's](#timm); its own ResNet is not
-known. Adapters need whole maps, so build the model with `patch_dropout=0`. Put a classifier behind the tower and name
-it:
+The vision towers that open_clip builds itself (`VisionTransformer`, from 2.26 on, and `ModifiedResNet`), alone or in a
+whole CLIP or CoCa; its text tower, of the same class as the former, is left alone. Towers of timm are [timm's](#timm).
+Adapters need whole maps, so build the model with `patch_dropout=0`. Put a classifier behind the tower and name it:
 
 ```python
 import open_clip
@@ -186,11 +193,11 @@ argument, of a module around the blocks, that holds their sizes.
 """
 
 
-def introduction(families: dict[str, dict[str, Any]]) -> str:
+def introduction(families: dict[str, dict[str, Any]], times: dict[str, Any]) -> str:
     """Return the first paragraphs, with what of their figures follows from the records."""
     above = ", ".join(BACKBONES[name].family for name, costs in families.items() if costs["kept"] > 1.01)
     above = f"Mona keeps more than 1.01 times what LoRA does in: {above}."
-    return INTRODUCTION.format(rank=RANK, above=wrap(above), times=wrap(measured_times(families)))
+    return INTRODUCTION.format(rank=RANK, above=wrap(above), times=wrap(measured_times(times)))
 
 
 def wrap(text: str) -> str:
@@ -198,21 +205,24 @@ def wrap(text: str) -> str:
     return fill(text, WIDTH, break_on_hyphens=False)
 
 
-def measured_times(families: dict[str, dict[str, Any]]) -> str:
-    """Return what is known of the time of a step beside LoRA's, at 224 pixels."""
-    records = [json.loads((DOCS / "performance" / name).read_text()) for name in TIMES]
+def measured_times(record: dict[str, Any]) -> str:
+    """Return where the times come from, and what is known of larger batches at 224 pixels."""
+    settings = record["settings"]
+    source = (
+        f"Times are of processor time, one thread: medians of {settings['rounds']} rounds in turns, one image a step, "
+        f"random weights, {measured_on(record)}; other programs were running. A family whose step with LoRA takes more "
+        f"than {settings['limit']:.0f} billion multiplications was too large for that, and has none."
+    )
+    records = [json.loads((RECORDS / name).read_text()) for name in LARGER_BATCHES]
     cases = [case for record in records for case in record["cases"].values() if case["image_size"] == 224]
     ratios = {case["size"]: case["methods"]["Mona"]["step"]["ratio"] for case in cases}
     times = ", ".join(f"{ratio:.2f} on {size}" for size, ratio in ratios.items())
     return (
-        "Multiplications tell of the time only roughly, as Mona moves more memory besides. Measured at 224 pixels, a "
-        f"step takes this many times [LoRA's](performance.md): {times}. By multiplications it is "
-        f"{families['swin']['multiplications']:.2f} on swin-tiny and {families['convnext']['multiplications']:.2f} on "
-        "convnext-tiny. The time on other families was not measured."
+        f"{source} Of larger batches at 224 pixels, with nothing else running ([performance](performance.md)): {times}."
     )
 
 
-def family_row(row: Backbone, costs: dict[str, Any]) -> str:
+def family_row(row: Backbone, costs: dict[str, Any], times: dict[str, Any]) -> str:
     """Return the line of a family, with what it costs beside LoRA."""
     cells = [
         row.family,
@@ -224,6 +234,7 @@ def family_row(row: Backbone, costs: dict[str, Any]) -> str:
         f"{costs['share']:.1%}",
         f"{costs['kept']:.2f}",
         f"{costs['multiplications']:.2f}",
+        f"{times['step']['Mona']['ratio']:.2f}" if "step" in times else "",
         tasks_of(costs["model_type"]),
     ]
     return f"| {' | '.join(map(str, cells))} |"
@@ -272,15 +283,17 @@ def page() -> str:
     """Return the text of the page."""
     known = json.loads(COSTS.read_text())
     families, composed = known[FAMILIES], known[MODELS]
+    record = json.loads(TIMES.read_text())
+    header = ["family", "block", "size", "blocks", "prefix tokens", "trainable", "share", *BESIDE_LORA, "tasks"]
     lines = [
-        "| family | block | size | blocks | prefix tokens | trainable | share | kept / LoRA | step / LoRA | tasks |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-        *(family_row(row, families[name]) for name, row in BACKBONES.items()),
+        f"| {' | '.join(header)} |",
+        f"| --- | --- | --- | {'---: | ' * (len(header) - 4)}--- |",
+        *(family_row(row, families[name], record["families"][name]) for name, row in BACKBONES.items()),
     ]
     refused = [f"| `{name}` | {reason} |" for name, reason in REFUSED_BLOCKS.items()]
     return "".join(
         [
-            introduction(families),
+            introduction(families, record),
             "\n".join(lines),
             "\n",
             NOTES,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from tests import naive_blocks as naive
 from tests.backbones import Backbone
+from tests.backbones.row import CONVOLUTIONS
 
 SIZES = {"image_size": (24, 40), "patch_size": 8, "width": 16, "layers": 2, "heads": 2, "mlp_ratio": 2.0}
 
@@ -25,6 +27,20 @@ def custom_attention(b: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -
 
 def mlp(b: nn.Module, h: torch.Tensor, grid: naive.Grid) -> torch.Tensor:
     return b.ls_2(b.mlp(b.ln_2(h)))
+
+
+def resnet_block(b: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    hidden = b.act2(b.bn2(b.conv2(b.act1(b.bn1(b.conv1(x))))))
+    shortcut = x if b.downsample is None else b.downsample(x)
+    return torch.relu(b.bn3(b.conv3(b.avgpool(hidden))) + shortcut)
+
+
+def resnet() -> nn.Module:
+    model = ModifiedResNet((1, 2, 1, 1), 8, 2, 64, width=16)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bn3.weight"):  # zero at first, so that a block hands on its shortcut alone
+            nn.init.ones_(parameter)
+    return model
 
 
 def tower(name: str, blocks: naive.NaiveBlock, **settings: Any) -> Backbone:
@@ -54,5 +70,13 @@ OPEN_CLIP_BACKBONES = {
         scale_fc=True,
         no_ln_pre=True,
         pool_type="avg",
+    ),
+    "open-clip-resnet": Backbone(
+        "open_clip ResNet",
+        resnet,
+        naive.NaiveBlock(None, None, residual=resnet_block, **naive.CHANNELS_FIRST),
+        (4, 8, 8, 16, 32),
+        ("RN50", lambda: ModifiedResNet((3, 4, 6, 3), 1024, 32, 224)),
+        **CONVOLUTIONS | {"image": (64, 64), "further_images": ()},  # its pooling attention takes one size
     ),
 }

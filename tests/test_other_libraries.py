@@ -170,10 +170,19 @@ def test_a_classifier_on_the_tower_of_open_clip(tmp_path):
 
 
 @pytest.mark.open_clip
-def test_a_text_tower_beside_a_convolutional_net_is_no_vision_tower():
-    model = open_clip_model(layers=(1, 1, 1, 1), image_size=64, head_width=64, width=16)
-    with pytest.raises(ValueError, match="No block of CLIP can be adapted"):
-        get_peft_model(model, MonaConfig())
+def test_of_a_convolutional_tower_beside_a_text_tower_its_blocks_are_adapted():
+    def build():
+        return open_clip_model(layers=(1, 1, 1, 1), image_size=64, head_width=64, width=16)
+
+    model = get_peft_model(build(), MonaConfig(init_weights=False)).eval()
+    assert {name.split(".mona.")[0] for name, _ in model.named_parameters() if ".mona." in name} == {
+        f"base_model.model.visual.layer{stage}.0" for stage in range(1, 5)
+    }
+    pixels, text = image((64, 64)), torch.randint(0, 50, (2, 8))
+    stock = build().requires_grad_(False)
+    with torch.no_grad():
+        assert torch.equal(model.encode_text(text), stock.encode_text(text))
+        assert (model.encode_image(pixels) - stock.encode_image(pixels)).abs().max() > 1e-4
 
 
 @pytest.mark.open_clip

@@ -213,6 +213,7 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "timm.models.regnet.Bottleneck": _residual("conv3.bn"),
     "open_clip.transformer.ResidualAttentionBlock": _OPEN_CLIP,
     "open_clip.transformer.CustomResidualAttentionBlock": replace(_OPEN_CLIP, attention_path=("ln_1", "attn")),
+    "open_clip.modified_resnet.Bottleneck": _residual("bn3"),
 }
 """Anatomy by the name of the block's class, or by its module and name where the name alone says too little."""
 
