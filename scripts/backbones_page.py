@@ -1,6 +1,6 @@
 """Write docs/backbones.md: which backbones can be adapted, measured on the rows that the tests run on.
 
-What is measured stands in docs/backbones.json, which `python -m scripts.backbone_costs` writes, and the time of a step in
+What is measured stands in docs/backbones.json, which `python -m scripts.backbone_costs` writes, and in
 docs/performance/families.json, by `python -m scripts.benchmark families --output docs/performance/families.json`.
 
     python -m scripts.backbones_page
