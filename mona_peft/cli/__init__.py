@@ -7,7 +7,6 @@ may raise, and what is said of that: `mona_peft.cli.errors`.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -49,8 +48,6 @@ def _run_subcommand(argv: list[str]) -> int | None:
     name, *arguments = argv
     if name not in COMMANDS:
         raise ValueError(f"{name}: no such command. There are: {', '.join(COMMANDS)} (see {PROGRAM} --help).")
-    # PEFT asks a model for the older name of a setting, which nobody who reads this can change.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     return import_module(f"{__name__}.{name}").run(arguments)
 
 

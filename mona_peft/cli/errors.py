@@ -1,8 +1,9 @@
-"""What a command says of an error: one message, and an exit code that tells whose fault it is."""
+"""What a command or a script says of an error: one message, and an exit code that tells whose fault it is."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 USER_ERROR = 2
@@ -24,6 +25,8 @@ def reported(program: str, argv: Sequence[str], call: Callable[[list[str]], int 
         call: Takes the other arguments; may return an exit code. It raises `ValueError`, `OSError` or `ImportError` for
             what a user can mend. A `RuntimeError` is unexpected, unless memory is at its end.
     """
+    # PEFT asks a model for the older name of a setting, which nobody who reads this can change.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
         return call([argument for argument in argv if argument != "--debug"]) or 0
     except BrokenPipeError:  # who reads our output has read enough

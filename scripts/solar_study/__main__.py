@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mona_peft.cli.errors import run_module
-from mona_peft.tasks.comparison.store import SUFFIX, add_line, read_lines
+from mona_peft.tasks.comparison.store import SUFFIX, add_line, check_writable, read_lines
 
 PAGE = Path("docs/comparison/solar_cells.md")
 
@@ -30,7 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(file: Path) -> None:
-    """Runs what is missing, the most wanted first."""
+    """Runs what is missing, the most wanted first.
+
+    Raises:
+        OSError: The records can't be written.
+    """
+    check_writable(file)
     from scripts.solar_study.plan import key_of, missing
     from scripts.solar_study.training import load_bench, train
 

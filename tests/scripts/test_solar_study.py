@@ -12,6 +12,7 @@ from transformers import Dinov2Config, Dinov2Model
 from scripts.demonstration import cell_inputs, solar_cells
 from scripts.demonstration.solar_cells import SolarCells
 from scripts.solar_study import training
+from scripts.solar_study.__main__ import main
 from scripts.solar_study.plan import CELLS, RATES, ROWS, SEEDS, STAGES, Row, Run, chosen_rate, key_of, missing
 from scripts.solar_study.statistics import auc, difference, holm
 
@@ -113,3 +114,10 @@ def test_a_run_in_small_leaves_a_record(tmp_path, monkeypatch):
     assert levels["parameters"]["trainable"] == record["parameters"]["trainable"] + 2 * (2 * 12 + 1)  # rows of the head
     assert all(0 < score < 1 for score in levels["test_scores"])
     assert levels["test_scores"] != record["test_scores"]
+
+
+def test_records_that_cannot_be_written_are_told_of_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "load_bench", lambda: pytest.fail("the cells were loaded"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        main(["run", "--records", str(tmp_path / "file" / "records.jsonl.gz")])

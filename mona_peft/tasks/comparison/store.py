@@ -44,6 +44,16 @@ def add_line(path: Path, record: dict[str, Any]) -> None:
         write_lines(path, [*read_lines(path), record])
 
 
+def check_writable(path: Path) -> None:
+    """Writes the records of a file once more, before a run whose record would be lost.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    with lock_of(path):
+        write_lines(path, read_lines(path))
+
+
 def lock_of(path: Path) -> FileLock:
     """Returns the lock that whoever changes a file of records holds."""
     lock = path.parent / RUNNING / f"{path.name}.lock"
