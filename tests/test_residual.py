@@ -223,7 +223,10 @@ def test_backward_hooks_on_all_modules():
         torch.testing.assert_close(our, their)
 
 
-@pytest.mark.parametrize("name", ["siglip", "ijepa", "vit", "sam", "hiera", "rf-detr", "lw-detr"])
+ADDED_TO = ("siglip", "ijepa", "vit", "segformer", "focalnet", "aimv2", "sam", "vitdet", "hiera", "rf-detr", "lw-detr")
+
+
+@pytest.mark.parametrize("name", ADDED_TO)
 def test_tokens_in_which_no_class_token_or_no_row_is_first(name, monkeypatch):
     """Whether a projection leaves them channel by channel or they lie in windows, all adapters add in place."""
     row = vision_backbones.BACKBONES[name]

@@ -168,6 +168,7 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
         grid_arguments=("height", "width"),
         mlp_branch=("mlp",),
         attention_branch="attention",
+        fresh_sums=True,
     ),
     "PvtLayer": _PVT,
     "PvtV2BlockLayer": _PVT,
@@ -176,7 +177,12 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
     "Sam2MultiScaleBlock": _SAM,
     "Sam3ViTLayer": _SAM,
     "VitDetLayer": BlockAnatomy(
-        mlp_entry="norm2", norm="norm1", layout=Layout.BCHW, mlp_entry_layout=Layout.BHWC, mlp_exit="residual"
+        mlp_entry="norm2",
+        norm="norm1",
+        layout=Layout.BCHW,
+        mlp_entry_layout=Layout.BHWC,
+        mlp_exit="residual",
+        fresh_sums=True,
     ),
     "FocalNetLayer": BlockAnatomy(
         mlp_entry="norm2",
@@ -184,6 +190,7 @@ KNOWN_BLOCKS: dict[str, BlockAnatomy] = {
         grid_arguments=("input_dimensions",),
         post_norm_flag="use_post_layernorm",
         post_norm_mlp_entry="mlp",
+        fresh_sums=True,
     ),
     # Its first block of a stage pools and widens the tokens before the MLP branch, hence the second norm.
     "HieraLayer": BlockAnatomy(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mona_peft.blocks import PATCH_GRID, Layout, anatomy_of, is_dense, norm_of
+from mona_peft.blocks import PATCH_GRID, BlockAnatomy, Layout, is_dense
 from mona_peft.functional.dispatch import is_transformed, trains_compiled
 from mona_peft.host.class_swap import is_own_forward
 from mona_peft.host.per_sample import rows_by_adapter
@@ -60,18 +60,20 @@ def may_be_overwritten(hidden_states: torch.Tensor) -> bool:
     return not whole.requires_grad if producer is None else producer.name() == "AddBackward0"
 
 
-def _lies_by_channel(block: nn.Module, hidden_states: torch.Tensor) -> bool:
-    """Whether tokens lie channel by channel, as a patch projection without a class token leaves them, for no good.
+def _by_rows(block: nn.Module, anatomy: BlockAnatomy, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Return the input of a block token by token in memory.
 
-    All residual sums behind them would lie so too, and no adapter could add to one in place. LayerNorm reads them row
-    by row anyway; a norm that is put together of single operations (RMSNorm) rounds otherwise then.
+    A patch projection without a class token leaves tokens channel by channel, for no good: all residual sums behind
+    them would lie so too, and no adapter could add to one in place.
     """
-    if hidden_states.is_contiguous():
-        return False
-    layout = anatomy_of(block).layout
-    # Behind the last map stands a convolution (SAM), which rounds otherwise then: only where memory is at stake.
-    is_wanted = layout is Layout.BNC or (layout is Layout.BHWC and torch.is_grad_enabled())
-    return is_wanted and isinstance(norm_of(block), nn.LayerNorm)
+    inside = anatomy.mlp_entry_layout or anatomy.layout
+    by_rows = torch.channels_last if anatomy.layout is Layout.BCHW else torch.contiguous_format
+    if inside not in (Layout.BNC, Layout.BHWC) or hidden_states.is_contiguous(memory_format=by_rows):
+        return hidden_states
+    # A norm that is put together of single operations (RMSNorm), and a convolution behind the last map (SAM), round
+    # otherwise then: only where memory is at stake.
+    is_same = inside is Layout.BNC and isinstance(block.get_submodule(anatomy.norm), nn.LayerNorm)
+    return hidden_states.contiguous(memory_format=by_rows) if is_same or torch.is_grad_enabled() else hidden_states
 
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -171,8 +173,7 @@ class AdaptedBlock:
         if adapter_names is not None:  # raises unless there is a name for each sample
             rows_by_adapter(adapter_names, adapter_layer.token_map.batch_size(hidden_states))
         anatomy = adapter_layer.anatomy
-        if _lies_by_channel(self, hidden_states):
-            hidden_states = hidden_states.contiguous()
+        hidden_states = _by_rows(self, anatomy, hidden_states)
         grid = adapter_layer.token_map.source.read(hidden_states, args, kwargs)
         placement = adapter_layer.config_cls.placement(adapter_layer, grid, adapter_names)
         stand_ins = {}
