@@ -222,7 +222,7 @@ def measured_times(record: dict[str, Any]) -> str:
     )
 
 
-def family_row(row: Backbone, costs: dict[str, Any], times: dict[str, Any]) -> str:
+def family_row(row: Backbone, costs: dict[str, Any], times: dict[str, Any] | None) -> str:
     """Return the line of a family, with what it costs beside LoRA."""
     cells = [
         row.family,
@@ -234,7 +234,7 @@ def family_row(row: Backbone, costs: dict[str, Any], times: dict[str, Any]) -> s
         f"{costs['share']:.1%}",
         f"{costs['kept']:.2f}",
         f"{costs['multiplications']:.2f}",
-        f"{times['step']['Mona']['ratio']:.2f}" if "step" in times else "",
+        "" if times is None else f"{times['Mona']['ratio']:.2f}",
         tasks_of(costs["model_type"]),
     ]
     return f"| {' | '.join(map(str, cells))} |"
@@ -288,7 +288,7 @@ def page() -> str:
     lines = [
         f"| {' | '.join(header)} |",
         f"| --- | --- | --- | {'---: | ' * (len(header) - 4)}--- |",
-        *(family_row(row, families[name], record["families"][name]) for name, row in BACKBONES.items()),
+        *(family_row(row, families[name], record["families"].get(name)) for name, row in BACKBONES.items()),
     ]
     refused = [f"| `{name}` | {reason} |" for name, reason in REFUSED_BLOCKS.items()]
     return "".join(
