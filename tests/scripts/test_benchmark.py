@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from scripts.benchmark.profile_block import main as profile_block
 from scripts.benchmark.profile_step import main as profile_step
 from scripts.benchmark.report import compiled_table
 from scripts.benchmark.report import main as report
+from tests.backbones import BACKBONES
 
 
 @pytest.fixture
@@ -146,6 +148,18 @@ def test_command(tiny, tmp_path):
     assert "stale" not in text
     assert f"torch {torch.__version__}" in text
     assert plot.stat().st_size > 1000
+
+
+def test_command_of_families(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "families.json"
+    monkeypatch.setitem(BACKBONES, "vit", replace(BACKBONES["vit"], standard=("tiny", BACKBONES["vit"].make)))
+    main(["families", "--names", "vit", "sam3", "--rounds", "2", "--output", str(path)])
+    record = json.loads(path.read_text())
+    assert record["software"]["torch"] == torch.__version__
+    assert record["families"].keys() == {"vit"}
+    assert record["families"]["vit"]["LoRA"]["ratio"] == 1
+    assert len(record["families"]["vit"]["Mona"]["seconds"]) == 2
+    assert "sam3 is too large" in capsys.readouterr().out
 
 
 def test_command_compiled(tiny, tmp_path):
