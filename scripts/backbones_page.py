@@ -1,7 +1,7 @@
 """Write docs/backbones.md: which backbones can be adapted, measured on the rows that the tests run on.
 
 What is measured stands in docs/backbones.json, which `python -m scripts.backbone_costs` writes, and in
-docs/performance/families.json, by `python -m scripts.benchmark families --output docs/performance/families.json`.
+docs/backbone_times.json, by `python -m scripts.benchmark families --output docs/backbone_times.json`.
 
     python -m scripts.backbones_page
 """
@@ -25,8 +25,7 @@ from tests.composed import COMPOSED
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "backbones.md"
-RECORDS = DOCS / "performance"
-TIMES = RECORDS / "families.json"
+TIMES = DOCS / "backbone_times.json"
 """How long a step on each family took."""
 LARGER_BATCHES = ("swin_tiny_224.json", "scaling.json", "backbones.json")
 """Records of the benchmark that tell of the time of a step for some backbones more exactly."""
@@ -56,7 +55,8 @@ below 64 suits them. *tasks*: those with a head by `mona-peft train`, or
 {above}
 
 *products / LoRA* compares the multiplications of forward and backward pass, *time / LoRA* how long both took, measured.
-The former tell of the latter only roughly, as Mona moves more memory besides.
+The former tell of the latter only roughly: Mona moves more memory besides, and where a step is short (a third of a
+second on Swin-T or a ViT-B/32) it counts that it has more operations to start. Larger batches spread that.
 
 {times}
 
@@ -213,7 +213,7 @@ def measured_times(record: dict[str, Any]) -> str:
         f"random weights, {measured_on(record)}; other programs were running. A family whose step with LoRA takes more "
         f"than {settings['limit']:.0f} billion multiplications was too large for that, and has none."
     )
-    records = [json.loads((RECORDS / name).read_text()) for name in LARGER_BATCHES]
+    records = [json.loads((DOCS / "performance" / name).read_text()) for name in LARGER_BATCHES]
     cases = [case for record in records for case in record["cases"].values() if case["image_size"] == 224]
     ratios = {case["size"]: case["methods"]["Mona"]["step"]["ratio"] for case in cases}
     times = ", ".join(f"{ratio:.2f} on {size}" for size, ratio in ratios.items())
