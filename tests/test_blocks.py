@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -110,7 +112,9 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     def __init__(self, towers: int = 1):
         super().__init__()
-        self.patches = nn.ModuleList(nn.Conv2d(3, 8, 4, 4) for _ in range(towers))
+        self.patches = nn.ModuleList(
+            nn.Sequential(OrderedDict(projection=nn.Conv2d(3, 8, 4, 4))) for _ in range(towers)
+        )
         self.blocks = nn.ModuleList(Block() for _ in range(2))
 
     def forward(self, pixel_values):
@@ -141,11 +145,12 @@ def test_a_backbone_of_ones_own(register):
 @pytest.mark.parametrize(
     ("towers", "settings", "message"),
     [
-        (1, {"patch_projection": "stem"}, r"from 'stem', but no module of that name.*convolutions are \['patches.0'\]"),
+        (1, {"patch_projection": "stem"}, r"from 'stem', but no module of that name.*convolutions are \['patches.0"),
         (2, {"patch_projection": "patches.1", "mlp_entry": "norm3"}, r"mlp_entry='norm3', but this block has no such"),
         (1, {"patch_projection": "patches.0", "norm": "ln"}, r"norm='ln', but this block has no such submodule"),
         (1, {"grid_arguments": ("height", "width")}, r"argument\(s\) \['height', 'width'\], but its forward has \[\]"),
-        (1, {"patch_projection": "attention"}, r"holds several: \['0.attention', '1.attention'\]"),
+        (2, {"patch_projection": "projection"}, r"the model holds several: \['patches.0.projection', 'patches.1.pro"),
+        (1, {"patch_projection": "attention"}, r"from 'attention', but no module of that name"),  # but inside of blocks
     ],
     ids=str,
 )

@@ -71,6 +71,17 @@ def modules_around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module
         yield around, model.get_submodule(around)
 
 
+def modules_beside_blocks(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules in a module, with their names behind `prefix`, but for those inside of known blocks.
+
+    A model has some ten times as many modules as blocks, and who looks around each block looks at all of them.
+    """
+    for name, child in module.named_children():
+        yield f"{prefix}{name}", child
+        if _row(child) is None:
+            yield from modules_beside_blocks(child, f"{prefix}{name}.")
+
+
 def _reads_text(block: nn.Module) -> bool:
     """Whether a block belongs to a text tower: its configuration tells of a vocabulary, and of no image.
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from mona_peft.blocks.grid import GridArguments, GridOfMap, GridOfPatches, GridsOfCall
 from mona_peft.blocks.layout import Layout, grid_of_map
-from mona_peft.blocks.lookup import anatomy_of, modules_around
+from mona_peft.blocks.lookup import anatomy_of, modules_around, modules_beside_blocks
 from mona_peft.blocks.order import ReorderedGrid, Strides
 from mona_peft.blocks.packed import Maps, packed_calls_of, position_of
 from mona_peft.blocks.patch_grids import patch_grids_of
@@ -118,20 +118,21 @@ def token_map_of(model: nn.Module, name: str) -> TokenMap:
 def _patch_projection(model: nn.Module, name: str, ending: str) -> tuple[nn.Module, nn.Module]:
     """Return the patch projection of a block, and the nearest module around both."""
     for around, module in modules_around(model, name):
-        found = {child: m for child, m in module.named_modules() if child == ending or child.endswith(f".{ending}")}
+        # By module: one that has several names is one.
+        found = {m: child for child, m in modules_beside_blocks(module) if f".{child}".endswith(f".{ending}")}
         if len(found) > 1:
             raise ValueError(
                 f"The anatomy of {name} takes the grid from {ending!r}, but {around or 'the model'} holds several: "
-                f"{sorted(found)}. Adapt each backbone by itself, or register the block with a longer ending: "
+                f"{sorted(found.values())}. Adapt each backbone by itself, or register the block with a longer ending: "
                 "`mona_peft.register_block(..., BlockAnatomy(patch_projection=...))`."
             )
         if found:
-            return next(iter(found.values())), module
+            return next(iter(found)), module
     convolutions = [child for child, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     raise ValueError(
-        f"The anatomy of {name} takes the grid from {ending!r}, but no module of that name is around it. The model's "
-        f"convolutions are {convolutions[:8]}. Register the right one: `mona_peft.register_block(..., "
-        "BlockAnatomy(patch_projection=...))`."
+        f"The anatomy of {name} takes the grid from {ending!r}, but no module of that name is around it, outside of "
+        f"blocks. The model's convolutions are {convolutions[:8]}. Register the right one: "
+        "`mona_peft.register_block(..., BlockAnatomy(patch_projection=...))`."
     )
 
 
