@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -36,6 +37,21 @@ class ResidualAdapter(nn.Module):
     adds_in_place = False
     sees_time = False
     takes_any_order = False
+
+
+def initialises(reset_parameters: Callable[..., None]) -> Callable[..., None]:
+    """Decorate `reset_parameters`: no gradients, and on the meta device, where there is nothing to set, no work.
+
+    PyTorch takes a millisecond there for a normal distribution, and adapters are made there to be checked.
+    """
+
+    @wraps(reset_parameters)
+    def run(adapter: nn.Module, *args: Any, **kwargs: Any) -> None:
+        if not next(adapter.parameters()).is_meta:
+            with torch.no_grad():
+                reset_parameters(adapter, *args, **kwargs)
+
+    return run
 
 
 def may_be_overwritten(hidden_states: torch.Tensor) -> bool:

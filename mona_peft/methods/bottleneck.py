@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mona_peft.blocks import Grid
 from mona_peft.config import ResidualAdapterConfig
-from mona_peft.host.block import ResidualAdapter
+from mona_peft.host.block import ResidualAdapter, initialises
 
 MAX_BOTTLENECK_DIM = 2**15
 """A limit that no model reaches; a configuration from elsewhere shall not ask for more memory than there is."""
@@ -39,7 +39,7 @@ class Bottleneck(ResidualAdapter):
         self.up_bias = nn.Parameter(torch.empty(dim))
         self.reset_parameters()
 
-    @torch.no_grad()
+    @initialises
     def reset_parameters(self, init_weights: bool | Literal["paper"] = "paper") -> None:
         """Initialise all parameters.
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mona_peft.blocks import Grid
 from mona_peft.config import ResidualAdapterConfig
-from mona_peft.host.block import ResidualAdapter
+from mona_peft.host.block import ResidualAdapter, initialises
 from mona_peft.host.placement import AfterResidual
 from mona_peft.integration.registration import register_method
 
@@ -79,7 +79,7 @@ class CoLin(ResidualAdapter):
         self.up_bias = nn.Parameter(torch.empty(dim))
         self.reset_parameters()
 
-    @torch.no_grad()
+    @initialises
     def reset_parameters(self, init_weights: bool | Literal["paper"] = "paper") -> None:
         """Initialise all parameters.
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mona_peft.blocks import Grid
 from mona_peft.config import ResidualAdapterConfig
-from mona_peft.host.block import ResidualAdapter
+from mona_peft.host.block import ResidualAdapter, initialises
 from mona_peft.host.placement import OnBranch
 from mona_peft.integration.registration import register_method
 
@@ -53,7 +53,7 @@ class LoRand(ResidualAdapter):
     def _projections(self) -> dict[str, tuple[int, int]]:
         return {"down": (self.dim, self.bottleneck_dim), "up": (self.bottleneck_dim, self.dim)}
 
-    @torch.no_grad()
+    @initialises
     def reset_parameters(self, init_weights: bool | Literal["paper"] = "paper") -> None:
         """Initialise all parameters.
 

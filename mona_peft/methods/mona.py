@@ -18,7 +18,7 @@ from mona_peft.config import ResidualAdapterConfig
 from mona_peft.functional.dispatch import add_mona_, mona_delta
 from mona_peft.functional.folding import can_fold
 from mona_peft.functional.formula import FilterReduction, NormPosition, Settings, Weights, mona_over_time
-from mona_peft.host.block import ResidualAdapter
+from mona_peft.host.block import ResidualAdapter, initialises
 from mona_peft.integration.registration import register_method
 
 NORM_POSITIONS = get_args(NormPosition)
@@ -96,7 +96,7 @@ class Mona(ResidualAdapter):
         self.up_bias = nn.Parameter(torch.empty(dim))
         self.reset_parameters()
 
-    @torch.no_grad()
+    @initialises
     def reset_parameters(self, init_weights: bool | Literal["paper"] = "paper") -> None:
         """Initialise all parameters.
 
