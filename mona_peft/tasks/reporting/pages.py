@@ -7,9 +7,9 @@ from pathlib import Path
 from mona_peft.tasks.training.run_directory import replace_file
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a Markdown table, its first column left-aligned, the others right-aligned."""
-    alignment = ["---", *["---:"] * (len(header) - 1)]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[str] = ()) -> str:
+    """Returns a Markdown table, its first column and those of `words` left-aligned, the others right-aligned."""
+    alignment = ["---" if title in (header[0], *words) else "---:" for title in header]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, alignment, *rows))
 
 
