@@ -5,7 +5,7 @@
 
 Models are of the size that the page names, with random weights, for one image of their own size, on one thread of a
 CPU. A family whose step with LoRA takes more multiplications than `--limit`, by docs/backbones.json, is left out.
-`python -m scripts.backbones_page` shows the record; a quarter of an hour of processor time makes it.
+`python -m scripts.backbones_page` shows the record; half an hour of processor time makes it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--names", nargs="+", default=list(BACKBONES), choices=BACKBONES, metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5, help="of each family, after the warm-up")
     parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=130, help="billions of multiplications in a step with LoRA")
+    parser.add_argument("--limit", type=float, default=400, help="billions of multiplications in a step with LoRA")
     parser.add_argument("--output", type=Path, default=Path("outputs/families.json"))
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
