@@ -17,7 +17,8 @@ from typing import Any
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from mona_peft.blocks import KNOWN_BLOCKS, REFUSED_BLOCKS, Layout
-from mona_peft.tasks.models.architectures import ARCHITECTURES, AUTO_CLASSES, EOMT, PLAIN_BACKBONES
+from mona_peft.tasks.models.architectures import ARCHITECTURES, AUTO_CLASSES, PLAIN_BACKBONES
+from mona_peft.tasks.models.eomt import EOMT
 from mona_peft.tasks.reporting.pages import fill_page, table
 from scripts.backbone_costs import COSTS, FAMILIES, MODELS
 from scripts.benchmark.provenance import measured_on

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 from transformers.utils import logging as transformers_logging
 
-from mona_peft.integration.selection import backbone_of
+from mona_peft.integration.selection import backbone_of, in_backbone
+from mona_peft.interop.plain_vits import is_plain_vit, plain_vit_weights
 
 _OUTPUT_NORMS = "hidden_states_norms."
 """Norms of the feature maps: classifiers have none, and they begin as the identity's scale and shift."""
@@ -20,12 +21,16 @@ _OUTPUT_NORMS = "hidden_states_norms."
 _KEY_MAPPINGS = {"MaskFormerSwinBackbone": {r"^swin\.": "model."}}
 """Names in a classifier's checkpoint that are others in the backbone, as patterns and replacements, by class."""
 
+_SIZES = ("embed_dim", "depths", "num_heads", "window_size", "hidden_size", "num_hidden_layers", "patch_size")
+"""Settings that a refusal tells of, where the backbone has them."""
+
 
 def load_backbone(model: PreTrainedModel, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> None:
     """Give the backbone of a model the weights of a pre-trained one, in place.
 
     The backbone of UPerNet, Mask2Former, MaskFormer, the DETR family and the like is a class of its own around the
-    blocks. transformers reads its weights from a name on the hub alone, and only when the model is built.
+    blocks. transformers reads its weights from a name on the hub alone, and only when the model is built. EoMT has no
+    backbone apart from itself: its own blocks and embeddings get the weights of a DINOv2 or DINOv3.
 
     Args:
         model: With a backbone of the architecture of the pre-trained one.
@@ -39,6 +44,14 @@ def load_backbone(model: PreTrainedModel, pretrained_model_name_or_path: str | P
         OSError: If there is no such folder and the hub returns no such model.
     """
     backbone = model.get_submodule(backbone_of(model))
+    if is_plain_vit(backbone):
+        weights = plain_vit_weights(backbone, pretrained_model_name_or_path, **kwargs)
+        is_in = in_backbone(backbone)
+        own = {name: parameter.shape for name, parameter in backbone.named_parameters() if is_in(name)}
+        if unfit := [name for name, shape in own.items() if name not in weights or weights[name].shape != shape]:
+            raise ValueError(_refusal(model, pretrained_model_name_or_path, f"nothing of the shape of {unfit[0]}"))
+        backbone.load_state_dict({name: weights[name] for name in own}, strict=False)
+        return
     if not isinstance(backbone, BackboneMixin):
         raise ValueError(
             f"{type(model).__name__} has no backbone apart from itself (its blocks stand in a "
@@ -78,7 +91,7 @@ def without_report() -> Iterator[None]:
 
 def _refusal(model: PreTrainedModel, name: str | Path, what: str) -> str:
     backbone = model.get_submodule(backbone_of(model))
-    sizes = {key: getattr(backbone.config, key, None) for key in ("embed_dim", "depths", "num_heads", "window_size")}
+    sizes = {key: getattr(backbone.config, key, None) for key in _SIZES}
     return (
         f"{name} has {what}, so it can't be the backbone of this {type(model).__name__}, a {type(backbone).__name__} "
         f"with {', '.join(f'{key}={value}' for key, value in sizes.items() if value is not None)}. Build the model "

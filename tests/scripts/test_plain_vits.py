@@ -83,8 +83,16 @@ def around_dinov2(folder: Path, model_type: str, settings: dict) -> list[str]:
     return ["--model_type", model_type, "--backbone", dino(folder, "dinov2"), "--model_config", config]
 
 
+def around_vit(folder: Path, model_type: str, backbone: str) -> list[str]:
+    """An EoMT of a plain ViT; its settings, but for the registers, which are the ViT's."""
+    settings = {name: value for name, value in EOMT.items() if name != "num_register_tokens"}
+    return ["--model_type", model_type, "--backbone", dino(folder, backbone), "--model_config", json.dumps(settings)]
+
+
 def segmenter(name: str, folder: Path) -> list[str]:
     head, _, backbone = name.partition("-")
+    if head.startswith("eomt") and backbone:
+        return [*around_vit(folder / "model", head, backbone), "--eval_mode", "slide"]
     if backbone:
         model_type = {"linear": "linear_segmenter"}.get(head, head)
         return ["--model_type", model_type, "--backbone", dino(folder / "model", backbone)]
@@ -102,6 +110,7 @@ HEADS = {
     "dpt": ["neck", *(f"{head}.{part}" for head in ("head.head", "auxiliary_head.head") for part in (0, 1, 4))],
     "eomt": ["query", "upscale_block", "mask_head", "class_predictor"],
     "eomt_dinov3": ["query", "upscale_block", "mask_head", "class_predictor"],
+    "eomt-dinov2": ["query", "upscale_block", "mask_head", "class_predictor"],
 }
 
 
@@ -156,6 +165,13 @@ def test_semantic_segmentation(tmp_path, name):
 @pytest.mark.parametrize("name", ["eomt", "eomt_dinov3"])
 def test_instance_segmentation(tmp_path, name):
     arguments = ["--model", eomt(tmp_path / "model", name), "--dataset", str(dataset("instance-segmentation"))]
+    results = train(train_instance_segmentation.main, arguments, tmp_path, HEADS["eomt"])
+    assert 0 <= results["mask_ap"] <= 1
+
+
+def test_instance_segmentation_of_a_plain_vit(tmp_path):
+    arguments = [*around_vit(tmp_path / "model", "eomt_dinov3", "dinov3"), "--image_size", "32"]
+    arguments += ["--dataset", str(dataset("instance-segmentation"))]
     results = train(train_instance_segmentation.main, arguments, tmp_path, HEADS["eomt"])
     assert 0 <= results["mask_ap"] <= 1
 
@@ -223,7 +239,8 @@ def test_detectors_that_want_torchvision(tmp_path, capsys, build, heads):
         ("eomt", ["--crop_size", "40"], "takes squares of 32 pixels alone. Give --crop_size 32"),
         ("dpt", ["--image_size", "24"], "an --image_size that is not below --crop_size"),
         ("dpt", ["--crop_size", "30"], "the backbone's patches are 8 pixels wide"),
-        ("eomt-dinov2", [], "EoMT's blocks are its own, .*Give a pre-trained EoMT with --model"),
+        ("eomt-dinov2", ["--crop_size", "36"], "patches are 8 pixels wide.*for instance 32"),
+        ("eomt-dinov3", [], "made of a dinov2 or dinov2_with_registers. Give --model_type eomt_dinov3"),
     ],
 )
 def test_sizes_that_do_not_fit(tmp_path, name, options, message):

@@ -10,15 +10,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MA
 
 from mona_peft.tasks.models import dpt_segmenter, linear_segmenter, retinanet  # noqa: F401 (makes the auto classes know them)
 from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.eomt import EOMT, eomt_config
 from mona_peft.tasks.models.feature_pyramid import STAGES as FOUR_STAGES
 from mona_peft.tasks.models.feature_pyramid import FeaturePyramidConfig
 from mona_peft.tasks.task import INSTANCE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 
 PLAIN_BACKBONES = ("dinov2", "dinov2_with_registers", "dinov3_vit")
 """Types of backbones that keep one stride and one width throughout."""
-
-EOMT = ("eomt", "eomt_dinov3")
-"""Plain ViTs that find masks by queries in their own last blocks."""
 
 SQUARES = ("dpt", *EOMT)
 """Types of models that take square images alone; EoMT those of its `image_size`."""
@@ -115,25 +113,27 @@ def check_is_pretrained(auto_classes: Mapping[str, str], args: DenseModelArgumen
     return model_type
 
 
-def new_config(auto_classes: Mapping[str, str], args: DenseModelArguments, labels: dict[str, dict]) -> PreTrainedConfig:
+def new_config(
+    auto_classes: Mapping[str, str], args: DenseModelArguments, labels: dict[str, dict], side: int | None = None
+) -> PreTrainedConfig:
     """Returns the config of a new model around a pre-trained backbone.
+
+    Args:
+        auto_classes: Classes of the task's models, by type.
+        args: Which model.
+        labels: Names of the classes.
+        side: In pixels, of the images of a model that takes squares of one size alone. None: the backbone's.
 
     Raises:
         ValueError: No type or backbone is given, they do not go together, or a setting is none.
     """
-    if args.model_type in EOMT and args.model_type in auto_classes:
-        raise ValueError(
-            f"--model_type {args.model_type}: EoMT's blocks are its own, and are not given the weights of another ViT. "
-            "Give a pre-trained EoMT with --model."
-        )
-    kinds = [kind for kind in auto_classes if kind in ARCHITECTURES]
+    kinds = [kind for kind in auto_classes if kind in ARCHITECTURES or kind in EOMT]
     if args.backbone is None or args.model_type not in kinds:
         raise ValueError(
             f"--model_type {args.model_type}, --backbone {args.backbone}: without --model a new model is "
             f"built, of type {' or '.join(kinds)}, around a pre-trained backbone; for instance `--model_type "
             f"{kinds[0]} --backbone microsoft/swin-large-patch4-window7-224-in22k`."
         )
-    architecture = ARCHITECTURES[args.model_type]
     backbone = AutoConfig.from_pretrained(args.backbone)
     if not hasattr(backbone, "stage_names") or not (hasattr(backbone, "embed_dim") or _is_plain(backbone)):
         raise ValueError(
@@ -142,11 +142,15 @@ def new_config(auto_classes: Mapping[str, str], args: DenseModelArguments, label
         )
     given = _settings(args.model_config)
     backbone.update(given.pop("backbone_config", {}))
-    backbone, channels, strides = _with_maps(backbone, architecture, given)
-    settings = {**architecture.settings(channels, strides), **given}
-    config = AutoConfig.for_model(
-        architecture.built_as or args.model_type, **settings, **labels, backbone_config=backbone
-    )
+    if args.model_type in EOMT:
+        config = eomt_config(args.model_type, backbone, side, given, labels)
+    else:
+        architecture = ARCHITECTURES[args.model_type]
+        backbone, channels, strides = _with_maps(backbone, architecture, given)
+        settings = {**architecture.settings(channels, strides), **given}
+        config = AutoConfig.for_model(
+            architecture.built_as or args.model_type, **settings, **labels, backbone_config=backbone
+        )
     if unknown := [name for name in given if name not in type(config)().to_dict()]:
         raise ValueError(f"--model_config: the config of {args.model_type} has no {', '.join(unknown)}.")
     return config

@@ -45,7 +45,7 @@ class DenseModelArguments(ModelArguments):
         metadata={
             "help": "Name on the hub, or folder, of a pre-trained Swin or SwinV2, a classifier for instance, or of a "
             "DINOv2 or DINOv3 ViT, whose weights the model's backbone gets; a ViT stands in ViTDet's feature pyramid, "
-            "but for a linear_segmenter or dpt."
+            "but for a linear_segmenter, dpt or eomt."
         },
     )
     model_type: str | None = field(

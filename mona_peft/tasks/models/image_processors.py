@@ -18,8 +18,9 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-from mona_peft.tasks.models.architectures import EOMT, only_side_of
+from mona_peft.tasks.models.architectures import only_side_of
 from mona_peft.tasks.models.arguments import DenseModelArguments
+from mona_peft.tasks.models.eomt import EOMT
 from mona_peft.tasks.models.feature_pyramid import FeaturePyramidConfig
 
 if getattr(transformers.SegformerImageProcessorPil, "is_dummy", False):  # refused in checkpoints too
@@ -34,6 +35,7 @@ OF_NEW_MODELS = {
     **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine", "deimv2"), RTDetrImageProcessorPil),
     "deformable_detr": DeformableDetrImageProcessorPil,
     "retinanet": DeformableDetrImageProcessorPil,
+    **dict.fromkeys(EOMT, Mask2FormerImageProcessorPil),
 }
 """Classes of the image processors of models that are built around a backbone, by `model_type`."""
 
@@ -70,6 +72,8 @@ def load_image_processor(args: DenseModelArguments, size: Sequence[int] | None =
     known = AutoImageProcessor.from_pretrained(args.base_model)
     side = only_side_of(config)
     usual = known.size if side is None else {"height": side, "width": side}
+    if model_type in EOMT:
+        given["size_divisor"] = 0  # Mask2Former's enlarges images to a multiple of 32
     moments = {"do_normalize": True, "image_mean": known.image_mean, "image_std": known.image_std}
     made_by = OF_NEW_MODELS if args.model_name_or_path is None else IN_PLACE_OF
     return made_by[model_type](**{"size": usual, **given}, **moments)

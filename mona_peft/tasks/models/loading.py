@@ -45,13 +45,16 @@ def load_classifier(args: ModelArguments, classes: Sequence[str]) -> PreTrainedM
         return model
 
 
-def load_dense_model(task: Task, args: DenseModelArguments, classes: Sequence[str]) -> PreTrainedModel:
+def load_dense_model(
+    task: Task, args: DenseModelArguments, classes: Sequence[str], side: int | None = None
+) -> PreTrainedModel:
     """Loads a pre-trained model, or builds a new one around a pre-trained backbone.
 
     Args:
         task: What the model is for.
         args: Which model.
         classes: Names of the classes. A pre-trained model gets a new head where its own is for other classes.
+        side: In pixels, of the images of a new model that takes squares of one size alone. None: the backbone's.
 
     Returns:
         The model, in evaluation mode and float32.
@@ -62,7 +65,7 @@ def load_dense_model(task: Task, args: DenseModelArguments, classes: Sequence[st
     labels, auto_classes = _labels(classes), AUTO_CLASSES[task.command]
     with _naming(args):
         if args.model_name_or_path is None:
-            config = new_config(auto_classes, args, labels)
+            config = new_config(auto_classes, args, labels, side)
             return _around_backbone(auto_classes[config.model_type], config, args)
         name = args.model_name_or_path
         load = _pretrained(auto_classes[check_is_pretrained(auto_classes, args)], args)

@@ -9,6 +9,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
 
 from mona_peft.tasks.data.objects.instances import InstanceDataset, collate_instances
 from mona_peft.tasks.data.objects.loading import ObjectDataArguments, class_names, load_objects, warn_of_surplus_objects
+from mona_peft.tasks.models.architectures import only_side_of
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.image_processors import check_image_sizes, load_image_processor
 from mona_peft.tasks.models.loading import load_dense_model
@@ -43,9 +44,9 @@ def load_model(
     model_args: DenseModelArguments, data_args: InstanceDataArguments, classes: Sequence[str]
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """Loads a pre-trained model with a head for the classes, or a new one, and its image processor."""
-    model = load_dense_model(INSTANCE_SEGMENTATION, model_args, classes)
-    size = None if data_args.image_size is None else [data_args.image_size]
-    image_processor = load_image_processor(model_args, size)
+    model = load_dense_model(INSTANCE_SEGMENTATION, model_args, classes, data_args.image_size)
+    side = data_args.image_size or only_side_of(model.config)
+    image_processor = load_image_processor(model_args, None if side is None else [side])
     check_image_sizes(image_processor, model.config)
     return model, image_processor
 

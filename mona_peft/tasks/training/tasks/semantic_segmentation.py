@@ -37,7 +37,7 @@ def load_model(
     model_args: DenseModelArguments, data_args: SegmentationDataArguments, classes: Sequence[str]
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """Loads a pre-trained model with a head for the classes, or a new one, and its image processor."""
-    model = load_dense_model(SEMANTIC_SEGMENTATION, model_args, classes)
+    model = load_dense_model(SEMANTIC_SEGMENTATION, model_args, classes, data_args.crop_size)
     size = [data_args.image_size] if model_args.model_name_or_path is None else None
     image_processor = load_image_processor(model_args, size)
     image_processor.ignore_index = IGNORE_INDEX
