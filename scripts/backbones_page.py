@@ -113,7 +113,7 @@ def composed_row(name: str, known: dict[str, Any]) -> list[str]:
 
 def heads_row(task: str, model_types: dict[str, str]) -> list[str]:
     """Return the line of a task that trains dense models."""
-    built = [name for name in model_types if name in ARCHITECTURES]
+    built = [name for name in model_types if name in ARCHITECTURES or name in EOMT]
     few = len(model_types) < 10  # detectors are many
     loaded = code(model_types) if few else "those of `AutoModelForObjectDetection` whose backbone is above"
     return [task.replace("-", " "), loaded, code(built)]
