@@ -1,9 +1,10 @@
 """Mona as `torch.compile` trains it: `fast` in operations that a compiler fuses, with what it keeps dictated.
 
 A compiler that chooses for itself what to keep for the backward pass keeps more than twice what `fast` does: it can't
-know that the output gives the input back. Here the backward pass is `fast`'s own, written out, and starts from a copy
-of the bottleneck's map (see `opaque.again`), so that nothing in between need be kept. To `torch.compile` a Mona is one
-operator, which is quick to follow; the compiler behind it sees the operations inside.
+know that the output gives the input back. Here the backward pass is written out, and starts from what an operator
+computes once more that compilers can't look into (`opaque.mona_again`), so that nothing in between need be kept. To
+`torch.compile` a Mona is one operator, which is quick to follow; the compiler behind it sees the norm and the
+projections. What lies between these are further opaque operators, as a compiler takes longest over small operations.
 
 That is for training. In inference nothing is kept, and an exported graph should hold operations that run anywhere.
 """
@@ -11,15 +12,16 @@ That is for training. In inference nothing is kept, and an exported graph should
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from mona_peft.blocks import Grid
 from mona_peft.functional import opaque, steps
-from mona_peft.functional.fast import PLAIN, Backward, Call, forward
-from mona_peft.functional.folding import HALF_DTYPES, FoldedWeights, fold
+from mona_peft.functional.fast import PLAIN, Backward, Call
+from mona_peft.functional.folding import HALF_DTYPES, FoldedWeights, cast, filter_share, fold_norm
 from mona_peft.functional.formula import Settings, Weights
 
 _LISTS = ("filter_weights", "filter_biases")
@@ -32,7 +34,6 @@ CODE = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file_
 PyTorch caches compiled graphs on disk by the names and arguments of their operators: after a change of this package
 those of the old code would be found again.
 """
-_NUM_OTHERS = 4  # arguments of `_Mona.forward` between x and the weights
 
 
 def mona_compiled(
@@ -59,77 +60,75 @@ def _mona(x: torch.Tensor, *args: Any) -> torch.Tensor:
     weights, args = Weights(*args[: len(Weights._fields)]), args[len(Weights._fields) :]
     settings, (dtype, height, width, with_input, _) = Settings(*args[:3]), args[3:]
     # Drawn by PyTorch: so a compiler that computes the operator again can have the seed again. By `random_`, as
-    # Inductor would make kernels of their own of `randint`, by the place.
-    seed = torch.empty((), dtype=torch.int64).random_() if settings.dropout else None
+    # Inductor would make kernels of their own of `randint`, by the place; and of `empty` for a single number.
+    seed = torch.empty(1, dtype=torch.int64).random_() if settings.dropout else None
+    call = _Call(settings.dropout, filter_share(settings, len(weights.filter_weights)), (height, width), with_input)
     with steps.without_autocast(x.device.type):
-        folded = fold(weights, settings, dtype, _fold_filters)
-        return _Mona.apply(x, (height, width), settings.dropout, seed, with_input, *folded)
+        around = cast((weights.down_weight, weights.down_bias, weights.up_weight, weights.up_bias), dtype)
+        inside = *weights.filter_weights, *weights.filter_biases, weights.pw_weight, weights.pw_bias
+        return _Mona.apply(x, call, seed, *fold_norm(weights, settings), *around, *inside)
 
 
 opaque.LIBRARY.define(f"mona(Tensor x, {_WEIGHTS}, {_SETTINGS}, {_CALL}) -> Tensor")
 opaque.LIBRARY.impl("mona", _mona, "CompositeImplicitAutograd")
 
 
+class _Call(NamedTuple):
+    dropout: float
+    share: float
+    grid: Grid
+    with_input: bool
+
+
+_NUM_AROUND = 7  # weights of the norm and of the projections; those inside follow
+
+
+def _around(weights: Sequence[Any]) -> FoldedWeights:
+    return FoldedWeights(*weights[:5], *(None,) * 4, *weights[5:_NUM_AROUND])
+
+
 class _Mona(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        grid: Grid,
-        dropout: float,
-        seed: torch.Tensor | None,
-        with_input: bool,
-        *weights: torch.Tensor | None,
+        ctx: Any, x: torch.Tensor, call: _Call, seed: torch.Tensor | None, *weights: torch.Tensor | None
     ) -> torch.Tensor:
-        call = Call(grid, dropout, seed, 1.0, with_input, PLAIN)
-        source = x.clone() if with_input else x
-        result, p, statistics = forward(source, call, FoldedWeights(*weights), opaque.scaled_mask)
-        ctx.with_input, ctx.gives_back = with_input, with_input and x.dtype not in HALF_DTYPES
-        ctx.call = call._replace(seed=None, in_place=ctx.gives_back)
-        ctx.save_for_backward(result if ctx.gives_back else x, p, *(statistics or (None, None)), seed, *weights)
+        around, (*filters, pw_weight, pw_bias) = _around(weights), weights[_NUM_AROUND:]
+        count = len(filters) // 2
+        inside = filters[:count], filters[count:], pw_weight, pw_bias
+        u, statistics = steps.scaled_norm(x.flatten(0, 1), around)
+        p = steps.project_down(u, around).unflatten(0, x.shape[:2])
+        hidden, *folded = opaque.bottleneck(p, *inside, call.share, *call.grid, call.dropout, seed)
+        # Not by `linear`: a sum that is no part of the product is fused with what stands around. And not of rows: the
+        # result should be what is kept, not a view of it, or a block that is compiled by itself keeps both.
+        delta = (hidden @ around.up_weight.t() + around.up_bias).to(x.dtype)
+        result = x + delta if call.with_input else delta
+        ctx.call, ctx.gives_back = call, call.with_input and x.dtype not in HALF_DTYPES
+        ctx.sizes = [weight.shape[-1] for weight in filters[:count]]
+        kept = result if ctx.gives_back else x
+        ctx.save_for_backward(kept, p, *(statistics or (None, None)), seed, *folded, pw_bias, *weights[:_NUM_AROUND])
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept, p, mean, rstd, seed, *weights = ctx.saved_tensors
-        needs_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[1 + _NUM_OTHERS :]
+        kept, p, mean, rstd, seed, kernel, kernel_bias, mix_weight, mix_bias, *weights = ctx.saved_tensors
+        (dropout, share, grid, with_input), around = ctx.call, _around(weights)
+        needs_x, _, _, *needs = ctx.needs_input_grad
+        needs_around, needs_inside = _around(needs), needs[_NUM_AROUND:]
+        needs_any = needs_around.down_bias or any(needs_inside)
+        backward = Backward(Call(grid, 0.0, 0, 1.0, False, PLAIN), around, needs_around, needs_x)
         with steps.without_autocast(grad.device.type):
-            call = ctx.call._replace(seed=seed)
-            backward = _Backward(call, FoldedWeights(*weights), FoldedWeights(*needs), needs_x)
+            folded = kernel, kernel_bias, mix_weight, mix_bias, around.up_weight, around.up_bias
+            again = opaque.mona_again(grad, p, *folded, *grid, dropout, seed, kept if ctx.gives_back else None)
+            x = again.pop() if ctx.gives_back else kept
+            hidden, q, r, *mask = again
+            hidden_grad = backward.through_up(grad.to(p.dtype), hidden)
+            maps = p, q, r, mask[0] if mask else None
+            how = share, *grid, ctx.sizes, needs_any
+            p_grad, *inside_grads = opaque.bottleneck_backward(hidden_grad, *maps, kernel, mix_weight, *how)
+            backward.grads["down_bias"] = inside_grads.pop() if needs_any else None
             statistics = None if mean is None else (mean, rstd)
-            x_grad = backward(grad.contiguous(), kept.contiguous(), opaque.again(p, grad), statistics)
-        if needs_x and ctx.with_input and not ctx.gives_back:
-            x_grad = x_grad + grad  # the residual's, which is left out for an input that is kept
-        return x_grad, *(None,) * _NUM_OTHERS, *(backward.grads[name] for name in FoldedWeights._fields)
-
-
-class _Backward(Backward):
-    """As in eager mode, but for maps of any size: a compiler fuses what is wide, slice or not."""
-
-    draw_mask = staticmethod(opaque.scaled_mask)
-
-    @staticmethod
-    def chunks(tokens: torch.Tensor) -> tuple[slice]:
-        return (slice(None),)
-
-    @staticmethod
-    def kernel_grad(tokens: torch.Tensor, grad: torch.Tensor, grid: Grid, size: int) -> torch.Tensor:
-        return opaque.kernel_grad(tokens, grad, *grid, size)
-
-
-class _Filters(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, count: int, share: float, *tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        weights, biases = tensors[:count], tensors[count:]
-        ctx.sizes, ctx.share = [weight.shape[-1] for weight in weights], share
-        return opaque.folded_filters(weights, biases, share)
-
-    @staticmethod
-    def backward(ctx: Any, kernel_grad: torch.Tensor, bias_grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return None, None, *opaque.unfolded_filters(kernel_grad, bias_grad, ctx.sizes, ctx.share)
-
-
-def _fold_filters(
-    weights: tuple[torch.Tensor, ...], biases: tuple[torch.Tensor, ...], share: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return _Filters.apply(len(weights), share, *weights, *biases)
+            x_grad = backward.through_norm_and_down(x.flatten(0, 1), p_grad.flatten(0, 1), statistics)
+        if needs_x:
+            x_grad = x_grad.view(grad.shape) + grad if with_input else x_grad.view(grad.shape)
+        grads = FoldedWeights(**backward.grads)
+        return x_grad, None, None, *grads[:5], *grads[-2:], *(inside_grads or [None] * len(needs_inside))

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from mona_peft.blocks import Grid, ReorderedGrid, shaped_like, tokens_of
@@ -157,17 +156,14 @@ def _saved(ctx: Any) -> tuple[torch.Tensor | None, ...]:
 
 
 def forward(
-    x: torch.Tensor, call: Call, w: FoldedWeights, draw_mask: Callable = keep_mask
+    x: torch.Tensor, call: Call, w: FoldedWeights
 ) -> tuple[torch.Tensor, torch.Tensor, steps.Statistics | None]:
-    """Return the result (B, N, C), p (B, N, n) and the statistics (B * N, 1); `draw_mask` as `keep_mask`."""
+    """Return the result (B, N, C), p (B, N, n) and the statistics (B * N, 1)."""
     tokens = x.contiguous().flatten(0, 1)
     u, statistics = steps.scaled_norm(tokens, w)
     p = call.row_by_row(steps.project_down(u, w).unflatten(0, x.shape[:2]))
     del u
-    hidden = torch.ops.aten.gelu_(steps.filter_tokens(p, call.grid, w)[1])
-    if call.dropout:
-        hidden.mul_(draw_mask(p, call.dropout, call.seed))
-    hidden = call.as_given(hidden).flatten(0, 1)
+    hidden = call.as_given(steps.bottleneck(p, call.grid, w, _mask(p, call))).flatten(0, 1)
     if call.in_place:
         steps.add_delta_(tokens, hidden, call.scale, w)
         result = x
@@ -176,6 +172,10 @@ def forward(
         steps.project_up(hidden, call.scale, w, out=delta.flatten(0, 1))
         result = delta.to(x.dtype)
     return result, p, statistics
+
+
+def _mask(p: torch.Tensor, call: Call) -> torch.Tensor | None:
+    return keep_mask(p, call.dropout, call.seed) if call.dropout else None
 
 
 class Backward:
@@ -191,11 +191,6 @@ class Backward:
         grads: The gradients of the weights by name; None where none is needed.
     """
 
-    # What another way to run may replace.
-    chunks = staticmethod(steps.chunks)
-    draw_mask = staticmethod(keep_mask)
-    kernel_grad = staticmethod(depthwise_kernel_grad)
-
     def __init__(self, call: Call, w: FoldedWeights, needs: FoldedWeights, needs_x: bool) -> None:
         self.call, self.w, self.needs, self.needs_x = call, w, needs, needs_x
         self.grads: dict[str, torch.Tensor | None] = dict.fromkeys(FoldedWeights._fields)
@@ -204,35 +199,28 @@ class Backward:
         self, grad: torch.Tensor, kept: torch.Tensor, p: torch.Tensor, statistics: steps.Statistics | None
     ) -> torch.Tensor | None:
         """Return the gradient to the input, (B, N, C)."""
-        q, r = steps.filter_tokens(p, self.call.grid, self.w)
-        hidden = F.gelu(r)
-        mask = self.draw_mask(p, self.call.dropout, self.call.seed) if self.call.dropout else None
-        if mask is not None:
-            hidden.mul_(mask)
+        mask = _mask(p, self.call)
+        hidden, q, r = steps.bottleneck_again(p, self.call.grid, self.w, mask)
         hidden = self.call.as_given(hidden)
-        r_grad = self._through_up(grad.to(p.dtype), hidden, mask, r)
-        del mask, r
-        p_grad = self.call.as_given(self._through_filters(r_grad, p, q))
+        hidden_grad = self.call.row_by_row(self.through_up(grad.to(p.dtype), hidden))
+        r_grad = torch.ops.aten.gelu_backward(hidden_grad if mask is None else hidden_grad.mul_(mask), r)
+        del mask, hidden_grad, r
+        p_grad = self.call.as_given(self.through_filters(r_grad, p, q))
         del q, r_grad
         tokens = (tensor.flatten(0, 1) for tensor in (grad, kept, hidden, p_grad))
-        x_grad = self._through_norm_and_down(*tokens, statistics)
+        x_grad = self._through_slices(*tokens, statistics)
         return None if x_grad is None else x_grad.view(grad.shape)
 
-    def _through_up(
-        self, grad: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, r: torch.Tensor
-    ) -> torch.Tensor:
-        """Up projection, dropout, GELU; (B, N, C) to (B, N, n)."""
+    def through_up(self, grad: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Up projection; (B, N, C) to (B, N, n)."""
         scale = self.call.scale
         if self.needs.up_weight:
             self._add("up_weight", _product(grad, hidden).mul_(scale))
         if self.needs.up_bias:
             self._add_sum("up_bias", grad)
-        hidden_grad = self.call.row_by_row(grad.matmul(self.w.up_weight if scale == 1 else self.w.up_weight * scale))
-        if mask is not None:
-            hidden_grad.mul_(mask)
-        return torch.ops.aten.gelu_backward(hidden_grad, r)
+        return grad.matmul(self.w.up_weight if scale == 1 else self.w.up_weight * scale)
 
-    def _through_filters(self, r_grad: torch.Tensor, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    def through_filters(self, r_grad: torch.Tensor, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         """1x1 convolution and depthwise filters, of the grid's tokens alone; (B, N, n) to (B, N, n)."""
         num_prefix_tokens = p.shape[1] - q.shape[1]
         mixed_grad = r_grad[:, num_prefix_tokens:].contiguous()
@@ -243,13 +231,17 @@ class Backward:
         q_grad = mixed_grad.matmul(self.w.mix_weight)
         if self.needs.kernel:
             tokens = p[:, num_prefix_tokens:].contiguous()
-            self._add("kernel", self.kernel_grad(tokens, q_grad, self.call.grid, self.w.kernel.shape[-1]))
+            self._add("kernel", depthwise_kernel_grad(tokens, q_grad, self.call.grid, self.w.kernel.shape[-1]))
         if self.needs.kernel_bias:
             self._add_sum("kernel_bias", q_grad)
         p_grad = depthwise_input_grad(q_grad, self.call.grid, self.w.kernel)
-        return torch.cat([r_grad[:, :num_prefix_tokens], p_grad], dim=1) if num_prefix_tokens else p_grad
+        if num_prefix_tokens:
+            p_grad = torch.cat([r_grad[:, :num_prefix_tokens], p_grad], dim=1)
+        if self.needs.down_bias:
+            self._add_sum("down_bias", p_grad)
+        return p_grad
 
-    def _through_norm_and_down(
+    def _through_slices(
         self,
         grad: torch.Tensor,
         kept: torch.Tensor,
@@ -257,25 +249,24 @@ class Backward:
         p_grad: torch.Tensor,
         statistics: steps.Statistics | None,
     ) -> torch.Tensor | None:
-        """Down projection and scaled norm, from (T, n) to (T, C)."""
-        if self.needs.down_bias:
-            self._add_sum("down_bias", p_grad)
+        """Down projection, scaled norm and residual, from (T, n) to (T, C), slice by slice."""
         x_grad = torch.empty_like(grad) if self.needs_x else None
-        for rows in self.chunks(grad):
+        for rows in steps.chunks(grad):
             x = kept[rows]
             if self.call.in_place:
                 x = steps.without_delta(x, hidden[rows], self.call.scale, self.w)
             chunk_statistics = None if statistics is None else tuple(tensor[rows] for tensor in statistics)
-            chunk_grad = self._through_chunk(x, p_grad[rows], chunk_statistics)
+            chunk_grad = self.through_norm_and_down(x, p_grad[rows], chunk_statistics)
             if self.call.in_place and self.needs_x:
                 torch.add(chunk_grad, grad[rows], out=x_grad[rows])
             elif self.needs_x:
                 x_grad[rows] = chunk_grad
         return x_grad
 
-    def _through_chunk(
+    def through_norm_and_down(
         self, x: torch.Tensor, p_grad: torch.Tensor, statistics: steps.Statistics | None
     ) -> torch.Tensor | None:
+        """Down projection and scaled norm, from (T, n) to (T, C)."""
         w, needs = self.w, self.needs
         if statistics is None:
             if needs.down_weight:
@@ -309,8 +300,8 @@ class Backward:
         self.grads[name] = grad if self.grads[name] is None else self.grads[name].add_(grad)
 
     def _add_sum(self, name: str, grad: torch.Tensor) -> None:
-        """Add the sum over all dimensions but the last, in the dtype of the weight."""
-        self._add(name, grad.flatten(0, -2).sum(0, dtype=getattr(self.w, name).dtype))
+        """Add the sum over all dimensions but the last."""
+        self._add(name, grad.flatten(0, -2).sum(0))
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

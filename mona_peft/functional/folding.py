@@ -9,7 +9,7 @@ unseen. It costs a CPU about 50 microseconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from typing import NamedTuple
 
@@ -92,9 +92,7 @@ def unfold_filters(
     ]
 
 
-def fold(
-    w: Weights, settings: Settings, dtype: torch.dtype | None = None, fold_filters: Callable = fold_filters
-) -> FoldedWeights:
+def fold(w: Weights, settings: Settings, dtype: torch.dtype | None = None) -> FoldedWeights:
     """Fold parameters, differentiably.
 
     Args:
@@ -102,33 +100,33 @@ def fold(
         settings: The settings.
         dtype: What the matrix products and convolutions run in, where it is not the parameters' own. The norm runs in
             theirs, and never in half precision: sums over all tokens are its gradients.
-        fold_filters: How the filters are folded, differentiably.
     """
-    has_norm = settings.norm_position == "input"
-    norm_weight, norm_bias, gamma, gammax = (_at_least_single(t) if has_norm else None for t in w[:4])
-    share = 1 / len(w.filter_weights) if settings.filter_reduction == "mean" else 1.0
-    kernel, kernel_bias = fold_filters(w.filter_weights, w.filter_biases, share)
-    eye = torch.eye(len(w.pw_bias), dtype=w.pw_weight.dtype, device=w.pw_weight.device)
-    folded = FoldedWeights(
-        norm_scale=norm_weight * gamma if has_norm else None,
-        norm_shift=norm_bias * gamma if has_norm else None,
-        skip_scale=gammax,
-        down_weight=w.down_weight,
-        down_bias=w.down_bias,
-        kernel=kernel,
-        kernel_bias=kernel_bias,
-        mix_weight=w.pw_weight.flatten(1) + eye,
-        mix_bias=w.pw_bias,
-        up_weight=w.up_weight,
-        up_bias=w.up_bias,
-    )
-    return _cast(folded, dtype)
+    filters = fold_filters(w.filter_weights, w.filter_biases, filter_share(settings, len(w.filter_weights)))
+    matrices = (w.down_weight, w.down_bias, *filters, fold_mix(w.pw_weight), w.pw_bias, w.up_weight, w.up_bias)
+    return FoldedWeights(*fold_norm(w, settings), *cast(matrices, dtype))
 
 
-def _cast(folded: FoldedWeights, dtype: torch.dtype | None) -> FoldedWeights:
-    if dtype is None:
-        return folded
-    return FoldedWeights(*folded[:3], *(None if tensor is None else tensor.to(dtype) for tensor in folded[3:]))
+def fold_norm(w: Weights, settings: Settings) -> tuple[torch.Tensor | None, ...]:
+    """Return scale, shift and the scale of the raw input, each (C) and never in half precision; None without a norm."""
+    if settings.norm_position != "input":
+        return None, None, None
+    weight, bias, gamma, gammax = (_at_least_single(tensor) for tensor in w[:4])
+    return weight * gamma, bias * gamma, gammax
+
+
+def fold_mix(pw_weight: torch.Tensor) -> torch.Tensor:
+    """Fold the 1x1 convolution (n, n, 1, 1) and the residual around it into a matrix."""
+    return pw_weight.flatten(1) + torch.eye(len(pw_weight), dtype=pw_weight.dtype, device=pw_weight.device)
+
+
+def filter_share(settings: Settings, count: int) -> float:
+    """Return by which each of so many filters is multiplied."""
+    return 1 / count if settings.filter_reduction == "mean" else 1.0
+
+
+def cast(tensors: Sequence[torch.Tensor], dtype: torch.dtype | None) -> Sequence[torch.Tensor]:
+    """Return tensors of a dtype; as they are, if it is None."""
+    return tensors if dtype is None else [tensor.to(dtype) for tensor in tensors]
 
 
 def _at_least_single(tensor: torch.Tensor) -> torch.Tensor:

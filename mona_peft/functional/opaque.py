@@ -1,17 +1,20 @@
-"""Small operators into which compilers do not look, for what `torch.compile` would do badly or can't do.
+"""Three operators into which compilers do not look, of what lies between Mona's projections.
 
-They have no gradient: `compiled` calls them in its own forward and backward pass. They change nothing in place.
+Fusing that with what stands around gains little, and a compiler takes long over its many small operations. The
+operators have no gradient: `compiled` calls them in its own forward and backward pass. They change nothing in place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-from mona_peft.functional.depthwise import depthwise_kernel_grad
+from mona_peft.functional import steps
 from mona_peft.functional.dropout import keep_mask, keep_probability
-from mona_peft.functional.folding import fold_filters, unfold_filters
+from mona_peft.functional.fast import PLAIN, Backward, Call
+from mona_peft.functional.folding import FoldedWeights, cast, fold_filters, fold_mix, unfold_filters
 
 LIBRARY = torch.library.Library("mona_peft", "FRAGMENT")
 # A captured CUDA graph would repeat one dropout mask for ever. The tag is there from PyTorch 2.9 on.
@@ -32,59 +35,125 @@ def _operator(schema: str, fake: Callable, tags: Sequence[torch.Tag] = ()) -> Ca
     return define
 
 
-@_operator("again(Tensor x, Tensor grad) -> Tensor", lambda x, grad: x.new_empty(x.shape))
-def again(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """Copy a kept map, in the backward pass.
+_GRID_AND_MASK = "SymInt height, SymInt width, float dropout, Tensor? seed"
 
-    What is computed from the copy can't be taken for what the forward pass computed from the map, and be kept instead;
-    and as the copy needs the gradient, it can't be made before.
-    """
-    return x.clone()
+
+def _weights(*inside_and_up: torch.Tensor | None) -> FoldedWeights:
+    """Return weights of which those in front of the filters are None."""
+    return FoldedWeights(*(None,) * 5, *inside_and_up)
+
+
+def _mask(p: torch.Tensor, dropout: float, seed: torch.Tensor | None) -> torch.Tensor | None:
+    """Draw dropout's mask, scaled so that its mean is 1."""
+    return keep_mask(p, dropout, int(seed)).div_(keep_probability(dropout, p.device)) if dropout else None
+
+
+def _fake_folded(
+    p: torch.Tensor, filter_weights: list[torch.Tensor], filter_biases: list[torch.Tensor], *_: Any
+) -> tuple[torch.Tensor, ...]:
+    size, width = max(weight.shape[-1] for weight in filter_weights), p.shape[-1]
+    return p.new_empty(p.shape), p.new_empty(width, 1, size, size), p.new_empty(width), p.new_empty(width, width)
 
 
 @_operator(
-    "scaled_mask(Tensor like, float dropout, Tensor seed) -> Tensor",
-    lambda like, dropout, seed: like.new_empty(like.shape),
+    "bottleneck(Tensor p, Tensor[] filter_weights, Tensor[] filter_biases, Tensor pw_weight, Tensor pw_bias, "
+    f"float share, {_GRID_AND_MASK}) -> (Tensor, Tensor, Tensor, Tensor)",
+    _fake_folded,
     _TAGS,
 )
-def scaled_mask(like: torch.Tensor, dropout: float, seed: torch.Tensor) -> torch.Tensor:
-    """Draw `keep_mask`, scaled so that its mean is 1."""
-    return keep_mask(like, dropout, int(seed)).div_(keep_probability(dropout, like.device))
+def bottleneck(
+    p: torch.Tensor,
+    filter_weights: list[torch.Tensor],
+    filter_biases: list[torch.Tensor],
+    pw_weight: torch.Tensor,
+    pw_bias: torch.Tensor,
+    share: float,
+    height: int,
+    width: int,
+    dropout: float,
+    seed: torch.Tensor | None,
+) -> tuple[torch.Tensor, ...]:
+    """Compute `steps.bottleneck` with a mask of mean 1, and return it with the weights that were folded for it."""
+    filters = fold_filters(filter_weights, filter_biases, share)
+    folded = cast((*filters, fold_mix(pw_weight)), p.dtype)
+    w = _weights(*folded, pw_bias.to(p.dtype), None, None)
+    return steps.bottleneck(p, (height, width), w, _mask(p, dropout, seed)), *folded
+
+
+def _fake_again(grad: torch.Tensor, p: torch.Tensor, *args: Any) -> list[torch.Tensor]:
+    height, width, dropout, _, total = args[-5:]
+    q = p.new_empty(p.shape[0], height * width, p.shape[2])
+    maps = [p.new_empty(p.shape), q, p.new_empty(p.shape)]
+    maps += [p.new_empty(p.shape)] if dropout else []
+    return maps if total is None else [*maps, total.new_empty(total.shape)]
 
 
 @_operator(
-    "kernel_grad(Tensor tokens, Tensor grad, SymInt height, SymInt width, int size) -> Tensor",
-    lambda tokens, grad, height, width, size: tokens.new_empty(tokens.shape[-1], 1, size, size),
+    "mona_again(Tensor grad, Tensor p, Tensor kernel, Tensor kernel_bias, Tensor mix_weight, Tensor mix_bias, "
+    f"Tensor up_weight, Tensor up_bias, {_GRID_AND_MASK}, Tensor? total) -> Tensor[]",
+    _fake_again,
+    _TAGS,
 )
-def kernel_grad(tokens: torch.Tensor, grad: torch.Tensor, height: int, width: int, size: int) -> torch.Tensor:
-    """Compute `depthwise_kernel_grad`, whose way depends on the size of the map."""
-    return depthwise_kernel_grad(tokens, grad, (height, width), size)
+def mona_again(grad: torch.Tensor, p: torch.Tensor, *args: Any) -> list[torch.Tensor]:
+    """Compute in the backward pass what the forward pass computed and did not keep.
+
+    A compiler that saw how could keep it from there instead. As the gradient is asked for, it can't come before.
+
+    Returns:
+        What `steps.bottleneck_again` does; dropout's mask, if there is one; and the input, if `total`, the sum with
+        it, is given.
+    """
+    *weights, height, width, dropout, seed, total = args
+    w = _weights(*(weight.to(p.dtype) for weight in weights))
+    mask = _mask(p, dropout, seed)
+    maps = [*steps.bottleneck_again(p, (height, width), w, mask)]
+    maps += [] if mask is None else [mask]
+    if total is None:
+        return maps
+    x = steps.without_delta(total.flatten(0, 1), maps[0].flatten(0, 1), 1.0, w)
+    return [*maps, x.view(total.shape)]
 
 
-def _fake_filters(
-    weights: list[torch.Tensor], biases: list[torch.Tensor], share: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    largest = max(weights, key=lambda weight: weight.shape[-1])
-    return largest.new_empty(largest.shape), biases[0].new_empty(biases[0].shape)
-
-
-@_operator("fold_filters(Tensor[] weights, Tensor[] biases, float share) -> (Tensor, Tensor)", _fake_filters)
-def folded_filters(
-    weights: list[torch.Tensor], biases: list[torch.Tensor], share: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute `fold_filters`: many small operations, which would take long to compile."""
-    return fold_filters(weights, biases, share)
+def _fake_backward(hidden_grad: torch.Tensor, p: torch.Tensor, *args: Any) -> list[torch.Tensor]:
+    *_, sizes, needs_weights = args
+    width = p.shape[-1]
+    shapes = [*([width, 1, size, size] for size in sizes), *([width] for _ in sizes)]
+    shapes += [[width, width, 1, 1], [width], [width]]
+    return [p.new_empty(shape) for shape in (p.shape, *(shapes if needs_weights else ()))]
 
 
 @_operator(
-    "unfold_filters(Tensor kernel_grad, Tensor bias_grad, int[] sizes, float share) -> Tensor[]",
-    lambda kernel_grad, bias_grad, sizes, share: [
-        *(kernel_grad.new_empty(*kernel_grad.shape[:2], size, size) for size in sizes),
-        *(bias_grad.new_empty(bias_grad.shape) for _ in sizes),
-    ],
+    "bottleneck_backward(Tensor hidden_grad, Tensor p, Tensor q, Tensor r, Tensor? mask, Tensor kernel, "
+    "Tensor mix_weight, float share, SymInt height, SymInt width, int[] sizes, bool needs_weights) -> Tensor[]",
+    _fake_backward,
 )
-def unfolded_filters(
-    kernel_grad: torch.Tensor, bias_grad: torch.Tensor, sizes: list[int], share: float
+def bottleneck_backward(
+    hidden_grad: torch.Tensor,
+    p: torch.Tensor,
+    q: torch.Tensor,
+    r: torch.Tensor,
+    mask: torch.Tensor | None,
+    kernel: torch.Tensor,
+    mix_weight: torch.Tensor,
+    share: float,
+    height: int,
+    width: int,
+    sizes: list[int],
+    needs_weights: bool,
 ) -> list[torch.Tensor]:
-    """Compute `unfold_filters`."""
-    return unfold_filters(kernel_grad, bias_grad, sizes, share)
+    """Return gradients in the dtype of p.
+
+    Returns:
+        That to p; and if they are needed those to the filters of these sizes, to their biases, to the 1x1 convolution,
+        to its bias, and to the bias of the down projection.
+    """
+    needs = FoldedWeights(*(False,) * 4, *(needs_weights,) * 5, False, False)
+    call, w = Call((height, width), 0.0, 0, 1.0, False, PLAIN), _weights(kernel, None, mix_weight, None, None, None)
+    backward = Backward(call, w, needs, needs_x=True)
+    r_grad = torch.ops.aten.gelu_backward(hidden_grad if mask is None else hidden_grad * mask, r)
+    p_grad = backward.through_filters(r_grad, p, q)
+    if not needs_weights:
+        return [p_grad]
+    grads = FoldedWeights(**backward.grads)
+    filter_grads = unfold_filters(grads.kernel, grads.kernel_bias, sizes, share)
+    return [p_grad, *filter_grads, grads.mix_weight[..., None, None], grads.mix_bias, grads.down_bias]

@@ -94,6 +94,21 @@ def filter_tokens(p: torch.Tensor, grid: Grid, w: FoldedWeights) -> tuple[torch.
     return q, torch.cat([p[:, :num_prefix_tokens], r], dim=1) if num_prefix_tokens else r
 
 
+def bottleneck(p: torch.Tensor, grid: Grid, w: FoldedWeights, mask: torch.Tensor | None) -> torch.Tensor:
+    """Compute what the up projection takes, of the shape of p; `mask` multiplies it."""
+    hidden = torch.ops.aten.gelu_(filter_tokens(p, grid, w)[1])
+    return hidden if mask is None else hidden.mul_(mask)
+
+
+def bottleneck_again(
+    p: torch.Tensor, grid: Grid, w: FoldedWeights, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute `bottleneck`, and return it with q and r of `filter_tokens`."""
+    q, r = filter_tokens(p, grid, w)
+    hidden = F.gelu(r)
+    return hidden if mask is None else hidden.mul_(mask), q, r
+
+
 def project_up(hidden: torch.Tensor, scale: float, w: FoldedWeights, out: torch.Tensor | None = None) -> torch.Tensor:
     """Compute delta (T, C) of `hidden` (T, n), which `scale` (of the dropout) multiplies."""
     return torch.addmm(w.up_bias, hidden, w.up_weight.t(), alpha=scale, out=out)
