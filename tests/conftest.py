@@ -1,6 +1,7 @@
 """What every test shares: no network, no display, one thread, and caches of its own."""
 
 import atexit
+import ctypes.util
 import os
 import shutil
 import tempfile
@@ -11,16 +12,15 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="mona-peft-tests-")
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
+if ctypes.util.find_library("cuda") is None:  # no driver of a GPU
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, as PyTorch does from 2.14 on
+
 from tests.torchvision_schemas import declare  # noqa: E402 (the environment comes first)
 
 declare()  # transformers imports a torchvision that is there
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, as transformers does where it finds it
-
 from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessorPil  # noqa: E402
 
 from tests.folders import write_images  # noqa: E402
