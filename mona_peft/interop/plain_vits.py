@@ -34,7 +34,8 @@ def plain_vit_weights(
     """Returns the weights of a pre-trained DINOv2 or DINOv3 under the names of a model that is itself such a ViT.
 
     DINOv2's position embeddings are interpolated to the model's grid as DINOv2 does, that of the class token is added
-    to the token: the model's own class token has none. Whether all are there, and fit, is for the caller to see.
+    to the token: the model's own class token has none. Weights that the file lacks are left out; whether those that the
+    model needs are there, and fit, is for the caller to see.
 
     Args:
         model: `is_plain_vit` is true of it.
@@ -44,11 +45,18 @@ def plain_vit_weights(
     Raises:
         OSError: There is no such folder and the hub returns no such model.
     """
-    vit = AutoModel.from_pretrained(pretrained_model_name_or_path, dtype=torch.float32, **kwargs)
-    weights = {_renamed(name, _KEYS[type(model).__name__]): weight for name, weight in vit.state_dict().items()}
+    vit, loading = AutoModel.from_pretrained(
+        pretrained_model_name_or_path, dtype=torch.float32, output_loading_info=True, **kwargs
+    )
+    drawn = loading["missing_keys"]  # at random, as the file has none
+    weights = {
+        _renamed(name, _KEYS[type(model).__name__]): weight
+        for name, weight in vit.state_dict().items()
+        if name not in drawn
+    }
     weights.setdefault("embeddings.register_tokens", torch.empty(1, 0, model.config.hidden_size))
     positions = weights.pop("embeddings.position_embeddings", None)
-    if positions is not None:
+    if positions is not None and "embeddings.cls_token" in weights:
         side = model.config.image_size
         places = torch.empty(1, 1 + (side // model.config.patch_size) ** 2, positions.shape[-1])
         with torch.no_grad():

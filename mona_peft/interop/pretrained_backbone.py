@@ -45,7 +45,8 @@ def load_backbone(model: PreTrainedModel, pretrained_model_name_or_path: str | P
     """
     backbone = model.get_submodule(backbone_of(model))
     if is_plain_vit(backbone):
-        weights = plain_vit_weights(backbone, pretrained_model_name_or_path, **kwargs)
+        with without_report():  # which is about weights that a ViT has besides; those that it lacks are told of here
+            weights = plain_vit_weights(backbone, pretrained_model_name_or_path, **kwargs)
         is_in = in_backbone(backbone)
         own = {name: parameter.shape for name, parameter in backbone.named_parameters() if is_in(name)}
         if unfit := [name for name, shape in own.items() if name not in weights or weights[name].shape != shape]:

@@ -25,6 +25,7 @@ KINDS = {
     "swiglu": ("eomt", lambda: Dinov2Model(Dinov2Config(**SIZES, use_swiglu_ffn=True))),
     "dinov3": ("eomt_dinov3", lambda: DINOv3ViTModel(DINOv3ViTConfig(**SIZES, intermediate_size=24, rope_theta=50.0))),
 }
+SWIN = {"image_size": 40, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1]}
 QUERIES = {"num_queries": 5, "num_blocks": 1}
 
 
@@ -59,9 +60,10 @@ def test_tokens_are_those_of_the_vit_until_queries_enter(tmp_path, kind):
     [
         (lambda: Dinov2Model(Dinov2Config(**SIZES | {"hidden_size": 32})), "embeddings.cls_token"),
         (lambda: Dinov2Model(Dinov2Config(**SIZES | {"num_hidden_layers": 3})), "layers.3.norm1.weight"),
-        (lambda: SwinModel(SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1])), "embeddings.cls_token"),
+        (lambda: SwinModel(SwinConfig(**SWIN)), "embeddings.cls_token"),
+        (lambda: SwinModel(SwinConfig(**SWIN, use_absolute_embeddings=True)), "embeddings.cls_token"),
     ],
-    ids=["wider", "shallower", "swin"],
+    ids=["wider", "shallower", "swin", "swin with position embeddings"],
 )
 def test_weights_that_do_not_fit_change_nothing(tmp_path, build, missing):
     build().save_pretrained(tmp_path)
@@ -71,6 +73,14 @@ def test_weights_that_do_not_fit_change_nothing(tmp_path, build, missing):
         load_backbone(model, tmp_path)
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, before[name])
+
+
+def test_weights_that_the_file_lacks_are_not_drawn_at_random(tmp_path):
+    vit = Dinov2Model(Dinov2Config(**SIZES))
+    vit.save_pretrained(tmp_path, state_dict={n: w for n, w in vit.state_dict().items() if "layer.2.mlp" not in n})
+    model = AutoModelForUniversalSegmentation.from_config(eomt_config("eomt", vit.config, None, QUERIES, {}))
+    with pytest.raises(ValueError, match=r"nothing of the shape of layers\.2\.mlp"):
+        load_backbone(model, tmp_path)
 
 
 def test_queries_enter_where_the_paper_has_them():
