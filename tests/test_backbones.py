@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
+from torch.func import functional_call, grad, vmap
 
 from mona_peft import MonaConfig
 from mona_peft.blocks import ReorderedGrid
@@ -242,6 +243,27 @@ def test_gradients_reach_every_parameter_of_the_adapters_alone(name):
         assert parameter.requires_grad == (".mona.mona_" in key), key
     for key, gradient in gradients(model, [loss(model, row, row.image)]).items():
         assert torch.count_nonzero(gradient) > 0, key
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of attention under vmap
+@pytest.mark.parametrize("name", ["vit", "sam", "vitdet", "convnext", "hiera", "rf-detr"])
+def test_gradients_of_each_sample(name):
+    """One of each layout and order, under transforms of `torch.func`."""
+    row = BACKBONES[name]
+    model = adapted(name)
+
+    def loss_of_one(parameters: dict[str, torch.Tensor], pixel_values: torch.Tensor) -> torch.Tensor:
+        result = tensors(functional_call(model, parameters, (pixel_values[None],), row.arguments))
+        return sum(tensor.pow(2).mean() for tensor in result)
+
+    parameters = {key: value.detach() for key, value in model.named_parameters() if value.requires_grad}
+    images = image(row.image, 2)
+    of_each = vmap(grad(loss_of_one), (None, 0))(parameters, images)
+    for number, pixel_values in enumerate(images):
+        one = gradients(
+            model, [sum(tensor.pow(2).mean() for tensor in tensors(model(pixel_values[None], **row.arguments)))]
+        )
+        assert_same({key: gradient[number] for key, gradient in of_each.items()}, one)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

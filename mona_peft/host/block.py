@@ -83,13 +83,17 @@ def _by_rows(block: nn.Module, anatomy: BlockAnatomy, hidden_states: torch.Tenso
     them would lie so too, and no adapter could add to one in place.
     """
     inside = anatomy.mlp_entry_layout or anatomy.layout
-    by_rows = torch.channels_last if anatomy.layout is Layout.BCHW else torch.contiguous_format
-    if inside not in (Layout.BNC, Layout.BHWC) or hidden_states.is_contiguous(memory_format=by_rows):
+    is_map = anatomy.layout is Layout.BCHW
+    # Not by `torch.channels_last`, which `torch.func.vmap` can't follow.
+    rows = hidden_states.permute(0, 2, 3, 1) if is_map else hidden_states
+    if inside not in (Layout.BNC, Layout.BHWC) or rows.is_contiguous():
         return hidden_states
     # A norm that is put together of single operations (RMSNorm), and a convolution behind the last map (SAM), round
     # otherwise then: only where memory is at stake.
     is_same = inside is Layout.BNC and isinstance(block.get_submodule(anatomy.norm), nn.LayerNorm)
-    return hidden_states.contiguous(memory_format=by_rows) if is_same or torch.is_grad_enabled() else hidden_states
+    if not is_same and not torch.is_grad_enabled():
+        return hidden_states
+    return rows.contiguous().permute(0, 3, 1, 2) if is_map else rows.contiguous()
 
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
