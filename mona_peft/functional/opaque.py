@@ -25,10 +25,15 @@ def _operator(schema: str, fake: Callable, tags: Sequence[torch.Tag] = ()) -> Ca
     """Define an operator of that schema, of shapes as `fake` says, computed by the function that is decorated."""
 
     def define(compute: Callable) -> Callable:
+        # Compilers rely on what `fake` says. Convolutions leave a map channel by channel where they know no better.
+        def as_promised(*args: Any) -> Sequence[torch.Tensor]:
+            results = compute(*args)
+            return type(results)(result.contiguous() for result in results)
+
         # Not by `torch.library.custom_op`, whose wrappers take as long as the smaller of these operators.
         name = schema.partition("(")[0]
         LIBRARY.define(schema, tags=tags)
-        LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
+        LIBRARY.impl(name, as_promised, "CompositeExplicitAutograd")
         torch.library.register_fake(f"mona_peft::{name}", fake, lib=LIBRARY)
         return getattr(torch.ops.mona_peft, name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import get_peft_model
 from torch.func import functional_call, grad, vmap
 from transformers import SwinConfig, SwinForImageClassification
@@ -87,8 +88,12 @@ def test_contract_of_the_operator(with_input, norm_position):
     torch.library.opcheck(torch.ops.mona_peft.mona.default, arguments)
 
 
+@pytest.mark.parametrize("by_channel", [False, True])
 @pytest.mark.parametrize(("prefix", "dropout"), [(0, 0.0), (1, 0.5)])
-def test_contracts_of_the_operators_inside(prefix, dropout):
+def test_contracts_of_the_operators_inside(prefix, dropout, by_channel, monkeypatch):
+    """Strides too, however a device's convolution lays out its result: compilers rely on what is said of them."""
+    if by_channel:
+        monkeypatch.setattr(F, "conv2d", lambda *args, conv2d=F.conv2d, **given: conv2d(*args, **given).contiguous())
     x, p, q = torch.randn(2, 6 + prefix, 16), torch.randn(2, 6 + prefix, 8), torch.randn(2, 6, 8)
     seed = torch.tensor([7])
     filters = [torch.randn(8, 1, size, size) for size in (3, 5)], [torch.randn(8) for _ in range(2)]
