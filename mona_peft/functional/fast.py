@@ -31,7 +31,7 @@ class Call(NamedTuple):
     Attributes:
         grid: (H, W).
         dropout: Probability.
-        seed: Of the dropout mask; a tensor where a compiler follows.
+        seed: Of the dropout mask.
         scale: By which dropout multiplies what it keeps.
         in_place: Whether delta is added to the input, in place, or returned.
         engine: What computes.
@@ -40,7 +40,7 @@ class Call(NamedTuple):
 
     grid: Grid
     dropout: float
-    seed: int | torch.Tensor
+    seed: int
     scale: float
     in_place: bool
     engine: Engine
@@ -221,7 +221,7 @@ class Backward:
         return grad.matmul(self.w.up_weight if scale == 1 else self.w.up_weight * scale)
 
     def through_filters(self, r_grad: torch.Tensor, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-        """1x1 convolution and depthwise filters, of the grid's tokens alone; (B, N, n) to (B, N, n)."""
+        """1x1 convolution and filters, of the grid's tokens alone, and the bias before them; (B, N, n) to (B, N, n)."""
         num_prefix_tokens = p.shape[1] - q.shape[1]
         mixed_grad = r_grad[:, num_prefix_tokens:].contiguous()
         if self.needs.mix_weight:

@@ -145,7 +145,7 @@ class ResidualAdapterLayer(FreeTunerLayer):
 
         Args:
             hidden_states: Tokens of shape (B, N, C); adapters that need no grid take any shape (B, ..., C).
-            grid: (H, W), or where several maps lie; None for adapters that need no grid.
+            grid: (H, W), or where one map or several lie; None for adapters that need no grid.
             site: One of `SITES`.
             adapter_names: B names: each sample gets its own adapter alone, whichever are active.
 
@@ -172,7 +172,7 @@ class ResidualAdapterLayer(FreeTunerLayer):
 
         Args:
             hidden_states: Tokens of shape (B, N, C), or a map (B, C, H, W), channels last in memory.
-            grid: (H, W).
+            grid: (H, W), or how the tokens of an image lie.
             site: One of `SITES`.
 
         Returns:
