@@ -16,6 +16,7 @@ from mona_peft.tasks.export.images import FixedSize, check_images
 from mona_peft.tasks.export.program import INPUT, tensors_out
 from mona_peft.tasks.export.verification import LIMITS, Verification, verify
 from mona_peft.tasks.models.architectures import patch_size_of
+from mona_peft.tasks.models.patches import check_filled
 from mona_peft.tasks.training.records import write_json
 
 DESCRIPTION = "preprocessing.json"
@@ -78,7 +79,7 @@ def export_model(
             "them yourself."
         )
     prepare = FixedSize(image_processor, image_size)
-    _check_patches(model.config, prepare.size)
+    check_filled(prepare.size, patch_size_of(model.config), "--image_size")
     pictures, words = check_images(images, dataset, prepare.size, Decoding.of(prepare.image_processor))
     batch = prepare(pictures)
     exported = tensors_out(model, batch)
@@ -100,21 +101,6 @@ def export_model(
         for path in written:
             os.replace(path, output_dir / path.name)
     return [output_dir / path.name for path in written], found, [f"Checked with {words}.", *([said] if said else [])]
-
-
-def _check_patches(config: Any, size: tuple[int, int]) -> None:
-    """Checks that patches fill images, of which the model would drop the rest.
-
-    Raises:
-        ValueError: They do not.
-    """
-    patch_size = patch_size_of(config)
-    if any(side % patch_size for side in size):
-        height, width = (max(1, round(side / patch_size)) * patch_size for side in size)
-        raise ValueError(
-            f"Images of {size[0]} x {size[1]} pixels: the backbone's patches are {patch_size} pixels wide, and a file "
-            f"would drop what fills none. Give multiples, for instance --image_size {height} {width}."
-        )
 
 
 def in_torch(model: nn.Module) -> Any:

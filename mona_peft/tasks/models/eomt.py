@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from mona_peft.tasks.models.patches import check_filled
+
 EOMT = {"eomt": ("dinov2", "dinov2_with_registers"), "eomt_dinov3": ("dinov3_vit",)}
 """Types of EoMT, and the types of plain ViTs whose blocks theirs are."""
 
@@ -42,11 +44,5 @@ def eomt_config(
     if hasattr(vit, "rope_theta"):
         settings["rope_parameters"] = {"rope_type": "default", "rope_theta": vit.rope_theta}
     config = AutoConfig.for_model(model_type, **{**settings, **given}, **labels)
-    if config.image_size % config.patch_size:
-        nearest = max(1, round(config.image_size / config.patch_size)) * config.patch_size
-        raise ValueError(
-            f"Images of {config.image_size} x {config.image_size} pixels: the backbone's patches are "
-            f"{config.patch_size} pixels wide, and it would drop what fills none. Give a multiple, for instance "
-            f"{nearest}."
-        )
+    check_filled([config.image_size], config.patch_size)
     return config

@@ -26,6 +26,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from mona_peft.tasks.models.architectures import ARCHITECTURES
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.backbones import checkpoint_backbone
+from mona_peft.tasks.models.dpt_segmenter import DPTSegmenterConfig, DPTSegmenterForSemanticSegmentation
 from mona_peft.tasks.models.loading import load_dense_model, rebuild_base
 from mona_peft.tasks.segmentation.inference import Segmenter
 from mona_peft.tasks.task import OBJECT_DETECTION, SEMANTIC_SEGMENTATION, Task
@@ -123,6 +124,23 @@ def test_segmenter_around_a_plain_vit(tmp_path, name, stages):
     assert torch.equal(padded[..., :20, :30], pixels)
     assert torch.isfinite(loss)
     assert [class_map.shape for class_map in maps] == [(20, 30)] * 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_new_dpt_listens_to_deep_blocks(seed):
+    """Which know classes. Drawn with one deviation for all widths, a new neck heard next to nothing of them."""
+    backbone = {"model_type": "dinov2", **FOUR_BLOCKS, "out_features": [f"stage{depth}" for depth in (1, 2, 3, 4)]}
+    settings = {"readout_type": "ignore", "neck_hidden_sizes": [48, 96, 192, 384], "fusion_hidden_size": 64}
+    torch.manual_seed(seed)
+    model = DPTSegmenterForSemanticSegmentation(DPTSegmenterConfig(backbone_config=backbone, **settings)).eval()
+    maps = [torch.randn(4, 16, 4, 4) for _ in range(4)]
+    with torch.no_grad():
+        before = model.score(maps)
+        first, *_, last = (
+            (model.score([*maps[:block], torch.randn(4, 16, 4, 4), *maps[block + 1 :]]) - before).norm()
+            for block in range(4)
+        )
+    assert last > 0.2 * first
 
 
 @pytest.mark.parametrize(

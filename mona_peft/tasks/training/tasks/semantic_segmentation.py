@@ -21,6 +21,7 @@ from mona_peft.tasks.models.architectures import SQUARES, only_side_of, patch_si
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.image_processors import load_image_processor
 from mona_peft.tasks.models.loading import load_dense_model
+from mona_peft.tasks.models.patches import check_filled
 from mona_peft.tasks.segmentation.evaluation import SegmentationMetrics, SemanticSegmentationTrainer
 from mona_peft.tasks.segmentation.pictures import segmentation_pictures
 from mona_peft.tasks.task import SEMANTIC_SEGMENTATION
@@ -59,13 +60,7 @@ def check(data: Data, model: PreTrainedModel, data_args: SegmentationDataArgumen
             f"--image_size {sizes[0]}, --crop_size {sizes[1]}, --scales {' '.join(map(str, sizes[2:]))}: positive "
             "numbers are wanted, and two scales, the smaller first."
         )
-    patch_size = patch_size_of(model.config)
-    if data_args.crop_size % patch_size:
-        nearest = max(1, round(data_args.crop_size / patch_size)) * patch_size
-        raise ValueError(
-            f"--crop_size {data_args.crop_size}: the backbone's patches are {patch_size} pixels wide, and it would "
-            f"drop what fills none. Give a multiple, for instance --crop_size {nearest}."
-        )
+    check_filled([data_args.crop_size], patch_size_of(model.config), "--crop_size")
     batch_size = args.train_batch_size * args.world_size
     if count < batch_size:
         raise ValueError(f"{count} training images are fewer than a batch of {batch_size}: choose a smaller one.")
