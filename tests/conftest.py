@@ -1,7 +1,7 @@
 """What every test shares: no network, no display, one thread, and caches of its own."""
 
 import atexit
-import ctypes.util
+import ctypes
 import os
 import shutil
 import tempfile
@@ -12,7 +12,9 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="mona-peft-tests-")
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
-if ctypes.util.find_library("cuda") is None:  # no driver of a GPU
+try:  # as PyTorch looks for the driver of a GPU, which is not imported yet
+    ctypes.CDLL("libcuda.so.1")
+except OSError:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, as PyTorch does from 2.14 on
 
 from tests.torchvision_schemas import declare  # noqa: E402 (the environment comes first)
