@@ -49,6 +49,7 @@ def check_writable(path: Path) -> None:
 
     Raises:
         OSError: It can't be written.
+        ValueError: It holds something else than records.
     """
     with lock_of(path):
         write_lines(path, read_lines(path))
