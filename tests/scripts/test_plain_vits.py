@@ -249,9 +249,10 @@ def test_sizes_that_do_not_fit(tmp_path, name, options, message):
         train_semantic_segmentation.main([*arguments, *FEW_STEPS, "--output_dir", str(tmp_path / "run")])
 
 
-def test_instances_of_another_size_than_eomt_takes(tmp_path):
+@pytest.mark.parametrize("size", ["64", "0"])
+def test_instances_of_another_size_than_eomt_takes(tmp_path, size):
     arguments = ["--model", eomt(tmp_path / "model"), "--dataset", str(dataset("instance-segmentation"))]
     with pytest.raises(ValueError, match="takes images of 32 x 32 pixels alone"):
         train_instance_segmentation.main(
-            [*arguments, *FEW_STEPS, "--image_size", "64", "--output_dir", str(tmp_path / "run")]
+            [*arguments, *FEW_STEPS, "--image_size", size, "--output_dir", str(tmp_path / "run")]
         )

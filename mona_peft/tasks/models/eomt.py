@@ -28,6 +28,10 @@ def eomt_config(
     Raises:
         ValueError: The ViT is not of the kind that this EoMT is made of, or patches don't fill an image.
     """
+    if side is not None and side <= 0:
+        raise ValueError(
+            f"Images of {side} x {side} pixels: a positive number is wanted, a multiple of the patches' side."
+        )
     if vit.model_type not in EOMT[model_type]:
         other = next((name for name, kinds in EOMT.items() if vit.model_type in kinds), None)
         raise ValueError(
@@ -39,7 +43,7 @@ def eomt_config(
     settings = {name: getattr(vit, name) for name in shared} | {
         "num_register_tokens": getattr(vit, "num_register_tokens", 0),
         "num_blocks": min(_QUERY_BLOCKS.get(vit.num_hidden_layers, usual["num_blocks"]), vit.num_hidden_layers),
-        "image_size": side or vit.image_size,
+        "image_size": vit.image_size if side is None else side,
     }
     if hasattr(vit, "rope_theta"):
         settings["rope_parameters"] = {"rope_type": "default", "rope_theta": vit.rope_theta}

@@ -83,6 +83,12 @@ def test_weights_that_the_file_lacks_are_not_drawn_at_random(tmp_path):
         load_backbone(model, tmp_path)
 
 
+@pytest.mark.parametrize("side", [0, -8])
+def test_no_image_is_that_small(side):
+    with pytest.raises(ValueError, match=f"Images of {side} x {side} pixels: a positive number is wanted"):
+        eomt_config("eomt", Dinov2Config(**SIZES), side, QUERIES, {})
+
+
 def test_queries_enter_where_the_paper_has_them():
     blocks = {
         depth: eomt_config("eomt", Dinov2Config(num_hidden_layers=depth), None, {}, {}).num_blocks

@@ -45,7 +45,7 @@ def load_model(
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """Loads a pre-trained model with a head for the classes, or a new one, and its image processor."""
     model = load_dense_model(INSTANCE_SEGMENTATION, model_args, classes, data_args.image_size)
-    side = data_args.image_size or only_side_of(model.config)
+    side = only_side_of(model.config) if data_args.image_size is None else data_args.image_size
     image_processor = load_image_processor(model_args, None if side is None else [side])
     check_image_sizes(image_processor, model.config)
     return model, image_processor
