@@ -78,7 +78,11 @@ def bottleneck(
     dropout: float,
     seed: torch.Tensor | None,
 ) -> tuple[torch.Tensor, ...]:
-    """Compute `steps.bottleneck` with a mask of mean 1, and return it with the weights that were folded for it."""
+    """Compute `steps.bottleneck` of p (B, P + H * W, n) with a mask of mean 1, from parameters as in `Weights`.
+
+    Returns:
+        It, and the weights that were folded for it: kernel, its bias, and the 1x1 convolution, as in `FoldedWeights`.
+    """
     filters = fold_filters(filter_weights, filter_biases, share)
     folded = cast((*filters, fold_mix(pw_weight)), p.dtype)
     w = _weights(*folded, pw_bias.to(p.dtype), None, None)
@@ -103,6 +107,11 @@ def mona_again(grad: torch.Tensor, p: torch.Tensor, *args: Any) -> list[torch.Te
     """Compute in the backward pass what the forward pass computed and did not keep.
 
     A compiler that saw how could keep it from there instead. As the gradient is asked for, it can't come before.
+
+    Args:
+        grad: Gradient to the result, (B, P + H * W, C).
+        p: (B, P + H * W, n).
+        args: The other arguments of the schema, weights as in `FoldedWeights`.
 
     Returns:
         What `steps.bottleneck_again` does; dropout's mask, if there is one; and the input, if `total`, the sum with
@@ -146,7 +155,7 @@ def bottleneck_backward(
     sizes: list[int],
     needs_weights: bool,
 ) -> list[torch.Tensor]:
-    """Return gradients in the dtype of p.
+    """Return gradients in the dtype of p, from that to what the up projection takes, (B, P + H * W, n).
 
     Returns:
         That to p; and if they are needed those to the filters of these sizes, to their biases, to the 1x1 convolution,
