@@ -67,13 +67,15 @@ _RT_DETR = Architecture(
 ARCHITECTURES = {
     "upernet": Architecture(FOUR_STAGES, lambda channels, strides: {"auxiliary_in_channels": channels[2]}),
     "linear_segmenter": Architecture(FOUR_STAGES[3:], blocks=1),
-    # As wide as the heads of Depth Anything: 64 channels on a ViT-S, 128 on a ViT-B.
+    # As wide as the heads of Depth Anything: 64 channels on a ViT-S, 128 on a ViT-B. Batch norm as in the authors'
+    # segmenters; without it classes are hardly learnt.
     "dpt": Architecture(
         (),
         lambda channels, strides: {
             "readout_type": "ignore",
             "neck_hidden_sizes": [channels[0] // share for share in (8, 4, 2, 1)],
             "fusion_hidden_size": max(channels[0] // 6, 8),
+            "use_batch_norm_in_fusion_residual": True,
         },
         blocks=4,
         built_as="dpt_segmenter",
