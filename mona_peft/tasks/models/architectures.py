@@ -101,10 +101,12 @@ def check_is_pretrained(auto_classes: Mapping[str, str], args: DenseModelArgumen
         ValueError: It is not for this task, or there are arguments for a new one.
     """
     name = args.model_name_or_path
-    if args.model_type or args.model_config:
+    described = [option for option in ("model_type", "model_config") if getattr(args, option)]
+    if described:
+        of_new = " and ".join(f"--{option}" for option in described)
         raise ValueError(
-            f"--model_type and --model_config describe a new model, and {name} has a config of its own. Give the one "
-            "or the other."
+            f"--model {name} has a config of its own, and {of_new} would describe a new model, around a --backbone. "
+            f"Leave out --model, or {of_new}."
         )
     model_type = AutoConfig.from_pretrained(name).model_type
     if model_type not in auto_classes:

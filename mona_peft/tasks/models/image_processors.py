@@ -1,6 +1,7 @@
 """Image processors of dense models: of pre-trained ones, and of new ones around a pre-trained backbone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import transformers
 from transformers import (
@@ -57,7 +58,7 @@ def load_image_processor(args: DenseModelArguments, size: Sequence[int] | None =
             what the longer one may reach. None: the model's own, or the backbone's.
 
     Raises:
-        ValueError: The size is neither one number nor two.
+        ValueError: The size is neither one number nor two, or there is no image processor beside the weights.
     """
     given = {}
     if size is not None:
@@ -68,8 +69,8 @@ def load_image_processor(args: DenseModelArguments, size: Sequence[int] | None =
     config = AutoConfig.from_pretrained(args.base_model)
     model_type = config.model_type if args.model_name_or_path is not None else args.model_type
     if args.model_name_or_path is not None and model_type not in IN_PLACE_OF:
-        return AutoImageProcessor.from_pretrained(args.base_model, **given)
-    known = AutoImageProcessor.from_pretrained(args.base_model)
+        return _stored(args.base_model, **given)
+    known = _stored(args.base_model)
     side = only_side_of(config)
     usual = known.size if side is None else {"height": side, "width": side}
     if model_type in EOMT:
@@ -77,6 +78,17 @@ def load_image_processor(args: DenseModelArguments, size: Sequence[int] | None =
     moments = {"do_normalize": True, "image_mean": known.image_mean, "image_std": known.image_std}
     made_by = OF_NEW_MODELS if args.model_name_or_path is None else IN_PLACE_OF
     return made_by[model_type](**{"size": usual, **given}, **moments)
+
+
+def _stored(name: str, **given: Any) -> BaseImageProcessor:
+    try:
+        return AutoImageProcessor.from_pretrained(name, **given)
+    except OSError as error:
+        raise ValueError(
+            f"{name}: no preprocessor_config.json beside the weights, which says how images are normalised. Save that "
+            "of the model they come from into the folder: AutoImageProcessor.from_pretrained(MODEL)."
+            f"save_pretrained({name!r})."
+        ) from error
 
 
 def check_image_sizes(image_processor: BaseImageProcessor, config: PreTrainedConfig) -> None:

@@ -182,6 +182,11 @@ def parse_arguments(
     model_args, data_args, _, args = arguments
     if data_args.dataset is None and default_preset is None:
         raise ValueError("--dataset is missing: a folder of images, or the name of a dataset on the hub.")
+    if model_args.base_model is None and getattr(model_args, "model_type", None):
+        raise ValueError(
+            f"--backbone is missing: --model_type {model_args.model_type} builds a new model around a pre-trained "
+            "backbone, for instance --backbone facebook/dinov2-small."
+        )
     if model_args.base_model is None:
         proposed = " or ".join(f"`{example}`" for example in EXAMPLES[training.task.command])
         raise ValueError(f"--model is missing: which pre-trained model is to be adapted? For instance {proposed}.")

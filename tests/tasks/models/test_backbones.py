@@ -27,6 +27,7 @@ from mona_peft.tasks.models.architectures import ARCHITECTURES
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.backbones import checkpoint_backbone
 from mona_peft.tasks.models.dpt_segmenter import DPTSegmenterConfig, DPTSegmenterForSemanticSegmentation
+from mona_peft.tasks.models.image_processors import load_image_processor
 from mona_peft.tasks.models.loading import load_dense_model, rebuild_base
 from mona_peft.tasks.segmentation.inference import Segmenter
 from mona_peft.tasks.task import OBJECT_DETECTION, SEMANTIC_SEGMENTATION, Task
@@ -259,7 +260,7 @@ def test_attention_of_new_and_of_loaded_models_is_what_is_asked_for(classifier, 
         ({"backbone": "no/such", "model_type": "upernet"}, "--backbone no/such: neither a folder"),
         ({"model_name_or_path": "no/such"}, "--model no/such: neither a folder"),
         ({"model_name_or_path": "CLASSIFIER"}, "a model of type swin, not one for this task: upernet, "),
-        ({"model_name_or_path": "CLASSIFIER", "model_type": "upernet"}, "has a config of its own"),
+        ({"model_name_or_path": "CLASSIFIER", "model_type": "upernet"}, "config of its own, and --model_type would"),
     ],
 )
 def test_wrong_arguments_are_named(classifier, tmp_path, arguments, message):
@@ -268,6 +269,12 @@ def test_wrong_arguments_are_named(classifier, tmp_path, arguments, message):
     values = {name: folders.get(value, value) for name, value in arguments.items()}
     with pytest.raises(ValueError, match=message):
         load(DenseModelArguments(**values), CLASSES)
+
+
+def test_a_backbone_without_an_image_processor_is_named(classifier):
+    args = DenseModelArguments(backbone=str(classifier), model_type="upernet")
+    with pytest.raises(ValueError, match=f"{classifier.name}: no preprocessor_config.json beside the weights"):
+        load_image_processor(args)
 
 
 def test_settings_of_model_and_backbone(classifier, tmp_path):

@@ -82,6 +82,10 @@ def test_best_checkpoint_is_kept_where_there_is_one(options, best):
             "--model is missing: .*`--model_type rt_detr --backbone microsoft/swin-tiny.* or `--model_type deformable",
         ),
         (
+            ["semantic-segmentation", "--dataset", "x", "--output_dir", "OUT", "--model_type", "dpt"],
+            "--backbone is missing: --model_type dpt",
+        ),
+        (
             [CLASSIFICATION, "--dataset", "x", "--modl", "x", "--output_dir", "OUT"],
             "--modl: no such argument. Is --model meant",
         ),

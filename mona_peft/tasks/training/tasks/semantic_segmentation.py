@@ -80,8 +80,8 @@ def check(data: Data, model: PreTrainedModel, data_args: SegmentationDataArgumen
     if squares and (data_args.eval_mode != "slide" or data_args.image_size < data_args.crop_size):
         raise ValueError(
             f"--eval_mode {data_args.eval_mode}, --image_size {data_args.image_size}, --crop_size "
-            f"{data_args.crop_size}: a {model.config.model_type} takes square images alone, so it sees others in "
-            "windows. Give --eval_mode slide, and an --image_size that is not below --crop_size."
+            f"{data_args.crop_size}: a model of type {model.config.model_type} takes square images alone, so it sees "
+            "others in windows. Give --eval_mode slide, and an --image_size that is not below --crop_size."
         )
 
 
