@@ -69,10 +69,11 @@ def wrap(text: str) -> str:
 def measured_times(record: dict[str, Any]) -> str:
     """Return where the times come from, and what is known of larger batches at 224 pixels."""
     settings = record["settings"]
+    beside = "; other programs were running" if record["hardware"]["load"] > 1 else ""
     source = (
         f"Times are of processor time, one thread: medians of {settings['rounds']} rounds in turns, one image a step, "
-        f"random weights, {measured_on(record)}; other programs were running. A family whose step with LoRA takes more "
-        f"than {settings['limit']:.0f} billion multiplications was too large for that, and has none."
+        f"random weights, {measured_on(record)}{beside}. A family whose step with LoRA takes more than "
+        f"{settings['limit']:.0f} billion multiplications was too large for that, and has none."
     )
     records = [json.loads((DOCS / "performance" / name).read_text()) for name in LARGER_BATCHES]
     cases = [case for record in records for case in record["cases"].values() if case["image_size"] == 224]
