@@ -109,6 +109,8 @@ def test_segmenter_around_a_plain_vit(tmp_path, name, stages):
     build().save_pretrained(tmp_path)
     model_type = "linear_segmenter" if len(stages) == 1 else "dpt"
     model = load(DenseModelArguments(backbone=str(tmp_path), model_type=model_type), CLASSES)
+    if model_type == "dpt":  # learns classes by its batch norms
+        assert [module for module in model.neck.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     expected = features(backbone_class.from_pretrained(tmp_path, out_features=stages))
     for ours, theirs in zip(features(model.backbone), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
