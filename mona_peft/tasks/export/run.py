@@ -15,7 +15,7 @@ from mona_peft.tasks.export.formats import FORMATS
 from mona_peft.tasks.export.images import FixedSize, check_images
 from mona_peft.tasks.export.program import INPUT, tensors_out
 from mona_peft.tasks.export.verification import LIMITS, Verification, verify
-from mona_peft.tasks.models.architectures import patch_size_of
+from mona_peft.tasks.models.architectures import check_squares, patch_size_of
 from mona_peft.tasks.models.patches import check_filled
 from mona_peft.tasks.training.records import write_json
 
@@ -79,6 +79,7 @@ def export_model(
             "them yourself."
         )
     prepare = FixedSize(image_processor, image_size)
+    check_squares(model.config, prepare.size)
     check_filled(prepare.size, patch_size_of(model.config), "--image_size")
     pictures, words = check_images(images, dataset, prepare.size, Decoding.of(prepare.image_processor))
     batch = prepare(pictures)

@@ -1,7 +1,7 @@
 """Kinds of dense models, as data: which classes of transformers load them, and how one is built around a backbone."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -207,6 +207,25 @@ def patch_size_of(config: PreTrainedConfig | None) -> int:
 def only_side_of(config: PreTrainedConfig) -> int | None:
     """Returns the side in pixels of the square images that a model takes, where it takes no others."""
     return config.image_size if config.model_type in EOMT else None
+
+
+def check_squares(config: PreTrainedConfig, size: Sequence[int | None]) -> None:
+    """Checks that a model which takes square images alone is given such.
+
+    Args:
+        config: Of the model.
+        size: Height and width of the images in pixels; None where they differ from image to image.
+
+    Raises:
+        ValueError: They are not square, or not of the one size that the model takes.
+    """
+    side, (height, width) = only_side_of(config), size
+    if config.model_type in SQUARES and not (height and height == width and side in (None, height)):
+        given = f"{height} x {width} pixels" if height and width else "several sizes"
+        wanted = "squares" if side is None else f"images of {side} x {side} pixels"
+        raise ValueError(
+            f"--image_size: images of {given}, and a model of type {config.model_type} takes {wanted} alone."
+        )
 
 
 def _settings(model_config: str | dict[str, Any] | None) -> dict[str, Any]:

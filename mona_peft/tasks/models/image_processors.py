@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-from mona_peft.tasks.models.architectures import only_side_of
+from mona_peft.tasks.models.architectures import check_squares, only_side_of
 from mona_peft.tasks.models.arguments import DenseModelArguments
 from mona_peft.tasks.models.eomt import EOMT
 from mona_peft.tasks.models.feature_pyramid import FeaturePyramidConfig
@@ -107,9 +107,7 @@ def check_image_sizes(image_processor: BaseImageProcessor, config: PreTrainedCon
             f"--image_size: the sides of the images must be multiples of {stride} for this model of type {model_type}, "
             f"and are {size.get('height')} x {size.get('width')}."
         )
-    side = only_side_of(config)
-    if side is not None and (size.get("height"), size.get("width")) != (side, side):
-        raise ValueError(f"--image_size: this model of type {model_type} takes images of {side} x {side} pixels alone.")
+    check_squares(config, (size.get("height"), size.get("width")))
     if model_type not in PADDED and not (size.get("height") and size.get("width")):
         raise ValueError(
             f"A model of type {model_type} takes images of one size, and its image processor resizes them to several "

@@ -100,6 +100,18 @@ def test_verified_file(name, format, tmp_path, capsys):
     assert description["verification"]["relative"] < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("make", "size", "message"),
+    [
+        (eomt, (72, 72), "72 x 72 pixels, and a model of type eomt takes images of 64 x 64 pixels alone"),
+        (dpt, (64, 72), "64 x 72 pixels, and a model of type dpt takes squares alone"),
+    ],
+)
+def test_sizes_that_a_model_does_not_take_are_refused(make, size, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export_model(make(), map_processor(), LABELS, SEMANTIC, tmp_path, format="torch", image_size=size)
+
+
 def test_retinanet_is_refused_with_the_reason(tmp_path):
     model = SimpleNamespace(config=RetinaNetConfig())
     with pytest.raises(
