@@ -238,7 +238,7 @@ def test_detectors_that_want_torchvision(tmp_path, capsys, build, heads):
         ("eomt", ["--eval_mode", "whole"], "takes square images alone.*Give --eval_mode slide"),
         ("eomt", ["--crop_size", "40"], "takes squares of 32 pixels alone. Give --crop_size 32"),
         ("dpt", ["--image_size", "24"], "an --image_size that is not below --crop_size"),
-        ("dpt", ["--crop_size", "30"], "patches are 8 pixels wide"),
+        ("dpt", ["--crop_size", "30"], "the model's patches are 8 pixels wide.*for instance --crop_size 32"),
         ("eomt-dinov2", ["--crop_size", "36"], "patches are 8 pixels wide.*for instance 32"),
         ("eomt-dinov3", [], "made of a dinov2 or dinov2_with_registers. Give --model_type eomt_dinov3"),
     ],

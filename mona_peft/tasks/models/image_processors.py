@@ -87,7 +87,7 @@ def _stored(name: str, **given: Any) -> BaseImageProcessor:
         raise ValueError(
             f"{name}: no preprocessor_config.json beside the weights, which says how images are normalised. Save that "
             "of the model they come from into the folder: AutoImageProcessor.from_pretrained(MODEL)."
-            f"save_pretrained({name!r})."
+            f"save_pretrained({name!r}). ({error})"
         ) from error
 
 
